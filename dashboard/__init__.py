@@ -1,0 +1,1 @@
+"""The web application: pages over named queries, pure figures, everything served locally."""

@@ -1,0 +1,157 @@
+"""Rows -> checked Parquet, written whole or not at all.
+
+A landing file is `<home>/landing/<table>/<name>.parquet`: checked against `warehouse.schema`, written to a temporary name
+on the same filesystem, flushed to disk, then renamed. A batch shares one name over several tables; its `runs` file is
+written last, and the loader leaves rows of a run waiting until that file is there, so a killed writer leaves no half run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warehouse import schema
+
+Rows = Sequence[Mapping[str, Any]] | pa.Table
+
+
+class ContractError(ValueError):
+    """Rows or a file that do not fit the table they claim to be of. The message says what, why, what is known, where."""
+
+
+def check(table_name: str, rows: Rows) -> pa.Table:
+    """Rows as an Arrow table of exactly the declared columns and types, absent ones NULL.
+
+    Raises ContractError for an unknown column, a value of the wrong type, a missing required value, or a value outside the
+    column's vocabulary. Nothing is converted silently but integers to float and naive numbers to their declared width.
+    """
+    declared = schema.table(table_name)
+    if not isinstance(rows, pa.Table):
+        rows = _from_rows(declared, rows)
+    unknown = [name for name in rows.column_names if name not in declared.names]
+    if unknown:
+        raise ContractError(
+            f"{_quoted(unknown)} of {table_name}: no such column. "
+            f"Known: {', '.join(declared.names)}. Add it in warehouse/schema.py."
+        )
+    columns = []
+    for column in declared.columns:
+        if column.name in rows.column_names:
+            columns.append(_cast(table_name, column, rows.column(column.name)))
+        else:
+            columns.append(pa.chunked_array([pa.nulls(rows.num_rows, column.type)]))
+    checked = pa.table(columns, schema=declared.arrow)
+    _check_values(declared, checked)
+    return checked
+
+
+def write(table_name: str, rows: Rows, path: Path) -> Path:
+    """Check rows and write them to `path` atomically; returns `path`."""
+    checked = check(table_name, rows)
+    metadata = {"rooflake.table": table_name, "rooflake.schema_version": str(schema.SCHEMA_VERSION)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            pq.write_table(checked.replace_schema_metadata(metadata), file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def land(landing: Path, name: str, batch: Mapping[str, Rows]) -> list[Path]:
+    """Write a batch, table -> rows, under one name into a landing folder; empty tables are skipped, `runs` goes last."""
+    if not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
+        raise ContractError(f"'{name}' cannot name a landing file. Use letters, digits, '_', '-', '.' and '+'.")
+    checked = {table_name: check(table_name, rows) for table_name, rows in batch.items()}
+    order = sorted(checked, key=lambda table_name: table_name == "runs")
+    return [
+        write(table_name, checked[table_name], landing / table_name / f"{name}.parquet")
+        for table_name in order
+        if checked[table_name].num_rows
+    ]
+
+
+def read(table_name: str, path: Path) -> pa.Table:
+    """Read a landing file and check it. Raises ContractError where it is truncated, not Parquet, or off the contract."""
+    try:
+        rows = pq.ParquetFile(path).read()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        if not path.exists():
+            raise
+        raise ContractError(f"'{path.name}' is not a readable Parquet file ({str(error).splitlines()[0]}).") from error
+    claimed = (rows.schema.metadata or {}).get(b"rooflake.table")
+    if claimed is not None and claimed.decode() != table_name:
+        raise ContractError(f"'{path.name}' holds rows of '{claimed.decode()}' but lies under landing/{table_name}/.")
+    return check(table_name, rows)
+
+
+def _from_rows(declared: schema.Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    rows = list(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    types = {column.name: column.type for column in declared.columns}
+    columns = []
+    for name in names:
+        values = [row.get(name) for row in rows]
+        if name not in types:
+            columns.append(pa.array([str(value) for value in values]))
+            continue
+        if pa.types.is_map(types[name]):
+            values = [list(value.items()) if isinstance(value, Mapping) else value for value in values]
+        try:
+            columns.append(pa.array(values, types[name]))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError) as error:
+            raise ContractError(_wrong_type(declared.name, declared.column(name), str(error))) from None
+    return pa.table(columns, names=names)
+
+
+def _cast(table_name: str, column: schema.Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    if values.type == column.type:
+        return values
+    widening = (
+        pa.types.is_null(values.type)
+        or (pa.types.is_integer(values.type) and (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)))
+        or (pa.types.is_floating(values.type) and pa.types.is_floating(column.type))
+        or (pa.types.is_timestamp(values.type) and pa.types.is_timestamp(column.type))
+        or pa.types.is_large_string(values.type)
+        or pa.types.is_dictionary(values.type)
+        or pa.types.is_nested(values.type)
+    )
+    if not widening:
+        raise ContractError(_wrong_type(table_name, column, f"the file has {values.type}"))
+    try:
+        return values.cast(column.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ContractError(_wrong_type(table_name, column, str(error))) from None
+
+
+def _check_values(declared: schema.Table, rows: pa.Table) -> None:
+    for column in declared.columns:
+        values = rows.column(column.name)
+        if column.is_required and values.null_count:
+            raise ContractError(f"{declared.name}.{column.name} is required and is NULL in {values.null_count} of {rows.num_rows} rows.")
+        if column.values is not None and rows.num_rows:
+            strange = [value for value in values.unique().to_pylist() if value is not None and value not in column.values]
+            if strange:
+                raise ContractError(
+                    f"{_quoted(strange)} is not a value of {declared.name}.{column.name}. Known: {', '.join(column.values)}. "
+                    "Add it in warehouse/schema.py."
+                )
+
+
+def _wrong_type(table_name: str, column: schema.Column, why: str) -> str:
+    return f"{table_name}.{column.name} must be {column.type} ({column.doc}); {why}. See docs/schema.md."
+
+
+def _quoted(names: Iterable[object]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

@@ -1,0 +1,533 @@
+"""Every table and column once: type, unit, doc, grain, key.
+
+The same declaration checks landing files (`warehouse.parquet`), creates the lake's tables (`warehouse.store`) and writes
+docs/schema.md. Units are the suffix of a column's name; everything is stored in SI. NULL means "not measured", never 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from warehouse.metrics import METRICS
+
+SCHEMA_VERSION = 1
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+_S, _F, _I, _B = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+
+SOURCE_KINDS = ("measured", "published", "analytical", "predicted")
+STATUSES = ("ok", "oom", "error", "timeout", "refused", "unsupported")
+PHASES = ("forward", "prefill", "decode", "generate", "serve", "pretrain_step", "finetune_step", "microbench")
+ATTENTIONS = ("eager", "sdpa", "flash", "paged")
+EXECUTIONS = ("eager", "compiled", "graph", "engine")
+BOUNDS = ("compute", "memory", "communication", "launch")
+DTYPE_BYTES: dict[str, float] = {
+    "fp64": 8.0, "fp32": 4.0, "tf32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "fp6": 0.75, "fp4": 0.5,
+    "int4": 0.5, "nf4": 0.5, "int2": 0.25, "int1": 0.125,
+}  # fmt: skip
+"""Stored bytes of one element, without scales or zero points."""
+
+OP_KINDS = (
+    "embedding", "norm", "qkv_proj", "q_proj", "k_proj", "v_proj", "rope", "attention", "attention_scores", "softmax",
+    "attention_values", "o_proj", "gate_proj", "up_proj", "down_proj", "activation", "mlp", "residual_add", "lm_head",
+    "router", "experts", "loss", "all_reduce", "all_gather", "reduce_scatter", "reduce", "all_to_all", "send_recv",
+    "memcpy_h2d", "memcpy_d2h", "gemm", "optimizer", "elementwise", "layer", "model", "forward", "backward", "communication",
+    "compute", "idle", "other",
+)  # fmt: skip
+"""One vocabulary for measured, analytical and imported ops. Containers (`layer`, `mlp`, `attention`, `model`, `forward`...)
+have children in `parent_path`; sums run over leaves."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its Arrow type, its meaning, and the values it may take."""
+
+    name: str
+    type: pa.DataType
+    doc: str
+    values: tuple[str, ...] | None = None
+    is_required: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its grain in a sentence, its key, its columns."""
+
+    name: str
+    grain: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def arrow(self) -> pa.Schema:
+        """Arrow schema in declared order."""
+        return pa.schema([pa.field(column.name, column.type, nullable=True) for column in self.columns])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    def column(self, name: str) -> Column:
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(f"'{name}' is not a column of {self.name}. Known: {', '.join(self.names)}.")
+
+
+CONFIGURATION: tuple[Column, ...] = (
+    Column("llm_id", _S, "the LLM, an id of `llms`"),
+    Column("hardware_id", _S, "the device type, an id of `hardware`"),
+    Column("num_devices", _I, "devices used"),
+    Column("tensor_parallel", _I, "tensor-parallel degree"),
+    Column("pipeline_parallel", _I, "pipeline-parallel degree"),
+    Column("data_parallel", _I, "data-parallel degree"),
+    Column("expert_parallel", _I, "expert-parallel degree"),
+    Column("interconnect", _S, "link between devices where a device type has several: nvlink, pcie"),
+    Column("phase", _S, "what was executed", PHASES, is_required=True),
+    Column("batch_size", _I, "sequences per device group; per device in training"),
+    Column("input_tokens", _I, "prompt (or encoder, or training) tokens of one sequence"),
+    Column("output_tokens", _I, "generated (or decoder) tokens of one sequence; NULL for one prefill or one decode step"),
+    Column("context_tokens", _I, "tokens attended to by one decode step, its own included; NULL for other phases"),
+    Column("concurrency", _I, "requests kept in flight (closed loop)"),
+    Column("request_rate_per_s", _F, "offered request rate (open loop)"),
+    Column("weight_dtype", _S, "dtype of weights", tuple(DTYPE_BYTES)),
+    Column("activation_dtype", _S, "dtype of activations", tuple(DTYPE_BYTES)),
+    Column("kv_dtype", _S, "dtype of the KV cache", tuple(DTYPE_BYTES)),
+    Column("attention", _S, "attention implementation", ATTENTIONS),
+    Column("optimizations", pa.list_(_S), "sorted: zero2 zero3 offload recompute flash lora qlora quantized ..."),
+)
+"""What was asked for: hashed into `config_id`, the key that joins measured, published, analytical and predicted rows.
+
+`task`, `execution`, `framework`, `framework_version` and `environment_id` are stored beside it and are not part of the
+key: an analytical row has no framework, and would otherwise never meet its measurement."""
+
+CONFIGURATION_NAMES = tuple(column.name for column in CONFIGURATION)
+
+ONE_BY_DEFAULT = ("num_devices", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel")
+"""Degrees that mean 1 where absent, in `config_id` too."""
+
+
+def _metric_columns() -> tuple[Column, ...]:
+    columns = []
+    for metric in METRICS:
+        doc = metric.definition + (f" [{metric.formula}]" if metric.formula else "")
+        columns.append(Column(metric.key, _F, f"{doc}; {metric.unit or 'ratio'}"))
+        columns.extend(
+            Column(metric.column(statistic), _F, f"{statistic} of {metric.key}") for statistic in metric.statistics
+        )
+    return tuple(columns)
+
+
+_WORK = (
+    Column("flops", _F, "floating-point operations, 2 per multiply-add"),
+    Column("bytes_moved", _F, "device-memory traffic"),
+    Column("weight_bytes_read", _F, "weights read"),
+    Column("activation_bytes_read", _F, "activations read"),
+    Column("activation_bytes_written", _F, "activations written"),
+    Column("kv_bytes_read", _F, "KV cache read"),
+    Column("kv_bytes_written", _F, "KV cache written"),
+)
+
+RUNS = Table(
+    "runs",
+    "one configuration executed, modelled, published or predicted once",
+    ("run_id",),
+    (
+        Column("run_id", _S, "unique; deterministic for published and analytical rows", is_required=True),
+        Column("config_id", _S, "hash of the configuration columns", is_required=True),
+        Column("repeat_group_id", _S, "runs that repeat one another"),
+        Column("collector", _S, "collector that wrote the row", is_required=True),
+        Column("source_kind", _S, "kind of truth", SOURCE_KINDS, is_required=True),
+        Column("source_id", _S, "an id of `sources`: a paper's table, a tool, this machine", is_required=True),
+        Column("source_cell", _S, "where in the source: row / column as printed"),
+        Column("ruleset", _S, "analytical ruleset, else NULL"),
+        Column("quality_tier", _I, "0 imported summary, 1 imported raw, 2 own single run, 3 own repeats with full "
+               "environment, 4 replicated; NULL for analytical and predicted rows"),
+        Column("collected_at", TIMESTAMP, "when it was measured, printed or computed", is_required=True),
+        Column("status", _S, "outcome; a failure is a row", STATUSES, is_required=True),
+        Column("status_detail", _S, "why a value is absent, what was assumed, what failed"),
+        Column("is_excluded", _B, "kept, but out of charts unless asked for", is_required=True),
+        Column("exclusion_reason", _S, "why it is out of charts"),
+        *CONFIGURATION,
+        Column("task", _S, "what the tokens were for: summarization translation question_answering generation ..."),
+        Column("execution", _S, "how kernels were issued", EXECUTIONS),
+        Column("framework", _S, "pytorch, vllm, deepspeed, ..."),
+        Column("framework_version", _S, "its version"),
+        Column("environment_id", _S, "an id of `environments`"),
+        Column("served_model_name", _S, "the model name an endpoint was asked for"),
+        Column("command", _S, "the command that repeats this run; never holds a secret"),
+        Column("num_samples", _I, "measured repeats behind the statistics"),
+        Column("num_requests", _I, "requests sent"),
+        Column("num_failed_requests", _I, "requests that did not complete"),
+        Column("duration_s", _F, "measured window"),
+        Column("profiler_overhead_ratio", _F, "profiled time over unprofiled time"),
+        Column("metric_definitions", pa.map_(_S, _S), "metric column -> definition id of warehouse/metrics.py"),
+        *_metric_columns(),
+        Column("is_fitting", _B, "does it fit in device memory"),
+        Column("bound", _S, "which side of the ridge point, or which other limit", BOUNDS),
+    ),
+)  # fmt: skip
+
+OPS = Table(
+    "ops",
+    "one operator or module of a run; identical ones are folded: values are of ONE execution, `count` says how many",
+    ("run_id", "op_index"),
+    (
+        Column("run_id", _S, "the run", is_required=True),
+        Column("op_index", _I, "0-based, in execution order", is_required=True),
+        Column("path", _S, "module path: model.layers.0.self_attn.q_proj; `*` where layers are folded", is_required=True),
+        Column("parent_path", _S, "path of the container; NULL for a root"),
+        Column("layer_index", _I, "0-based layer; NULL outside layers and where layers are folded"),
+        Column("op_kind", _S, "one vocabulary for every source", OP_KINDS, is_required=True),
+        Column("phase", _S, "forward, backward, optimizer, prefill, decode ..."),
+        Column("count", _I, "executions folded into this row", is_required=True),
+        Column("m", _I, "GEMM rows (tokens)"),
+        Column("n", _I, "GEMM columns (output features)"),
+        Column("k", _I, "GEMM inner dimension"),
+        *_WORK,
+        Column("time_s", _F, "measured or published time, wall clock"),
+        Column("device_time_s", _F, "time of the device's kernels"),
+        Column("cpu_time_s", _F, "processor time"),
+        Column("memory_bytes", _F, "memory allocated by the op"),
+        Column("arithmetic_intensity", _F, "FLOP/B"),
+        Column("roofline_s", _F, "bound: max(F / peak, B / bandwidth)"),
+        Column("bound", _S, "side of the ridge point", BOUNDS),
+        Column("inputs", pa.list_(_I), "op_index of the ops this one consumes: the graph's edges"),
+    ),
+)
+
+REQUESTS = Table(
+    "requests",
+    "one request of an endpoint run",
+    ("run_id", "request_index"),
+    (
+        Column("run_id", _S, "the run", is_required=True),
+        Column("request_index", _I, "0-based, in order of sending", is_required=True),
+        Column("sample_phase", _S, "warmup or measured", ("warmup", "measured"), is_required=True),
+        Column("status", _S, "outcome", STATUSES, is_required=True),
+        Column("status_detail", _S, "what failed, in a sentence"),
+        Column("http_status", _I, "HTTP status code"),
+        Column("scheduled_at_s", _F, "scheduled send t_s, seconds from the run's start"),
+        Column("sent_at_s", _F, "actual send t_0, seconds from the run's start"),
+        Column("ttft_s", _F, "t_1 - t_0"),
+        Column("tpot_s", _F, "(e2el - ttft) / (N - 1); NULL for N < 2"),
+        Column("e2el_s", _F, "t_C - t_0"),
+        Column("input_tokens", _I, "prompt tokens as the server counts them"),
+        Column("output_tokens", _I, "N, output tokens as the server counts them"),
+        Column("requested_output_tokens", _I, "max_tokens asked for"),
+        Column("token_count_source", _S, "who counted: usage, tokenizer, chunks", ("usage", "tokenizer", "chunks")),
+        Column("finish_reason", _S, "stop, length, ..."),
+        Column("chunk_times_s", pa.list_(_F), "arrival of each non-empty chunk after t_0"),
+        Column("chunk_tokens", pa.list_(_I), "tokens of each chunk where known"),
+    ),
+)
+
+SAMPLES = Table(
+    "samples",
+    "one raw repeat of one metric of a run",
+    ("run_id", "metric", "sample_index"),
+    (
+        Column("run_id", _S, "the run", is_required=True),
+        Column("metric", _S, "metric column, or `tool:name` for a value under a definition that is not ours", is_required=True),
+        Column("sample_index", _I, "0-based, warm-up first", is_required=True),
+        Column("sample_phase", _S, "warmup or measured", ("warmup", "measured"), is_required=True),
+        Column("value", _F, "value in the unit column"),
+        Column("unit", _S, "unit of the value"),
+        Column("flags", pa.list_(_S), "outlier, throttled, ...; nothing is deleted"),
+    ),
+)
+
+TELEMETRY = Table(
+    "telemetry",
+    "one reading of device counters during a run",
+    ("run_id", "device_index", "at_s"),
+    (
+        Column("run_id", _S, "the run", is_required=True),
+        Column("device_index", _I, "device; -1 for the host", is_required=True),
+        Column("at_s", _F, "seconds from the run's start", is_required=True),
+        Column("power_w", _F, "power"),
+        Column("energy_j", _F, "energy counter"),
+        Column("sm_clock_hz", _F, "compute clock"),
+        Column("memory_clock_hz", _F, "memory clock"),
+        Column("temperature_c", _F, "temperature, degrees Celsius"),
+        Column("utilization", _F, "0 to 1"),
+        Column("memory_used_bytes", _F, "device (or resident) memory in use"),
+        Column("throttle_reasons", pa.list_(_S), "active reasons"),
+    ),
+)
+
+ENVIRONMENTS = Table(
+    "environments",
+    "one machine and software stack",
+    ("environment_id",),
+    (
+        Column("environment_id", _S, "hash of the other columns", is_required=True),
+        Column("hardware_id", _S, "device type measured on"),
+        Column("os", _S, "operating system"),
+        Column("kernel", _S, "kernel release"),
+        Column("cpu_name", _S, "processor"),
+        Column("cpu_count", _I, "logical processors available"),
+        Column("memory_bytes", _F, "main memory"),
+        Column("gpu_name", _S, "GPU as its driver names it"),
+        Column("gpu_count", _I, "GPUs visible"),
+        Column("gpu_memory_bytes", _F, "memory of one GPU"),
+        Column("driver_version", _S, "GPU driver"),
+        Column("cuda_version", _S, "CUDA of the framework build"),
+        Column("power_limit_w", _F, "enforced power limit"),
+        Column("python_version", _S, "CPython"),
+        Column("torch_version", _S, "torch"),
+        Column("transformers_version", _S, "transformers"),
+        Column("num_threads", _I, "intra-op threads"),
+        Column("packages", pa.list_(_S), "name==version of what was installed, sorted"),
+        Column("variables", pa.map_(_S, _S), "NCCL_*, TORCH_*, CUDA_*, OMP_* variables that change speed; never secrets"),
+    ),
+)
+
+HARDWARE = Table(
+    "hardware",
+    "one device type",
+    ("hardware_id",),
+    (
+        Column("hardware_id", _S, "id", is_required=True),
+        Column("name", _S, "full name", is_required=True),
+        Column("vendor", _S, "maker"),
+        Column("kind", _S, "gpu, cpu, tpu, accelerator", ("gpu", "cpu", "tpu", "accelerator")),
+        Column("architecture", _S, "ampere, hopper, zen4 ..."),
+        Column("released", _S, "year or year-month"),
+        Column("memory_bytes", _F, "device memory"),
+        Column("memory_bandwidth_bytes_per_s", _F, "peak memory bandwidth, decimal units"),
+        Column("peak_fp64_flops_per_s", _F, "dense matrix peak; NULL where unsupported"),
+        Column("peak_fp32_flops_per_s", _F, "dense matrix peak without tf32"),
+        Column("peak_tf32_flops_per_s", _F, "dense matrix peak"),
+        Column("peak_fp16_flops_per_s", _F, "dense matrix peak"),
+        Column("peak_bf16_flops_per_s", _F, "dense matrix peak"),
+        Column("peak_fp8_flops_per_s", _F, "dense matrix peak"),
+        Column("peak_int8_flops_per_s", _F, "dense matrix peak"),
+        Column("peak_fp4_flops_per_s", _F, "dense matrix peak"),
+        Column("peak_int4_flops_per_s", _F, "dense matrix peak"),
+        Column("vector_fp32_flops_per_s", _F, "peak of the vector units"),
+        Column("l2_bytes", _F, "last-level cache"),
+        Column("onchip_bytes", _F, "registers and shared memory usable by a fused kernel"),
+        Column("num_cores", _I, "SMs, compute units or cores"),
+        Column("clock_hz", _F, "boost clock"),
+        Column("link_bandwidth_bytes_per_s", _F, "device-to-device link, one direction"),
+        Column("host_link_bandwidth_bytes_per_s", _F, "host link, one direction"),
+        Column("tdp_w", _F, "board power"),
+        Column("source", _S, "where the numbers come from", is_required=True),
+        Column("source_date", _S, "when they were read, ISO date", is_required=True),
+        Column("note", _S, "what a reader must know"),
+    ),
+)
+
+LLMS = Table(
+    "llms",
+    "one LLM architecture",
+    ("llm_id",),
+    (
+        Column("llm_id", _S, "id", is_required=True),
+        Column("name", _S, "full name", is_required=True),
+        Column("organisation", _S, "maker"),
+        Column("family", _S, "llama-2, opt, ..."),
+        Column("hf_id", _S, "Hugging Face repository"),
+        Column("architecture", _S, "decoder, encoder, encoder_decoder", ("decoder", "encoder", "encoder_decoder")),
+        Column("num_parameters", _I, "published count, all weights"),
+        Column("num_layers", _I, "decoder layers (encoder layers for an encoder)"),
+        Column("num_encoder_layers", _I, "encoder layers of an encoder-decoder"),
+        Column("hidden_size", _I, "model width"),
+        Column("num_heads", _I, "attention heads"),
+        Column("num_kv_heads", _I, "key/value heads"),
+        Column("head_dim", _I, "width of one head"),
+        Column("intermediate_size", _I, "feed-forward width"),
+        Column("vocab_size", _I, "vocabulary"),
+        Column("max_context_tokens", _I, "longest context"),
+        Column("config_json", _S, "the config.json keys that decide shapes and speed"),
+        Column("source", _S, "where the numbers come from", is_required=True),
+        Column("source_date", _S, "when they were read, ISO date", is_required=True),
+        Column("note", _S, "what a reader must know"),
+    ),
+)
+
+PRICES = Table(
+    "prices",
+    "one price of one device at one provider",
+    ("price_id",),
+    (
+        Column("price_id", _S, "id", is_required=True),
+        Column("hardware_id", _S, "device type", is_required=True),
+        Column("provider", _S, "who sells it", is_required=True),
+        Column("instance", _S, "instance type"),
+        Column("num_devices", _I, "devices in the instance"),
+        Column("usd_per_device_hour_usd", _F, "price of one device for one hour, on demand"),
+        Column("region", _S, "region"),
+        Column("source", _S, "where the price was read", is_required=True),
+        Column("source_date", _S, "when, ISO date", is_required=True),
+    ),
+)
+
+SOURCES = Table(
+    "sources",
+    "one place rows come from: a table of a paper, a tool's run, this machine, a ruleset",
+    ("source_id",),
+    (
+        Column("source_id", _S, "id, e.g. zhang-2023-dissecting/table-3", is_required=True),
+        Column("title", _S, "what it is", is_required=True),
+        Column("kind", _S, "paper, machine, endpoint, ruleset, dataset", is_required=True),
+        Column("authors", _S, "who"),
+        Column("published_at", _S, "ISO date or year"),
+        Column("locator", _S, "table or figure and its caption, in our words"),
+        Column("url", _S, "where to read it"),
+        Column("licence", _S, "terms"),
+        Column("note", _S, "definitions, assumptions and known faults"),
+    ),
+)
+
+PREDICTORS = Table(
+    "predictors",
+    "one trained predictor",
+    ("predictor_id",),
+    (
+        Column("predictor_id", _S, "hash of method, target, training rows", is_required=True),
+        Column("name", _S, "what it predicts and how, in words", is_required=True),
+        Column("metric", _S, "metric column predicted", is_required=True),
+        Column("method", _S, "algorithm", is_required=True),
+        Column("features", pa.list_(_S), "feature names"),
+        Column("is_baseline", _B, "kept for comparison only", is_required=True),
+        Column("snapshot_id", _I, "lake snapshot of the training rows"),
+        Column("trained_at", TIMESTAMP, "when", is_required=True),
+        Column("num_rows", _I, "training rows", is_required=True),
+        Column("llm_ids", pa.list_(_S), "LLMs in the training rows"),
+        Column("hardware_ids", pa.list_(_S), "devices in the training rows"),
+        Column("artifact", _S, "file name under predictors/; NULL for a baseline"),
+    ),
+)
+
+PREDICTOR_SCORES = Table(
+    "predictor_scores",
+    "one score of one predictor on one split",
+    ("predictor_id", "split", "fold"),
+    (
+        Column("predictor_id", _S, "the predictor", is_required=True),
+        Column("split", _S, "leave_model_out, random ...", is_required=True),
+        Column("fold", _S, "what was held out; `all` for the pooled score", is_required=True),
+        Column("num_rows", _I, "rows scored", is_required=True),
+        Column("mdape", _F, "median absolute percentage error, ratio"),
+        Column("mape", _F, "mean absolute percentage error, ratio"),
+        Column("p90_ape", _F, "90th percentile of the absolute percentage error, ratio"),
+        Column("mae", _F, "mean absolute error, unit of the metric"),
+        Column("rmse", _F, "root mean squared error, unit of the metric"),
+        Column("r2", _F, "coefficient of determination"),
+        Column("r2_log", _F, "the same in log space"),
+        Column("coverage", _F, "share of rows inside the 90 % interval; NULL without intervals"),
+        Column("interval_width_median", _F, "median upper / lower of the interval; NULL without intervals"),
+    ),
+)
+
+PREDICTIONS = Table(
+    "predictions",
+    "one predicted value of a run under one split (`final` for the artifact itself), with its interval",
+    ("predictor_id", "split", "run_id", "metric"),
+    (
+        Column("predictor_id", _S, "the predictor", is_required=True),
+        Column("split", _S, "split the row was held out in; `final` for a real prediction", is_required=True),
+        Column("fold", _S, "fold the row was held out in"),
+        Column("run_id", _S, "the run predicted", is_required=True),
+        Column("metric", _S, "metric column", is_required=True),
+        Column("value", _F, "predicted value"),
+        Column("lower", _F, "lower end of the 90 % interval"),
+        Column("upper", _F, "upper end of the 90 % interval"),
+        Column("actual", _F, "measured value where known"),
+        Column("is_supported", _B, "inside the data's support"),
+    ),
+)
+
+LOADS = Table(
+    "loads",
+    "one landed file",
+    ("file_hash",),
+    (
+        Column("file_hash", _S, "SHA-256 of the file's bytes", is_required=True),
+        Column("file_name", _S, "name under landing/", is_required=True),
+        Column("table_name", _S, "table it belongs to", is_required=True),
+        Column("num_rows", _I, "rows in the file"),
+        Column("num_new_rows", _I, "rows that were new"),
+        Column("loaded_at", TIMESTAMP, "when", is_required=True),
+        Column("outcome", _S, "loaded or quarantined", ("loaded", "quarantined"), is_required=True),
+        Column("reason", _S, "why it was quarantined"),
+    ),
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        RUNS, OPS, REQUESTS, SAMPLES, TELEMETRY, ENVIRONMENTS, HARDWARE, LLMS, PRICES, SOURCES, PREDICTORS,
+        PREDICTOR_SCORES, PREDICTIONS, LOADS,
+    )
+}  # fmt: skip
+
+OF_A_RUN = ("ops", "requests", "samples", "telemetry")
+"""Tables whose rows belong to a run: a file of these waits in landing until its `runs` file (same name) is there."""
+
+VOLATILE = ("collected_at", "trained_at", "environment_id", "command", "snapshot_id")
+"""Columns left out when two rows of one key are compared: when a thing was computed does not make it another thing."""
+
+
+def table(name: str) -> Table:
+    """The table of a name, or an error naming the known ones."""
+    try:
+        return TABLES[name]
+    except KeyError:
+        raise KeyError(f"'{name}' is not a table of the warehouse. Known: {', '.join(TABLES)}.") from None
+
+
+def config_id(config: Mapping[str, Any]) -> str:
+    """Hash of one configuration: 16 hexadecimal digits over the configuration columns; absent and None are the same."""
+    return _digest([_text(config.get(name)) or _absent(name) for name in CONFIGURATION_NAMES])
+
+
+def config_ids(table: pa.Table) -> pa.Array:
+    """`config_id` of every row of an Arrow table with (some of) the configuration columns; shape (rows,), string."""
+    columns = [
+        [text or _absent(name) for text in _text_column(table.column(name))]
+        if name in table.column_names
+        else [_absent(name)] * table.num_rows
+        for name in CONFIGURATION_NAMES
+    ]
+    return pa.array([_digest(parts) for parts in zip(*columns, strict=True)], pa.string())
+
+
+def digest(*parts: object) -> str:
+    """16 hexadecimal digits over any JSON-able parts; the ids of deterministic rows are made with it."""
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+
+
+def _digest(parts: Any) -> str:
+    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _absent(name: str) -> str:
+    return "1" if name in ONE_BY_DEFAULT else ""
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple | set | frozenset):
+        return " ".join(sorted(map(str, value)))
+    if isinstance(value, float):
+        return repr(int(value)) if value.is_integer() else repr(value)
+    return str(value)
+
+
+def _text_column(column: pa.ChunkedArray) -> list[str]:
+    if pa.types.is_nested(column.type):
+        return [_text(value) for value in column.to_pylist()]
+    encoded = pc.dictionary_encode(column.combine_chunks())
+    values = [_text(value) for value in encoded.dictionary.to_pylist()]
+    return ["" if index is None else values[index] for index in encoded.indices.to_pylist()]
