@@ -364,7 +364,7 @@ PRICES = Table(
         Column("provider", _S, "who sells it", is_required=True),
         Column("instance", _S, "instance type"),
         Column("num_devices", _I, "devices in the instance"),
-        Column("usd_per_device_hour_usd", _F, "price of one device for one hour, on demand"),
+        Column("usd_per_device_hour", _F, "price of one device for one hour, on demand"),
         Column("region", _S, "region"),
         Column("source", _S, "where the price was read", is_required=True),
         Column("source_date", _S, "when, ISO date", is_required=True),
