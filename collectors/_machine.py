@@ -1,0 +1,350 @@
+"""The machine at hand: its software stack (`environments` row), its device type (`hardware` row), a lock per device.
+
+Standard library, and psutil, pynvml and torch where present. Nothing is read or touched at import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from collectors import Report, silent
+from warehouse import catalog, schema
+
+VARIABLE_PREFIXES = ("NCCL_", "TORCH_", "CUDA_", "OMP_", "MKL_")
+_PRIVATE_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS|CRED|AUTH|USER|HOST|ADDR|COMM_ID|UUID")
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_.,:;=+ -]{0,64}")
+_LONG_RUN = re.compile(r"[A-Za-z0-9+=]{12,}")
+
+
+def environment(hardware_id: str | None = None) -> dict[str, Any]:
+    """The `environments` row of this machine and software stack; `environment_id` is the digest of all the rest.
+
+    Versions come from package metadata, so that nothing heavy is imported. Holds no host name, user name, path or secret.
+    """
+    gpu = _gpu()
+    content: dict[str, Any] = {
+        "hardware_id": hardware_id,
+        "os": _os_name(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "cpu_name": cpu_name(),
+        "cpu_count": usable_cores(),
+        "memory_bytes": main_memory_bytes(),
+        **gpu,
+        "cuda_version": _torch_cuda_version(),
+        "python_version": platform.python_version(),
+        "torch_version": package_version("torch"),
+        "transformers_version": package_version("transformers"),
+        "num_threads": num_threads(),
+        "packages": _packages(),
+        "variables": speed_variables(os.environ),
+    }
+    return {"environment_id": schema.digest(content), **content}
+
+
+def speed_variables(environ: Any) -> dict[str, str]:
+    """Variables that change speed, by prefix; none whose name or value could be private (a secret, a path, a host)."""
+    return {
+        name: value
+        for name, value in sorted(environ.items())
+        if name.startswith(VARIABLE_PREFIXES) and not _PRIVATE_NAME.search(name) and not _is_private(value)
+    }
+
+
+def hardware_id(device: str = "auto") -> str:
+    """Id of the device type at hand, without measuring: the catalogue's, else one made of its name (and core count)."""
+    if resolve_device(device) == "cuda":
+        name = _cuda_name()
+        with contextlib.suppress(catalog.UnknownEntryError):
+            return catalog.find_hardware(name).hardware_id
+        return f"gpu-{_slug(name)}"
+    derived = f"cpu-{_slug(_cpu_label())}-{num_threads() or usable_cores()}c"
+    with contextlib.suppress(catalog.UnknownEntryError):
+        return catalog.find_hardware(derived).hardware_id
+    return derived
+
+
+@functools.cache
+def hardware_row(device: str = "auto") -> dict[str, Any]:
+    """The `hardware` row of the device type at hand: the catalogue's, else one with ceilings measured in about 3 seconds.
+
+    A measured ceiling is the best of many tries over several sizes, with the threads torch uses. Two measurements differ,
+    and one key holds one content: keep the first row and hand it to later runs. Raises ImportError where torch is absent
+    and measuring is needed.
+    """
+    key = hardware_id(device)
+    with contextlib.suppress(catalog.UnknownEntryError):
+        return dict(catalog.find_hardware(key).row)
+    if importlib.util.find_spec("torch") is None:
+        raise ImportError(f"'{key}' is not in the hardware catalogue and measuring it needs torch: pip install torch.")
+    return _measured_row(key, resolve_device(device))
+
+
+def resolve_device(device: str) -> str:
+    """'auto' -> 'cuda' where torch sees a CUDA device, else 'cpu'. Raises ValueError for a device that is not there."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"'{device}' is not a device. Known: auto, cpu, cuda.")
+    if device == "cpu" or importlib.util.find_spec("torch") is None:
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise ValueError(
+            "'cuda' was asked for and torch sees no CUDA device. Use --device cpu, or a CUDA build of torch."
+        )
+    return "cpu"
+
+
+def usable_cores() -> int:
+    """Logical processors this process may use: its affinity, less a container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota, _, period = (_read("/sys/fs/cgroup/cpu.max") or "max").partition(" ")
+    if quota.isdigit() and period.isdigit():
+        cores = min(cores, max(1, -(-int(quota) // int(period))))
+    return cores
+
+
+def num_threads() -> int | None:
+    """Intra-op threads of torch where it is loaded, else None."""
+    torch = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if torch is not None else None
+
+
+def main_memory_bytes() -> float | None:
+    """Main memory, or a container's limit where that is smaller."""
+    try:
+        total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError, AttributeError):
+        return None
+    limit = _read("/sys/fs/cgroup/memory.max")
+    return min(total, float(limit)) if limit is not None and limit.isdigit() else total
+
+
+def available_memory_bytes() -> float | None:
+    """Main memory that can be had now without swapping, inside a container's limit; None without psutil."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    free = float(psutil.virtual_memory().available)
+    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
+    if limit is not None and limit.isdigit() and used is not None and used.isdigit():
+        free = min(free, float(limit) - float(used))
+    return free
+
+
+def cpu_name() -> str:
+    """The processor as it names itself."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed package, without importing it."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def device_lock(device: str, report: Report = silent) -> Iterator[None]:
+    """Hold this machine's lock on a device ('cpu' or 'cuda'): two measurements never share one. Says so while waiting."""
+    import fcntl
+
+    path = Path(tempfile.gettempdir()) / f"rooflake-{device}.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # another user's file: a shared descriptor locks as well
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(f"Another measurement holds {device} ({path.name}); waiting for it to end.")
+            began = time.monotonic()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            report(f"Got {device} after {time.monotonic() - began:.0f} s.")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _measured_row(key: str, device: str) -> dict[str, Any]:
+    import torch
+
+    is_cuda = device == "cuda"
+    peaks = {
+        f"peak_{dtype}_flops_per_s": _best_gemm(getattr(torch, name), device)
+        for dtype, name in (("fp32", "float32"), ("bf16", "bfloat16"))
+    }
+    threads = "" if is_cuda else f", {torch.get_num_threads()} threads"
+    return {
+        "hardware_id": key,
+        "name": _cuda_name() if is_cuda else f"{_cpu_label()}, {torch.get_num_threads()} cores",
+        "vendor": "NVIDIA" if is_cuda else _cpuinfo().get("vendor_id"),
+        "kind": "gpu" if is_cuda else "cpu",
+        "architecture": None if is_cuda else platform.machine(),
+        "memory_bytes": float(torch.cuda.get_device_properties(0).total_memory) if is_cuda else main_memory_bytes(),
+        "memory_bandwidth_bytes_per_s": _best_bandwidth(device),
+        **peaks,
+        "vector_fp32_flops_per_s": None if is_cuda else peaks["peak_fp32_flops_per_s"],
+        "l2_bytes": None if is_cuda else _last_level_cache_bytes(),
+        "num_cores": torch.cuda.get_device_properties(0).multi_processor_count if is_cuda else torch.get_num_threads(),
+        "source": f"measured by rooflake on the device itself: best of many GEMMs and memory passes, "
+        f"torch {torch.__version__}{threads}",
+        "source_date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "note": "Peaks: square GEMMs of width 512 to 2048 (to 8192 on a GPU). Bandwidth: copy, triad and sum over arrays of "
+        "256 MiB (1 GiB on a GPU), bytes as programmed, without write-allocate traffic.",
+    }
+
+
+def _best_gemm(dtype: Any, device: str) -> float:
+    """Best FLOP/s of square GEMMs in a dtype: 2 n^3 over the shortest time."""
+    import torch
+
+    best = 0.0
+    for width in (512, 768, 1024, 2048) if device == "cpu" else (2048, 4096, 8192):
+        a, b = (torch.randn(width, width, device=device).to(dtype) for _ in range(2))
+        out = torch.empty(width, width, device=device, dtype=dtype)
+        best = max(best, 2.0 * width**3 / _shortest(functools.partial(torch.mm, a, b, out=out), device))
+    return best
+
+
+def _best_bandwidth(device: str) -> float:
+    """Best B/s of copy (2 arrays), triad (3) and sum (1) over arrays far larger than the last-level cache."""
+    import torch
+
+    length = 2**26 if device == "cpu" else 2**28
+    x, y, z = (torch.ones(length, device=device) for _ in range(3))
+    passes: tuple[tuple[int, Callable[[], Any]], ...] = (
+        (2, lambda: z.copy_(x)),
+        (3, lambda: torch.add(x, y, alpha=2.0, out=z)),
+        (1, x.sum),
+    )
+    return max(arrays * 4.0 * length / _shortest(call, device) for arrays, call in passes)
+
+
+def _shortest(call: Callable[[], Any], device: str, budget_s: float = 0.25) -> float:
+    """Shortest of the times a call takes within a budget, synchronised on CUDA; at least 3 tries after one warm-up."""
+    import torch
+
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 4 or time.perf_counter() - began < budget_s:
+        start = time.perf_counter()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def _gpu() -> dict[str, Any]:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no driver, no library: a machine without an NVIDIA GPU
+        return {}
+    try:
+        count = pynvml.nvmlDeviceGetCount()
+        if not count:
+            return {}
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        row = {
+            "gpu_name": _text(pynvml.nvmlDeviceGetName(handle)),
+            "gpu_count": count,
+            "gpu_memory_bytes": float(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+            "driver_version": _text(pynvml.nvmlSystemGetDriverVersion()),
+        }
+        with contextlib.suppress(pynvml.NVMLError):  # not every board reports one
+            row["power_limit_w"] = pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3
+        return row
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _cuda_name() -> str:
+    import torch
+
+    return str(torch.cuda.get_device_name(0))
+
+
+def _torch_cuda_version() -> str | None:
+    """CUDA of the torch build, read from its version file: importing torch for it would cost seconds."""
+    try:
+        text = Path(str(importlib.metadata.distribution("torch").locate_file("torch/version.py"))).read_text()
+    except (importlib.metadata.PackageNotFoundError, OSError):
+        return None
+    found = re.search(r"^cuda\b[^=]*=\s*'([^']+)'", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _packages() -> list[str]:
+    found = ((entry.metadata["Name"], entry.version) for entry in importlib.metadata.distributions())
+    return sorted({f"{name.lower()}=={version}" for name, version in found if name})
+
+
+def _is_private(value: str) -> bool:
+    runs = _LONG_RUN.findall(value)
+    return not _PLAIN_VALUE.fullmatch(value) or any(len(run) >= 20 or not run.isalpha() for run in runs)
+
+
+def _cpu_label() -> str:
+    """The processor's name, with family and model where the name is generic ('AMD EPYC' in a virtual machine)."""
+    name, info = cpu_name(), _cpuinfo()
+    if re.search(r"\d", name) or "model" not in info:
+        return name
+    return f"{name} family {info.get('cpu family', '?')} model {info['model']}"
+
+
+@functools.cache
+def _cpuinfo() -> dict[str, str]:
+    """First processor of /proc/cpuinfo; empty elsewhere than on Linux."""
+    first = (_read("/proc/cpuinfo") or "").split("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _last_level_cache_bytes() -> float | None:
+    size = _read("/sys/devices/system/cpu/cpu0/cache/index3/size") or _read(
+        "/sys/devices/system/cpu/cpu0/cache/index2/size"
+    )
+    return float(size[:-1]) * 1024 if size is not None and size.endswith("K") else None
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return f"{platform.system()} {platform.release()}"
+
+
+def _slug(name: str) -> str:
+    plain = re.sub(r"\((r|tm)\)|\bcpu\b|@.*|\bprocessor\b|\bfamily\b|\bmodel\b", " ", name.lower())
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
