@@ -5,6 +5,7 @@ One table per entry, the key is its id; `hardware.toml`, `llms.toml`, `prices.to
 
 from __future__ import annotations
 
+import difflib
 import json
 import tomllib
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def llm_row(llm: Llm) -> dict[str, Any]:
         "architecture": llm.architecture,
         "num_parameters": llm.num_parameters,
         "num_layers": llm.num_layers,
-        "num_encoder_layers": llm.num_encoder_layers or None,
+        "num_encoder_layers": llm.num_encoder_layers if llm.architecture == "encoder_decoder" else None,
         "hidden_size": llm.hidden_size,
         "num_heads": llm.num_heads,
         "num_kv_heads": llm.num_kv_heads,
@@ -150,7 +151,11 @@ def _llms() -> dict[str, Llm]:
 @cache
 def _hardware_aliases() -> dict[str, str]:
     entries = _entries("hardware.toml")
-    return {_plain(alias): key for key, entry in entries.items() for alias in (key, entry["name"], *entry.get("aliases", ()))}
+    return {
+        _plain(alias): key
+        for key, entry in entries.items()
+        for alias in (key, entry["name"], *entry.get("aliases", ()))
+    }
 
 
 @cache
@@ -166,8 +171,10 @@ def _llm_aliases() -> dict[str, str]:
 def _find(name: str, entries: dict[str, Any], aliases: dict[str, str], what: str, file_name: str) -> Any:
     key = name if name in entries else aliases.get(_plain(name))
     if key is None:
+        close = [aliases[alias] for alias in difflib.get_close_matches(_plain(name), aliases, n=5)]
+        known = ", ".join(dict.fromkeys([*close, *entries]))  # what was perhaps meant comes first
         raise UnknownEntryError(
-            f"'{name}' is not in the {what} catalogue. Known: {', '.join(entries)}. Add it in warehouse/catalog/{file_name}."
+            f"'{name}' is not in the {what} catalogue. Known: {known}. Add it in warehouse/catalog/{file_name}."
         )
     return entries[key]
 

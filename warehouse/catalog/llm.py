@@ -311,11 +311,9 @@ def _falcon(config: Config) -> dict[str, Any]:
     is_new = _get(config, "new_decoder_architecture", False)
     if is_new:
         kv_heads = _get(config, "num_kv_heads", shapes["num_heads"])
-    else:
-        kv_heads = 1 if _get(config, "multi_query", True) else shapes["num_heads"]
-    if is_new:
         norms = _get(config, "num_ln_in_parallel_attn", 2)
     else:
+        kv_heads = 1 if _get(config, "multi_query", True) else shapes["num_heads"]
         norms = 1 if _get(config, "parallel_attn", True) else 2
     bias = _get(config, "bias", False)
     return shapes | {
@@ -335,12 +333,13 @@ def _chatglm(config: Config) -> dict[str, Any]:
     """ChatGLM2 and 3: queries in `num_attention_heads` of kv_channels, keys and values in `multi_query_group_num`."""
     heads = config["num_attention_heads"]
     bias = _get(config, "add_bias_linear", False)
+    is_grouped = _get(config, "multi_query_attention", False)
     shared = {
         **config,
         "num_hidden_layers": config["num_layers"],
         "vocab_size": config["padded_vocab_size"],
         "head_dim": _get(config, "kv_channels", config["hidden_size"] // heads),
-        "num_key_value_heads": config["multi_query_group_num"] if _get(config, "multi_query_attention", False) else heads,
+        "num_key_value_heads": config["multi_query_group_num"] if is_grouped else heads,
         "intermediate_size": config["ffn_hidden_size"],
         "max_position_embeddings": config.get("seq_length"),
     }
@@ -355,6 +354,7 @@ def _chatglm(config: Config) -> dict[str, Any]:
 
 def _opt(config: Config) -> dict[str, Any]:
     bias = _get(config, "enable_bias", True)
+    is_pre_norm = _get(config, "do_layer_norm_before", True)
     return _decoder(config) | {
         "intermediate_size": config["ffn_dim"],
         "embedding_size": _get(config, "word_embed_proj_dim", config["hidden_size"]),
@@ -362,7 +362,7 @@ def _opt(config: Config) -> dict[str, Any]:
         "has_attention_bias": bias,
         "has_output_bias": bias,
         "has_mlp_bias": bias,
-        "has_final_norm": _get(config, "do_layer_norm_before", True) and not _get(config, "_remove_final_layer_norm", False),
+        "has_final_norm": is_pre_norm and not _get(config, "_remove_final_layer_norm", False),
         "position": "learned",
         "num_positions": config["max_position_embeddings"] + 2,
     }

@@ -1,0 +1,327 @@
+"""The catalogue: sourced and dated, physically possible, equal to what others publish, and helpful when asked amiss."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warehouse import catalog, parquet, schema
+from warehouse.catalog.llm import READERS, Llm, parameter_count
+
+HARDWARE = catalog.hardware()
+LLMS = catalog.llms()
+PRICES = catalog.rows("prices")
+
+# The highest rate of a device's matrix units over its fp16 rate: 2 for each halving of the dtype, and sparsity would double it.
+DENSE_RATIO = {"fp8": 2.0, "int8": 4.0, "fp4": 8.0, "int4": 8.0}
+
+
+@pytest.mark.parametrize("table_name", ["hardware", "llms", "prices"])
+def test_every_entry_is_a_checked_row_with_source_and_date(table_name: str) -> None:
+    rows = catalog.rows(table_name)
+    assert parquet.check(table_name, rows).num_rows == len(rows)
+    for row in rows:
+        assert len(row["source"]) > 10, row
+        assert datetime.date(2020, 1, 1) < datetime.date.fromisoformat(row["source_date"]), row
+
+
+def test_the_catalogue_is_wide_enough() -> None:
+    assert len(HARDWARE) >= 30
+    assert len(LLMS) >= 30
+    assert len(PRICES) >= 12
+    assert {entry.kind for entry in HARDWARE.values()} == {"gpu", "cpu", "tpu", "accelerator"}
+    assert {llm.architecture for llm in LLMS.values()} == {"decoder", "encoder", "encoder_decoder"}
+    assert {llm.model_type for llm in LLMS.values()} == set(READERS)
+
+
+# -- hardware
+
+
+@pytest.mark.parametrize("hardware_id", HARDWARE)
+def test_devices_are_physically_possible(hardware_id: str) -> None:
+    device = HARDWARE[hardware_id]
+    matrix = max(device.peak(dtype) or 0.0 for dtype in ("fp32", "fp16", "bf16"))
+    ridge = matrix / device.memory_bandwidth_bytes_per_s
+    assert 20 < ridge < 600, "FLOP per byte at the ridge point"
+    assert device.tdp_w is None or 50 <= device.tdp_w <= 1500
+    if device.tdp_w is not None:
+        assert matrix / device.tdp_w < 4e12, "no device does 4 dense fp16 TFLOP/s a watt"
+    if device.kind == "cpu":
+        assert device.memory_bytes is None, "main memory is a choice of the machine"
+    else:
+        assert device.memory_bytes is not None
+        assert 8 * 2**30 <= device.memory_bytes <= 300 * 2**30
+    for name in ("link_bandwidth_bytes_per_s", "host_link_bandwidth_bytes_per_s"):
+        assert device.row.get(name) is None or device.row[name] < device.memory_bandwidth_bytes_per_s
+
+
+def half_peak(device: catalog.Hardware) -> float | None:
+    """Matrix rate at 16 bits, or None."""
+    bf16 = device.peak("bf16")
+    return device.peak("fp16") if bf16 is None else bf16
+
+
+@pytest.mark.parametrize("hardware_id", [key for key, device in HARDWARE.items() if half_peak(device) is not None])
+def test_peaks_are_dense_and_halve_with_width(hardware_id: str) -> None:
+    device = HARDWARE[hardware_id]
+    half = half_peak(device)
+    assert half is not None
+    for dtype, ratio in DENSE_RATIO.items():
+        peak = device.peak(dtype)
+        assert peak is None or peak <= 1.02 * ratio * half, f"{dtype} peak looks sparse"
+    tf32, fp32 = device.peak("tf32"), device.peak("fp32")
+    assert tf32 is None or tf32 <= 0.52 * half
+    assert fp32 is None or device.vector_fp32_flops_per_s is None or fp32 >= device.vector_fp32_flops_per_s
+
+
+def test_fp16_peak_of_nvidia_is_what_its_units_and_clock_give() -> None:
+    """Dense fp16 FLOP a clock and SM, fp32 accumulate: a sparse figure or a wrong SM count would be off by far more."""
+    per_sm = {
+        "v100-sxm-16gb": 1024,
+        "t4": 1024,
+        "a100-sxm-80gb": 2048,
+        "a6000": 1024,
+        "rtx-3090": 512,
+        "rtx-4090": 512,
+        "l40s": 1024,
+    }
+    for hardware_id, flops in per_sm.items():
+        row = HARDWARE[hardware_id].row
+        assert row["peak_fp16_flops_per_s"] == pytest.approx(row["num_cores"] * flops * row["clock_hz"], rel=0.02), (
+            hardware_id
+        )
+
+
+def test_known_numbers() -> None:
+    """Numbers that the papers and every textbook roofline use."""
+    a6000, h100 = catalog.find_hardware("a6000"), catalog.find_hardware("h100-sxm")
+    assert a6000.memory_bandwidth_bytes_per_s == 768e9
+    assert a6000.peak("fp16") == pytest.approx(154.8e12)
+    assert h100.memory_bandwidth_bytes_per_s == 3350e9
+    assert h100.peak("bf16") == pytest.approx(989.4e12)
+    assert catalog.find_hardware("a100").memory_bytes == 80 * 2**30
+    assert HARDWARE["v100-sxm-32gb"].peak("bf16") is None
+    assert HARDWARE["t4"].peak("tf32") is None
+
+
+AICONFIGURATOR = {
+    "a100_sxm": "a100-sxm-80gb", "a100_pcie": "a100-pcie-80gb", "a30": "a30", "b200_sxm": "b200", "gb200": "gb200",
+    "h100_sxm": "h100-sxm", "h100_pcie": "h100-pcie", "h200_sxm": "h200", "l4": "l4", "l40s": "l40s",
+    "rtx_pro_6000_server": "rtx-pro-6000-server",
+}  # fmt: skip
+JUSTIFIED = {
+    # the Server Edition's data sheet has 1597 GB/s; 1792 GB/s is the Workstation Edition's
+    ("rtx_pro_6000_server", "mem_bw"),
+}
+
+
+@pytest.mark.parametrize("name", AICONFIGURATOR)
+def test_devices_agree_with_aiconfigurator(name: str, shared: Path) -> None:
+    text = (shared / "data" / "aiconfigurator" / "systems" / f"{name}.yaml").read_text()
+    theirs = {key: float(value) for key, value in re.findall(r"^  (\w+): (\d+)", text, re.MULTILINE)}
+    row = HARDWARE[AICONFIGURATOR[name]].row
+    ours = {
+        "mem_bw": row["memory_bandwidth_bytes_per_s"],
+        "mem_capacity": row["memory_bytes"],
+        "bfloat16_tc_flops": row["peak_bf16_flops_per_s"],
+        "int8_tc_flops": row["peak_int8_flops_per_s"],
+        "fp8_tc_flops": row.get("peak_fp8_flops_per_s"),
+        "fp4_tc_flops": row.get("peak_fp4_flops_per_s"),
+        "power": row["tdp_w"],
+    }
+    if "sxm" in name:
+        assert row["link_bandwidth_bytes_per_s"] == theirs["intra_node_bw"]
+    compared = [key for key in ours if key in theirs and (name, key) not in JUSTIFIED]
+    assert len(compared) >= 5
+    for key in compared:
+        tolerance = 0.07 if key == "mem_capacity" else 0.01  # they take what the driver leaves, we the nominal size
+        assert ours[key] == pytest.approx(theirs[key], rel=tolerance), key
+
+
+NEUSIGHT = {
+    "AMD_Instinct_MI100": "mi100", "AMD_Instinct_MI210": "mi210", "NVIDIA_A100-PCIE-40GB": "a100-pcie-40gb",
+    "NVIDIA_A100-SXM4-40GB": "a100-sxm-40gb", "NVIDIA_A100_80GB_PCIe": "a100-pcie-80gb",
+    "NVIDIA_H100_80GB_HBM3": "h100-sxm", "NVIDIA_L4": "l4", "Tesla_P100-PCIE-16GB": "p100-pcie-16gb", "Tesla_P4": "p4",
+    "Tesla_T4": "t4", "Tesla_V100-PCIE-32GB": "v100-pcie-32gb",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEUSIGHT)
+def test_devices_agree_with_neusight(name: str, shared: Path) -> None:
+    theirs = json.loads((shared / "data" / "neusight" / "data" / "device_configs" / f"{name}.json").read_text())
+    device = catalog.find_hardware(theirs["Device"])
+    assert device.hardware_id == NEUSIGHT[name], "the name that the driver prints resolves"
+    assert device.memory_bandwidth_bytes_per_s == pytest.approx(theirs["Mem_Bw"] * 1e9, rel=0.03)
+    vector = theirs.get("SingleFLOPsVEC", theirs.get("SingleFLOPs"))
+    assert device.vector_fp32_flops_per_s == pytest.approx(vector * 1e9, rel=0.05)
+
+
+# -- LLMs
+
+
+@pytest.mark.parametrize("llm_id", LLMS)
+def test_parameter_count_is_the_published_one(llm_id: str) -> None:
+    llm = LLMS[llm_id]
+    assert llm.num_parameters is not None
+    assert parameter_count(llm) == pytest.approx(llm.num_parameters, rel=1e-3)
+
+
+@pytest.mark.parametrize("llm_id", LLMS)
+def test_dimensions_are_consistent(llm_id: str) -> None:
+    llm = LLMS[llm_id]
+    row = catalog.llm_row(llm)
+    assert llm.num_heads % llm.num_kv_heads == 0
+    assert llm.attention_size == llm.num_heads * llm.head_dim
+    assert llm.attention_size >= (llm.bottleneck_size or 0)
+    assert (llm.num_encoder_layers > 0) == (llm.architecture == "encoder_decoder")
+    assert row["num_encoder_layers"] == (llm.num_encoder_layers or None)
+    assert json.loads(row["config_json"])["model_type"] == llm.model_type
+
+
+@pytest.mark.parametrize(
+    "llm_id",
+    ["llama-2-7b", "llama-3.2-1b", "mistral-7b", "qwen2.5-0.5b", "qwen3-0.6b", "gemma-2b", "phi-2", "gpt-j-6b", "pythia-160m",
+     "falcon-7b", "falcon-40b", "opt-125m", "opt-350m", "bloom-560m", "gpt2", "t5-small", "bart-base", "bert-base",
+     "distilbert-base", "mobilebert"],
+)  # fmt: skip
+def test_parameter_count_is_the_real_models(llm_id: str) -> None:
+    """Build the architecture on torch's meta device (shapes without memory) and count its tensors."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    llm = LLMS[llm_id]
+    classes = {
+        "decoder": transformers.AutoModelForCausalLM,
+        "encoder": transformers.AutoModel,
+        "encoder_decoder": transformers.AutoModelForSeq2SeqLM,
+    }
+    with torch.device("meta"):
+        model = classes[llm.architecture].from_config(transformers.AutoConfig.for_model(**llm.config))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameter_count(llm)
+
+
+def test_shapes_that_are_easily_misread() -> None:
+    opt, llama3, gemma, glm, mobile = (
+        LLMS[key] for key in ("opt-350m", "llama-3-8b", "gemma-7b", "chatglm3-6b", "mobilebert")
+    )
+    assert (opt.embedding_size, opt.hidden_size, opt.has_final_norm) == (512, 1024, False)
+    assert (llama3.num_kv_heads, llama3.kv_size) == (8, 1024)
+    assert (gemma.head_dim, gemma.attention_size, gemma.hidden_size) == (256, 4096, 3072)
+    assert (glm.num_kv_heads, glm.has_attention_bias, glm.has_output_bias) == (2, True, False)
+    assert (mobile.bottleneck_size, mobile.embedding_size, mobile.num_feedforward) == (128, 128, 4)
+    assert LLMS["falcon-7b"].num_kv_heads == 1
+    assert LLMS["mistral-7b"].sliding_window == 4096
+    assert LLMS["mistral-7b-v0.3"].sliding_window is None
+
+
+def test_a_config_from_anywhere_is_read() -> None:
+    """A config.json keeps many keys that decide nothing, and omits keys that equal their default."""
+    config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+              "intermediate_size": 128, "vocab_size": 1000, "_name_or_path": "x", "torch_dtype": "float16"}  # fmt: skip
+    llm = Llm.from_config("tiny", config)
+    assert (llm.num_kv_heads, llm.head_dim, llm.is_embedding_tied, llm.max_context_tokens) == (4, 16, False, None)
+    # by hand: 2 embeddings 64 000, 2 layers of 4 x 64 x 64 + 3 x 64 x 128 + 2 x 64, one last norm
+    assert parameter_count(llm) == 2 * 64_000 + 2 * (16_384 + 24_576 + 128) + 64
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "mixtral"}, r"model_type 'mixtral' cannot be read\. Known: llama, .*Add a reader in .*llm\.py"),
+        ({}, r"model_type 'None' cannot be read"),
+        ({"model_type": "llama", "hidden_size": 64}, r"a llama config\.json needs 'num_attention_heads'"),
+        ({"model_type": "gpt2", "n_embd": 0, "n_head": 2, "n_layer": 1, "vocab_size": 9}, r"hidden_size = 0"),
+        ({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 9,
+          "num_key_value_heads": 3, "intermediate_size": 8}, r"not a multiple of num_kv_heads = 3"),
+    ],
+)  # fmt: skip
+def test_a_config_that_cannot_be_read_says_why(config: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Llm.from_config("mine", config)
+
+
+def test_an_entry_that_contradicts_itself_is_refused() -> None:
+    entry = {
+        "name": "x",
+        "architecture": "encoder",
+        "source": "s",
+        "source_date": "2026-01-01",
+        "config": LLMS["gpt2"].config,
+    }
+    with pytest.raises(ValueError, match="architecture is 'encoder', but a gpt2 is 'decoder'"):
+        Llm.from_entry("x", entry)
+    with pytest.raises(ValueError, match=r"unknown \['sorce'\], absent \['source'\]"):
+        Llm.from_entry("x", {"name": "x", "architecture": "decoder", "sorce": "s", "source_date": "", "config": {}})
+
+
+# -- names
+
+
+@pytest.mark.parametrize(
+    ("name", "hardware_id"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm-80gb"), ("NVIDIA A100-SXM4-40GB", "a100-sxm-40gb"), ("Tesla T4", "t4"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"), ("NVIDIA H200", "h200"), ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("nvidia_A6000", "a6000"), ("nvidia_A100", "a100-sxm-40gb"), ("nvidia_A100_80G", "a100-sxm-80gb"),
+        ("nvidia_V100", "v100-sxm-16gb"), ("nvidia_A800_80G_SXM", "a800-sxm-80gb"), ("nvidia_A40", "a40"),
+        ("nvidia_H100", "h100-sxm"), ("nvidia_H100_PCIe", "h100-pcie"), ("nvidia_L40", "l40"), ("A6000", "a6000"),
+        ("intel_13900k", "core-i9-13900k"), ("Habana Gaudi2", "gaudi2"),
+    ],
+)  # fmt: skip
+def test_device_names_resolve(name: str, hardware_id: str) -> None:
+    assert catalog.find_hardware(name).hardware_id == hardware_id
+
+
+@pytest.mark.parametrize(
+    ("name", "llm_id"),
+    [
+        ("meta-llama/Llama-2-7b-hf", "llama-2-7b"), ("meta-llama/Llama-2-13b-hf", "llama-2-13b"),
+        ("meta-llama/Llama-2-70b-hf", "llama-2-70b"), ("meta-llama/Llama-3-8B", "llama-3-8b"),
+        ("meta-llama/Meta-Llama-3-8B", "llama-3-8b"), ("facebook/opt-1.3b", "opt-1.3b"),
+        ("EleutherAI/gpt-j-6b", "gpt-j-6b"), ("EleutherAI/gpt-j-6B", "gpt-j-6b"), ("THUDM/chatglm3-6b", "chatglm3-6b"),
+        ("Llama 2 7B", "llama-2-7b"), ("OPT-350M", "opt-350m"), ("t5-small", "t5-small"), ("gpt2-1.5b", "gpt2-xl"),
+    ],
+)  # fmt: skip
+def test_llm_names_resolve(name: str, llm_id: str) -> None:
+    assert catalog.find_llm(name).llm_id == llm_id
+
+
+@pytest.mark.parametrize("file_name", ["hardware.toml", "llms.toml"])
+def test_no_name_means_two_things(file_name: str) -> None:
+    meanings: dict[str, str] = {}
+    for key, entry in catalog._entries(file_name).items():
+        for alias in {key, entry["name"], entry.get("hf_id", key), *entry.get("aliases", ())}:
+            plain = catalog._plain(alias)
+            assert meanings.setdefault(plain, key) == key, f"'{alias}' is {meanings[plain]} and {key}"
+
+
+def test_unknown_names_are_told_what_is_known_and_where_to_add() -> None:
+    with pytest.raises(catalog.UnknownEntryError) as device:
+        catalog.find_hardware("h1000")
+    said = str(device.value)
+    assert said.startswith("'h1000' is not in the hardware catalogue. Known: h100-sxm, "), (
+        "what was perhaps meant comes first"
+    )
+    assert said.endswith("Add it in warehouse/catalog/hardware.toml.")
+    assert all(hardware_id in said for hardware_id in HARDWARE)
+    with pytest.raises(
+        catalog.UnknownEntryError, match=r"'llama-9' is not in the LLM catalogue\. Known: .*llms\.toml\."
+    ):
+        catalog.find_llm("llama-9")
+    with pytest.raises(KeyError, match="'sizes' is not a catalogue"):
+        catalog.rows("sizes")
+
+
+# -- prices
+
+
+def test_prices_are_of_known_devices_and_plausible() -> None:
+    assert set(schema.table("prices").names) >= set(PRICES[0])
+    for price in PRICES:
+        assert price["hardware_id"] in HARDWARE, price
+        assert 0.1 < price["usd_per_device_hour"] < 20, price
+        assert price["num_devices"] >= 1
+        assert price["region"]
