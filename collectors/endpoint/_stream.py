@@ -1,0 +1,228 @@
+"""Bytes of a server-sent event stream in, one answer with its arrival times out. Pure: no clock, no network."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TokenCountSource = Literal["usage", "chunks"]
+
+MAX_PENDING_BYTES = 16 * 2**20
+"""An event longer than this is no chunk of an answer; without a bound a broken server could fill the memory."""
+
+MAX_COUNT = 2**31
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+class StreamError(Exception):
+    """The stream is broken or reports a failure. The message is a sentence; it may quote the server at any length."""
+
+
+class SseDecoder:
+    """Splits a server-sent event stream into the data of its events, wherever the network cuts it.
+
+    Lines end in LF, CR or CRLF; comments and every field but `data` are dropped; `data` lines of one event are joined
+    by LF; a byte order mark at the start is ignored (WHATWG HTML, section 9.2).
+    """
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._data: list[str] = []
+        self._data_length = 0
+        self._is_start = True
+        self._is_after_cr = False
+
+    def feed(self, received: bytes) -> list[str]:
+        """Data of the events that `received` completes. Raises StreamError for an event of over 16 MiB."""
+        if not received:
+            return []
+        if self._is_after_cr:
+            received = received.removeprefix(b"\n")
+        self._is_after_cr = received.endswith(b"\r")
+        *lines, rest = _LINE_END.split(received)
+        if lines:
+            lines[0], self._pending = bytes(self._pending) + lines[0], bytearray()
+        self._pending += rest
+        events = [event for line in lines for event in self._take(line)]
+        if len(self._pending) + self._data_length > MAX_PENDING_BYTES:
+            raise StreamError(f"The stream holds an event of over {MAX_PENDING_BYTES // 2**20} MiB.")
+        return events
+
+    def close(self) -> list[str]:
+        """Data of an event that the end of the stream cut off before its blank line."""
+        line, self._pending = bytes(self._pending), bytearray()
+        return [event for last in (line, b"") for event in self._take(last)]
+
+    def _take(self, line: bytes) -> list[str]:
+        if self._is_start:
+            line, self._is_start = line.removeprefix(b"\xef\xbb\xbf"), False
+        if not line:
+            events = ["\n".join(self._data)] if self._data else []
+            self._data, self._data_length = [], 0
+            return events
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            self._data.append(value.removeprefix(b" ").decode("utf-8", "replace"))
+            self._data_length += len(value)
+        return []
+
+
+@dataclass
+class Answer:
+    """What a server has answered so far. Times are seconds after the request was sent."""
+
+    text_parts: list[str] = field(default_factory=list)
+    reasoning_parts: list[str] = field(default_factory=list)
+    chunk_times_s: list[float] = field(default_factory=list)
+    """Arrival of each non-empty chunk; reasoning counts, for its tokens are generated too."""
+    usage_at_chunk: list[int | None] = field(default_factory=list)
+    """Output tokens that the server had counted at each non-empty chunk, where it says so in every chunk."""
+    num_events: int = 0
+    input_tokens: int | None = None
+    usage_tokens: int | None = None
+    finish_reason: str | None = None
+    is_complete: bool = False
+    """A finish reason, a closing usage chunk or `[DONE]` was seen: what follows cannot change the answer."""
+    is_done: bool = False
+    is_whole: bool = False
+    """It came in one piece and not as a stream."""
+
+    def take(self, data: str, at_s: float) -> None:
+        """Take the data of one event. Raises StreamError where it is not JSON, not a chunk, or an error object."""
+        if self.is_done:
+            return
+        self.num_events += 1
+        if data.strip() == "[DONE]":
+            self.is_done = self.is_complete = True
+            return
+        chunk = self._parsed(data)
+        choices = chunk.get("choices")
+        if choices is None:
+            if message := error_message(chunk):
+                raise StreamError(f"The server reports an error: {message}")
+            choices = []
+        if message := error_message({"error": chunk.get("error")}):
+            raise StreamError(f"The server reports an error: {message}")
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise StreamError(f"Event {self.num_events} is not a chunk of an answer: {data}")
+        self._count(chunk.get("usage"), is_closing=not choices)
+        for choice in choices[:1]:
+            self._choose(choice, at_s, data)
+
+    def _parsed(self, data: str) -> dict[str, Any]:
+        try:
+            chunk = json.loads(data)
+        except (ValueError, RecursionError):
+            raise StreamError(f"Event {self.num_events} is not JSON: {data}") from None
+        if not isinstance(chunk, dict):
+            raise StreamError(f"Event {self.num_events} is not a chunk of an answer: {data}")
+        return chunk
+
+    def _count(self, usage: Any, *, is_closing: bool) -> None:
+        if not isinstance(usage, dict):
+            return
+        if (count := _count_of(usage, "prompt_tokens")) is not None:
+            self.input_tokens = count
+        if (count := _count_of(usage, "completion_tokens")) is not None:
+            self.usage_tokens = count
+            self.is_complete = self.is_complete or is_closing
+
+    def _choose(self, choice: dict[str, Any], at_s: float, data: str) -> None:
+        part = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
+        if not isinstance(part, dict):
+            raise StreamError(f"Event {self.num_events} is not a chunk of an answer: {data}")
+        text = part.get("content")
+        reasoning = part.get("reasoning_content", part.get("reasoning"))
+        if not isinstance(text, str | None) or not isinstance(reasoning, str | None):
+            raise StreamError(f"Event {self.num_events} holds content that is not text: {data}")
+        if text:
+            self.text_parts.append(text)
+        if reasoning:
+            self.reasoning_parts.append(reasoning)
+        if text or reasoning:
+            self.chunk_times_s.append(at_s)
+            self.usage_at_chunk.append(self.usage_tokens)
+        reason = choice.get("finish_reason")
+        if isinstance(reason, str) and reason:
+            self.finish_reason, self.is_complete = reason, True
+
+    @property
+    def text(self) -> str:
+        return joined(self.text_parts)
+
+    @property
+    def reasoning(self) -> str:
+        return joined(self.reasoning_parts)
+
+    def output_tokens(self) -> tuple[int | None, TokenCountSource | None]:
+        """N and who counted it: the server's usage, else one token a non-empty chunk; (None, None) with neither."""
+        num_chunks = len(self.chunk_times_s)
+        if self.usage_tokens is not None and (self.usage_tokens > 0 or num_chunks == 0):
+            return self.usage_tokens, "usage"
+        return (num_chunks, "chunks") if num_chunks else (None, None)
+
+    def chunk_tokens(self) -> list[int] | None:
+        """Tokens n_c of each non-empty chunk, where the server's counts decide them: it counts in every chunk, or it
+        counted as many tokens as there were chunks. Else None."""
+        count, source = self.output_tokens()
+        if source != "usage" or not self.chunk_times_s:
+            return None
+        if count == len(self.chunk_times_s):
+            return [1] * len(self.chunk_times_s)
+        counted = [0, *self.usage_at_chunk]
+        if None in counted or counted[-1] != count:
+            return None
+        gains = [after - before for before, after in itertools.pairwise(counted)]  # type: ignore[operator]
+        return gains if min(gains) > 0 else None
+
+
+def tpot_s(ttft_s: float | None, e2el_s: float | None, output_tokens: int | None, num_chunks: int) -> float | None:
+    """Time per output token after the first, (E2EL - TTFT) / (N - 1).
+
+    None for N < 2, and for one chunk of several tokens: their times were not seen, and the difference of 0 says nothing.
+
+    >>> tpot_s(10.0, 40.0, 4, 4)
+    10.0
+    """
+    if ttft_s is None or e2el_s is None or output_tokens is None or output_tokens < 2 or num_chunks < 2:
+        return None
+    return (e2el_s - ttft_s) / (output_tokens - 1)
+
+
+def gaps_s(chunk_times_s: list[float], chunk_tokens: list[int] | None) -> list[float]:
+    """Inter-token gaps: chunk c of n_c tokens gives n_c gaps of (t_c - t_{c-1}) / n_c; none where n_c is unknown.
+
+    >>> gaps_s([10.0, 20.0, 40.0], [1, 1, 2])
+    [10.0, 10.0, 10.0]
+    """
+    if chunk_tokens is None:
+        return []
+    pairs = zip(chunk_times_s, chunk_times_s[1:], chunk_tokens[1:], strict=False)
+    return [(after - before) / count for before, after, count in pairs for _ in range(count)]
+
+
+def error_message(body: Any) -> str | None:
+    """The message of an error object as OpenAI, vLLM, FastAPI and others shape it; None where it is none."""
+    if not isinstance(body, dict):
+        return None
+    for name in ("error", "message", "detail"):
+        found = body.get(name)
+        if isinstance(found, dict):
+            inner = found.get("message")
+            return inner if isinstance(inner, str) and inner else json.dumps(found)
+        if found:
+            return found if isinstance(found, str) else json.dumps(found)
+    return None
+
+
+def joined(parts: list[str]) -> str:
+    """Text of all parts; a surrogate pair cut by a chunk border is mended, a lone surrogate replaced."""
+    return "".join(parts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _count_of(usage: dict[str, Any], name: str) -> int | None:
+    count = usage.get(name)
+    return count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < MAX_COUNT else None
