@@ -1,0 +1,76 @@
+"""Configurations as arrays: one Arrow table with (some of) the configuration columns of `runs` in, codes and numbers out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from models.analytical.inventory import Array
+from warehouse import schema
+
+NULL = -1
+"""Code of an absent value."""
+
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Names:
+    """A text column: distinct values, and for every row the index of its value, or NULL."""
+
+    values: list[str]
+    codes: Codes
+
+
+class Configs:
+    """Columns of a table of configurations; an absent column is a column of NULL. Raises ValueError on a wrong type."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self.num_rows: int = table.num_rows
+
+    def names(self, column: str) -> Names:
+        """A text column as codes."""
+        if column not in self.table.column_names:
+            return Names([], np.full(self.num_rows, NULL, np.int64))
+        values = self.table.column(column).combine_chunks()
+        if isinstance(values, pa.ChunkedArray):  # an empty table, in some versions of pyarrow
+            values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
+        if pa.types.is_null(values.type):
+            return Names([], np.full(self.num_rows, NULL, np.int64))
+        if not pa.types.is_dictionary(values.type):
+            values = pc.dictionary_encode(values)
+        if not pa.types.is_string(values.dictionary.type) and not pa.types.is_large_string(values.dictionary.type):
+            raise ValueError(_wrong_type(column, "text", values.dictionary.type))
+        codes = values.indices.cast(pa.int64()).fill_null(NULL).to_numpy(zero_copy_only=False)
+        return Names(values.dictionary.to_pylist(), codes)
+
+    def numbers(self, column: str) -> Array:
+        """A number column, NaN where NULL."""
+        if column not in self.table.column_names:
+            return np.full(self.num_rows, np.nan)
+        values = self.table.column(column)
+        if pa.types.is_null(values.type):
+            return np.full(self.num_rows, np.nan)
+        if not pa.types.is_integer(values.type) and not pa.types.is_floating(values.type):
+            raise ValueError(_wrong_type(column, "a number", values.type))
+        return np.array(values.cast(pa.float64()).to_numpy(), np.float64)
+
+    def degree(self, column: str) -> Array:
+        """A parallel degree: 1 where NULL."""
+        values = self.numbers(column)
+        return np.where(np.isnan(values), 1.0, values)
+
+
+def dtype_bytes(names: Names, otherwise: Array | float) -> Array:
+    """Bytes of one element of a dtype column: `otherwise` where NULL, NaN where the dtype is unknown."""
+    table = np.array([schema.DTYPE_BYTES.get(value, np.nan) for value in names.values] + [np.nan])
+    return np.where(names.codes == NULL, otherwise, table[names.codes])
+
+
+def _wrong_type(column: str, wanted: str, found: object) -> str:
+    return f"configuration column '{column}' must be {wanted}, not {found}. See docs/schema.md, table runs."

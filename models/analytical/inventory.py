@@ -1,0 +1,108 @@
+"""What a ruleset answers: the ops of one execution and the memory it holds, as arrays over a group of configurations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Value = Array | float
+"""One number for every configuration of a group, shape (configurations,), or one for all of them."""
+
+PARENT_OF_ROOT = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """One op of one device, executed `count` times. FLOPs 2 per multiply-add; sizes in bytes."""
+
+    kind: str
+    path: str
+    phase: str
+    count: Value = 1.0
+    flops: Value = 0.0
+    weights: Value = 0.0
+    """Weights read."""
+    read: Value = 0.0
+    """Activations read."""
+    written: Value = 0.0
+    """Activations written."""
+    kv_read: Value = 0.0
+    kv_written: Value = 0.0
+    sent: Value = 0.0
+    """Bytes over the link between devices."""
+    live: Value = 0.0
+    """Activations alive while the op runs: what it reads, what it writes, and what waits for later ops."""
+    gemm: tuple[Value, Value, Value] | None = None
+    """m, n, k of a matrix product."""
+    is_matrix: bool = False
+    """Runs on the matrix units; else on the vector units."""
+    inputs: tuple[int, ...] = ()
+    """Indices of the ops it consumes."""
+    seconds: Value | None = None
+    """Bound of one execution, where it is not max(F / peak, B / bandwidth): a mean over many steps."""
+
+    @property
+    def bytes_moved(self) -> Value:
+        return self.weights + self.read + self.written + self.kv_read + self.kv_written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """The ops of one execution and the memory of one device in bytes."""
+
+    ops: tuple[Op, ...]
+    weights: Value
+    kv_cache: Value
+    activation_peak: Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Configurations of one LLM, phase and attention kind: arrays of shape (configurations,), NaN where not given."""
+
+    batch: Array
+    input_tokens: Array
+    output_tokens: Array
+    context_tokens: Array
+    weight_bytes: Array
+    """Bytes of one weight; the next two likewise."""
+    activation_bytes: Array
+    kv_bytes: Array
+    tensor_parallel: Array
+    pipeline_parallel: Array
+    data_parallel: Array
+    bandwidth: Array
+    """B/s of one device."""
+    matrix_peak: Array
+    """FLOP/s of one device in the compute dtype."""
+    vector_peak: Array
+    onchip: Array
+    """Bytes of registers and shared memory."""
+    memory: Array
+    link: Array
+    """B/s between devices, one direction."""
+
+    def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Group:
+        """The chosen configurations."""
+        return Group(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    def peak(self, op: Op) -> Array:
+        """FLOP/s of the units that run an op."""
+        return self.matrix_peak if op.is_matrix else self.vector_peak
+
+
+def total(ops: tuple[Op, ...] | list[Op], name: str) -> Any:
+    """Sum of a field over every execution of every op."""
+    return sum(getattr(op, name) * op.count for op in ops)
+
+
+def largest(*values: Value) -> Any:
+    """Element-wise maximum."""
+    result: Value = 0.0
+    for value in values:
+        result = np.maximum(result, value)
+    return result
