@@ -38,7 +38,7 @@ OP_KINDS = (
     "embedding", "norm", "qkv_proj", "q_proj", "k_proj", "v_proj", "rope", "attention", "attention_scores", "softmax",
     "attention_values", "o_proj", "gate_proj", "up_proj", "down_proj", "activation", "mlp", "residual_add", "lm_head",
     "router", "experts", "loss", "all_reduce", "all_gather", "reduce_scatter", "reduce", "all_to_all", "send_recv",
-    "memcpy_h2d", "memcpy_d2h", "gemm", "optimizer", "elementwise", "layer", "model", "forward", "backward", "communication",
+    "memcpy", "memcpy_h2d", "memcpy_d2h", "gemm", "optimizer", "elementwise", "layer", "model", "forward", "backward", "communication",
     "compute", "idle", "other",
 )  # fmt: skip
 """One vocabulary for measured, analytical and imported ops. Containers (`layer`, `mlp`, `attention`, `model`, `forward`...)
@@ -93,7 +93,9 @@ CONFIGURATION: tuple[Column, ...] = (
     Column("phase", _S, "what was executed", PHASES, is_required=True),
     Column("batch_size", _I, "sequences per device group; per device in training"),
     Column("input_tokens", _I, "prompt (or encoder, or training) tokens of one sequence"),
-    Column("output_tokens", _I, "generated (or decoder) tokens of one sequence; NULL for one prefill or one decode step"),
+    Column(
+        "output_tokens", _I, "generated (or decoder) tokens of one sequence; NULL for one prefill or one decode step"
+    ),
     Column("context_tokens", _I, "tokens attended to by one decode step, its own included; NULL for other phases"),
     Column("concurrency", _I, "requests kept in flight (closed loop)"),
     Column("request_rate_per_s", _F, "offered request rate (open loop)"),
@@ -167,6 +169,8 @@ RUNS = Table(
         Column("num_requests", _I, "requests sent"),
         Column("num_failed_requests", _I, "requests that did not complete"),
         Column("duration_s", _F, "measured window"),
+        Column("slo_ttft_s", _F, "TTFT objective behind goodput; NULL for none"),
+        Column("slo_tpot_s", _F, "TPOT objective behind goodput; NULL for none"),
         Column("profiler_overhead_ratio", _F, "profiled time over unprofiled time"),
         Column("metric_definitions", pa.map_(_S, _S), "metric column -> definition id of warehouse/metrics.py"),
         *_metric_columns(),
@@ -182,7 +186,9 @@ OPS = Table(
     (
         Column("run_id", _S, "the run", is_required=True),
         Column("op_index", _I, "0-based, in execution order", is_required=True),
-        Column("path", _S, "module path: model.layers.0.self_attn.q_proj; `*` where layers are folded", is_required=True),
+        Column(
+            "path", _S, "module path: model.layers.0.self_attn.q_proj; `*` where layers are folded", is_required=True
+        ),
         Column("parent_path", _S, "path of the container; NULL for a root"),
         Column("layer_index", _I, "0-based layer; NULL outside layers and where layers are folded"),
         Column("op_kind", _S, "one vocabulary for every source", OP_KINDS, is_required=True),
@@ -235,7 +241,12 @@ SAMPLES = Table(
     ("run_id", "metric", "sample_index"),
     (
         Column("run_id", _S, "the run", is_required=True),
-        Column("metric", _S, "metric column, or `tool:name` for a value under a definition that is not ours", is_required=True),
+        Column(
+            "metric",
+            _S,
+            "metric column, or `tool:name` for a value under a definition that is not ours",
+            is_required=True,
+        ),
         Column("sample_index", _I, "0-based, warm-up first", is_required=True),
         Column("sample_phase", _S, "warmup or measured", ("warmup", "measured"), is_required=True),
         Column("value", _F, "value in the unit column"),
@@ -286,7 +297,9 @@ ENVIRONMENTS = Table(
         Column("transformers_version", _S, "transformers"),
         Column("num_threads", _I, "intra-op threads"),
         Column("packages", pa.list_(_S), "name==version of what was installed, sorted"),
-        Column("variables", pa.map_(_S, _S), "NCCL_*, TORCH_*, CUDA_*, OMP_* variables that change speed; never secrets"),
+        Column(
+            "variables", pa.map_(_S, _S), "NCCL_*, TORCH_*, CUDA_*, OMP_* variables that change speed; never secrets"
+        ),
     ),
 )
 
@@ -399,9 +412,10 @@ PREDICTORS = Table(
         Column("method", _S, "algorithm", is_required=True),
         Column("features", pa.list_(_S), "feature names"),
         Column("is_baseline", _B, "kept for comparison only", is_required=True),
+        Column("source_id", _S, "an id of `sources` for a predictor others published; NULL for ours"),
         Column("snapshot_id", _I, "lake snapshot of the training rows"),
         Column("trained_at", TIMESTAMP, "when", is_required=True),
-        Column("num_rows", _I, "training rows", is_required=True),
+        Column("num_rows", _I, "training rows; NULL where a paper does not say"),
         Column("llm_ids", pa.list_(_S), "LLMs in the training rows"),
         Column("hardware_ids", pa.list_(_S), "devices in the training rows"),
         Column("artifact", _S, "file name under predictors/; NULL for a baseline"),
@@ -416,7 +430,7 @@ PREDICTOR_SCORES = Table(
         Column("predictor_id", _S, "the predictor", is_required=True),
         Column("split", _S, "leave_model_out, random ...", is_required=True),
         Column("fold", _S, "what was held out; `all` for the pooled score", is_required=True),
-        Column("num_rows", _I, "rows scored", is_required=True),
+        Column("num_rows", _I, "rows scored; NULL where a paper does not say"),
         Column("mdape", _F, "median absolute percentage error, ratio"),
         Column("mape", _F, "mean absolute percentage error, ratio"),
         Column("p90_ape", _F, "90th percentile of the absolute percentage error, ratio"),
