@@ -38,8 +38,8 @@ OP_KINDS = (
     "embedding", "norm", "qkv_proj", "q_proj", "k_proj", "v_proj", "rope", "attention", "attention_scores", "softmax",
     "attention_values", "o_proj", "gate_proj", "up_proj", "down_proj", "activation", "mlp", "residual_add", "lm_head",
     "router", "experts", "loss", "all_reduce", "all_gather", "reduce_scatter", "reduce", "all_to_all", "send_recv",
-    "memcpy", "memcpy_h2d", "memcpy_d2h", "gemm", "optimizer", "elementwise", "layer", "model", "forward", "backward", "communication",
-    "compute", "idle", "other",
+    "memcpy", "memcpy_h2d", "memcpy_d2h", "gemm", "optimizer", "elementwise", "layer", "model", "forward", "backward",
+    "communication", "compute", "idle", "other",
 )  # fmt: skip
 """One vocabulary for measured, analytical and imported ops. Containers (`layer`, `mlp`, `attention`, `model`, `forward`...)
 have children in `parent_path`; sums run over leaves."""
