@@ -1,0 +1,670 @@
+"""Charts as pure functions: an Arrow table in, a `go.Figure` out. Values are SI in the table and converted here.
+
+One colour and one symbol per source kind, everywhere. The first customdata entry of a point is the run it stands for (or a link), so that a
+click leads to its row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+import pyarrow as pa
+
+from dashboard import text
+from warehouse.metrics import BY_KEY, Metric
+
+Row = Mapping[str, Any]
+
+KIND_COLOURS = {"measured": "#1c7ed6", "published": "#e8790c", "analytical": "#2b9a66", "predicted": "#ae3ec9"}
+KIND_SYMBOLS = {
+    "measured": "circle",
+    "published": "diamond",
+    "analytical": "line-ns-open",
+    "predicted": "triangle-up-open",
+}
+KIND_PATTERNS = {"measured": "", "published": "/", "analytical": ".", "predicted": "x"}
+DEVICE_COLOURS = (
+    "#495057",
+    "#862e9c",
+    "#0b7285",
+    "#a61e4d",
+    "#5c940d",
+    "#364fc7",
+    "#d9480f",
+    "#087f5b",
+    "#5f3dc4",
+    "#c2255c",
+)
+FAULT_COLOUR = "#e03131"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+INK, GRID = "#343a40", "#e9ecef"
+LOG_FROM = 15.0
+"""A value axis is logarithmic by itself where the largest value is this many times the smallest."""
+
+CONFIG = {
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "sendDataToCloud"],
+    "toImageButtonOptions": {"format": "png", "scale": 2},
+}
+"""Options of every graph. The share button uploads a chart to a server elsewhere unless it is switched off."""
+
+
+def empty(message: str) -> go.Figure:
+    """A chart with a sentence in the place of data."""
+    figure = _styled(go.Figure(), height=220)
+    figure.add_annotation(
+        text=_wrapped(message), x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 14}
+    )
+    figure.update_xaxes(visible=False).update_yaxes(visible=False)
+    return figure
+
+
+def coverage(rows: pa.Table) -> go.Figure:
+    """LLM x device, coloured by the number of rows (log scale); a marker for each kind that observed something there.
+
+    Rows: llm_id, hardware_id, llm_name, hardware_name, source_kind, num_runs.
+    """
+    cells: dict[tuple[str, str], dict[str, int]] = {}
+    llm_names, device_names = dict[str, str](), dict[str, str]()
+    for row in rows.to_pylist():
+        cells.setdefault((row["llm_id"], row["hardware_id"]), {})[row["source_kind"]] = row["num_runs"]
+        llm_names[row["llm_id"]], device_names[row["hardware_id"]] = row["llm_name"], row["hardware_name"]
+    if not cells:
+        return empty("No rows of this kind yet.")
+    llm_ids = sorted(llm_names, key=lambda key: (_observed(cells, key, 0), llm_names[key]))
+    devices = sorted(device_names, key=lambda key: (-_observed(cells, key, 1), device_names[key]))
+    totals = [[sum(cells.get((llm, device), {}).values()) or None for device in devices] for llm in llm_ids]
+    largest = max(value for line in totals for value in line if value is not None)
+    ticks = [10**power for power in range(math.ceil(math.log10(largest)) + 1)]
+    figure = go.Figure(
+        go.Heatmap(
+            z=[[None if value is None else math.log10(value) for value in line] for line in totals],
+            x=[device_names[key] for key in devices],
+            y=[llm_names[key] for key in llm_ids],
+            zmin=0,
+            zmax=max(1.0, math.log10(largest)),
+            customdata=[[[_link("compare", llm=llm, devices=device), _cell(cells, llm, device)] for device in devices] for llm in llm_ids],
+            hovertemplate="<b>%{y}</b> on <b>%{x}</b><br>%{customdata[1]}<extra></extra>",
+            hoverongaps=False,
+            colorscale=[[0, "#dbe4ff"], [0.5, "#91a7ff"], [1, "#4263eb"]],
+            xgap=2,
+            ygap=2,
+            colorbar={
+                "title": {"text": "Rows", "side": "right"}, "tickvals": [math.log10(tick) for tick in ticks],
+                "ticktext": [text.count(tick) for tick in ticks], "thickness": 12, "len": 0.9,
+            },
+        )
+    )  # fmt: skip
+    for offset, kind in ((-1, "measured"), (1, "published"), (0, "predicted")):
+        marked = [(llm, device) for llm in llm_ids for device in devices if kind in cells.get((llm, device), {})]
+        if marked:
+            figure.add_scatter(
+                x=[device_names[device] for _, device in marked],
+                y=[llm_names[llm] for llm, _ in marked],
+                mode="markers",
+                name=kind,
+                marker={
+                    "symbol": KIND_SYMBOLS[kind], "size": 10, "color": KIND_COLOURS[kind], "line": {"color": "#ffffff", "width": 1.5},
+                },
+                customdata=[[_link("compare", llm=llm, devices=device), _cell(cells, llm, device)] for llm, device in marked],
+                hovertemplate="<b>%{y}</b> on <b>%{x}</b><br>%{customdata[1]}<extra></extra>",
+                xperiodalignment="middle" if offset == 0 else None,
+            )  # fmt: skip
+    _styled(figure, height=150 + 24 * len(llm_ids))
+    figure.update_xaxes(tickangle=-50, side="bottom", showgrid=False, automargin=True)
+    figure.update_yaxes(showgrid=False, automargin=True)
+    return figure
+
+
+def kinds(rows: pa.Table) -> go.Figure:
+    """Rows of each kind and collector as one bar per kind. Rows: source_kind, collector, num_runs."""
+    figure = go.Figure()
+    table = rows.to_pylist()
+    for kind in text.KINDS:
+        for row in (row for row in table if row["source_kind"] == kind):
+            figure.add_bar(
+                y=[kind], x=[row["num_runs"]], orientation="h", marker={"color": KIND_COLOURS[kind], "line": {"width": 1, "color": "#fff"}},
+                hovertemplate=f"<b>{row['collector']}</b><br>{text.plural(row['num_runs'], 'row')}<extra></extra>", showlegend=False,
+            )  # fmt: skip
+    _styled(figure, height=200)
+    figure.update_layout(barmode="stack")
+    figure.update_xaxes(title="Rows", type="linear")
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure
+
+
+def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
+    """Devices under one another, the best on top; every run a marker in the colour of its kind, bars where a deviation is known.
+
+    Rows: run_id, source_kind, device, the metric's column and, where it has one, its `std` column. x is in
+    `metric.display_unit`; y is the device's position, one third of a line apart between kinds. A grey line joins the
+    bound of a device to the best value observed there.
+    """
+    points = [row for row in rows.to_pylist() if row[metric.key] is not None]
+    if not points:
+        return empty(f"No row here has {metric.label.lower()}.")
+    devices = ranked_devices(points, metric)
+    place = {device: len(devices) - 1 - index for index, device in enumerate(devices)}
+    present = [kind for kind in text.KINDS if any(row["source_kind"] == kind for row in points)]
+    figure = go.Figure()
+    _add_gaps(figure, points, metric, place, present)
+    for kind in present:
+        mine = [row for row in points if row["source_kind"] == kind]
+        deviations = [_deviation(row, metric) for row in mine]
+        figure.add_scatter(
+            x=[row[metric.key] * metric.display_factor for row in mine],
+            y=[place[row["device"]] + _dodge(kind, present) for row in mine],
+            error_x={"type": "data", "array": deviations, "visible": any(deviations), "thickness": 1.5, "width": 4},
+            mode="markers",
+            name=kind,
+            marker=_marker(kind, 13 if kind != "analytical" else 18),
+            customdata=[[row["run_id"], _compare_hover(row, metric)] for row in mine],
+            hovertemplate="%{customdata[1]}<extra></extra>",
+        )
+    values = [row[metric.key] * metric.display_factor for row in points]
+    is_log = scale == "log" or (scale == "auto" and min(values) > 0 and max(values) / min(values) > LOG_FROM)
+    _styled(figure, height=130 + 46 * len(devices))
+    figure.update_xaxes(
+        title=metric.axis() + _direction(metric), type="log" if is_log else "linear", rangemode="tozero"
+    )
+    if is_log:
+        figure.update_xaxes(
+            dtick=1 if max(values) / min(values) > 100 else None, minor={"showgrid": True, "gridcolor": GRID}
+        )
+    figure.update_yaxes(
+        tickvals=list(place.values()), ticktext=[_wrapped(name, 20) for name in place], range=[-0.6, len(devices) - 0.4], showgrid=False,
+        zeroline=False, automargin=True,
+    )  # fmt: skip
+    for line in range(1, len(devices)):
+        figure.add_hline(y=line - 0.5, line={"color": GRID, "width": 1}, layer="below")
+    return figure
+
+
+def ranked_devices(rows: Iterable[Row], metric: Metric) -> list[str]:
+    """Devices, the best first: by what was observed there, and by the bound where nothing was."""
+    best: dict[str, tuple[int, float]] = {}
+    for row in rows:
+        value = row[metric.key]
+        if value is None:
+            continue
+        rank = (1 if row["source_kind"] == "analytical" else 0, -value if metric.better == "higher" else value)
+        best[row["device"]] = min(best.get(row["device"], rank), rank)
+    return sorted(best, key=lambda device: (best[device][1], device))
+
+
+def roofline(roofs: pa.Table, points: pa.Table, metric_name: str = "run") -> go.Figure:
+    """Roofs (log-log) with points under them; a point above its own roof is ringed in red.
+
+    Roofs: hardware_name, dtype, peak_flops_per_s, bandwidth_bytes_per_s, ridge. Points: source_kind, label, intensity (FLOP/B),
+    achieved_flops_per_s, roof_flops_per_s, ridge, is_fault, link; y is in TFLOP/s.
+    """
+    dots = [row for row in points.to_pylist() if _positive(row["intensity"]) and _positive(row["achieved_flops_per_s"])]
+    lines = roofs.to_pylist()
+    if not lines and not dots:
+        return empty("Choose a device to see its roof.")
+    low, high = _intensity_range(lines, dots)
+    figure = go.Figure()
+    colours = {
+        name: DEVICE_COLOURS[i % len(DEVICE_COLOURS)]
+        for i, name in enumerate(dict.fromkeys(row["hardware_name"] for row in lines))
+    }
+    dashes = {
+        dtype: ("solid", "dash", "dot", "dashdot", "longdash")[i % 5]
+        for i, dtype in enumerate(dict.fromkeys(r["dtype"] for r in lines))
+    }
+    for row in lines:
+        figure.add_scatter(
+            x=[low, row["ridge"], high],
+            y=[
+                low * row["bandwidth_bytes_per_s"] / 1e12,
+                row["peak_flops_per_s"] / 1e12,
+                row["peak_flops_per_s"] / 1e12,
+            ],
+            mode="lines",
+            name=f"{row['hardware_name']}, {row['dtype']}",
+            legendgroup="roofs",
+            line={"color": colours[row["hardware_name"]], "width": 2, "dash": dashes[row["dtype"]]},
+            hovertemplate=(
+                f"<b>{row['hardware_name']}</b>, {row['dtype']}<br>{text.number(row['peak_flops_per_s'] / 1e12)} TFLOP/s peak<br>"
+                f"{text.number(row['bandwidth_bytes_per_s'] / 1e9)} GB/s<br>ridge at {text.number(row['ridge'])} FLOP/B<extra></extra>"
+            ),
+        )
+    for kind in text.KINDS:
+        mine = [row for row in dots if row["source_kind"] == kind]
+        if mine:
+            figure.add_scatter(
+                x=[row["intensity"] for row in mine],
+                y=[row["achieved_flops_per_s"] / 1e12 for row in mine],
+                mode="markers",
+                name=f"{kind} {metric_name}s",
+                legendgroup="points",
+                marker=_roof_marker(kind, mine),
+                customdata=[[row["link"], _roof_hover(row)] for row in mine],
+                hovertemplate="%{customdata[1]}<extra></extra>",
+            )
+    faults = [row for row in dots if row["is_fault"]]
+    if faults:
+        figure.add_scatter(
+            x=[row["intensity"] for row in faults],
+            y=[row["achieved_flops_per_s"] / 1e12 for row in faults],
+            mode="markers",
+            name="above its own roof: data fault",
+            marker={"symbol": "circle-open", "size": 20, "color": FAULT_COLOUR, "line": {"width": 2.5}},
+            hoverinfo="skip",
+        )
+    _styled(figure, height=560)
+    figure.update_xaxes(
+        title="Arithmetic intensity (FLOP/B)", type="log", range=[math.log10(low), math.log10(high)], dtick=1
+    )
+    figure.update_yaxes(title="Achieved TFLOP/s", type="log", dtick=1, exponentformat="power")
+    return figure
+
+
+def icicle(nodes: Sequence[Row], size: Metric, colour: Metric) -> go.Figure:
+    """Modules of a run as nested bars. Nodes (see `dashboard.trees.tree`): id, parent, label, value, colour, hover, link."""
+    if not any(node["value"] for node in nodes):
+        return empty(f"No operator of this run has {size.label.lower()}.")
+    figure = go.Figure(
+        go.Icicle(
+            ids=[node["id"] for node in nodes],
+            parents=[node["parent"] for node in nodes],
+            labels=[node["label"] for node in nodes],
+            values=[node["value"] for node in nodes],
+            branchvalues="total",
+            customdata=[[node["link"], node["hover"]] for node in nodes],
+            hovertemplate="%{customdata[1]}<extra></extra>",
+            texttemplate="%{label}<br>%{percentRoot:.0%}",
+            tiling={"orientation": "v", "pad": 1},
+            root={"color": "rgba(0,0,0,0)"},
+            pathbar={"thickness": 26},
+            marker={
+                "colors": [None if node["colour"] is None else node["colour"] * colour.display_factor for node in nodes],
+                "colorscale": "Viridis", "showscale": True, "line": {"width": 1, "color": "#ffffff"},
+                "colorbar": {"title": {"text": colour.axis(), "side": "right"}, "thickness": 12, "len": 0.9},
+            },
+        )
+    )  # fmt: skip
+    return _styled(figure, height=460)
+
+
+def op_kinds(rows: pa.Table, metric: Metric) -> go.Figure:
+    """A run beside its analytical bound, kind of operator by kind of operator. Rows of the query `op_kinds`."""
+    table = [row for row in rows.to_pylist() if row[metric.key] is not None]
+    if not table:
+        return empty(f"No operator of this run has {metric.label.lower()}.")
+    order = list(dict.fromkeys(row["op_kind"] for row in sorted(table, key=lambda row: -row[metric.key])))
+    figure = go.Figure()
+    for role in ("run", "bound"):
+        mine = [row for row in table if row["role"] == role]
+        if mine:
+            kind = mine[0]["source_kind"]
+            name = "analytical bound" if kind == "analytical" else kind
+            figure.add_bar(
+                y=[text.words(row["op_kind"]) for row in mine],
+                x=[row[metric.key] * metric.display_factor for row in mine],
+                orientation="h",
+                name=name,
+                marker={
+                    "color": KIND_COLOURS[kind],
+                    "pattern": {"shape": KIND_PATTERNS[kind], "fgcolor": "#ffffff", "size": 5},
+                },
+                customdata=[[row["run_id"], _op_kind_hover(row, name)] for row in mine],
+                hovertemplate="%{customdata[1]}<extra></extra>",
+            )
+    _styled(figure, height=140 + 40 * len(order))
+    figure.update_layout(barmode="group", bargap=0.25)
+    figure.update_xaxes(title=f"{metric.axis()}, summed over leaves", rangemode="tozero")
+    figure.update_yaxes(
+        categoryorder="array",
+        categoryarray=[text.words(kind) for kind in reversed(order)],
+        showgrid=False,
+        automargin=True,
+    )
+    return figure
+
+
+def samples(rows: pa.Table, metric: Metric) -> go.Figure:
+    """Raw repeats in their order, warm-up hollow, with the median of the measured ones. Rows: sample_phase, value, sample_index, flags."""
+    table = [row for row in rows.to_pylist() if row["value"] is not None]
+    if not table:
+        return empty("This run kept no raw samples.")
+    figure = go.Figure()
+    for phase, symbol in (("measured", "circle"), ("warmup", "circle-open")):
+        mine = [row for row in table if row["sample_phase"] == phase]
+        if mine:
+            figure.add_scatter(
+                x=[row["sample_index"] for row in mine],
+                y=[row["value"] * metric.display_factor for row in mine],
+                mode="markers",
+                name={"measured": "measured", "warmup": "warm-up"}[phase],
+                marker={
+                    "symbol": symbol,
+                    "size": 9,
+                    "color": KIND_COLOURS["measured"] if phase == "measured" else "#868e96",
+                },
+                text=[", ".join(row["flags"] or []) for row in mine],
+                hovertemplate="repeat %{x}<br>%{y:.4g} " + metric.display_unit + "<br>%{text}<extra></extra>",
+            )
+    measured = sorted(row["value"] for row in table if row["sample_phase"] == "measured")
+    if measured:
+        middle = median(measured) * metric.display_factor
+        figure.add_hline(
+            y=middle, line={"dash": "dot", "color": "#868e96"}, annotation_text=f"median {text.number(middle)} {metric.display_unit}",
+            annotation_position="top right",
+        )  # fmt: skip
+    _styled(figure, height=300)
+    figure.update_xaxes(title="Repeat", dtick=max(1, len(table) // 12))
+    figure.update_yaxes(title=metric.axis(), rangemode="tozero")
+    return figure
+
+
+def distribution(rows: pa.Table, keys: Sequence[str]) -> go.Figure:
+    """Cumulative distribution of request metrics, completed and measured requests only. Rows of the query `run_requests`."""
+    figure = go.Figure()
+    table = [row for row in rows.to_pylist() if row["status"] == "ok" and row["sample_phase"] == "measured"]
+    for key, colour in zip(keys, ("#1c7ed6", "#e8790c", "#2b9a66", "#ae3ec9"), strict=False):
+        metric = BY_KEY[key]
+        values = sorted(row[key] * metric.display_factor for row in table if row[key] is not None)
+        if values:
+            figure.add_scatter(
+                x=values, y=[100 * (i + 1) / len(values) for i in range(len(values))], mode="lines+markers", name=metric.label,
+                line={"shape": "hv", "color": colour}, marker={"size": 5},
+                hovertemplate=f"{metric.label}: %{{x:.4g}} {metric.display_unit}<br>%{{y:.0f}} % of requests<extra></extra>",
+            )  # fmt: skip
+    if not figure.data:
+        return empty("No request of this run completed.")
+    _styled(figure, height=360)
+    figure.update_xaxes(title="Time (ms)", type="log")
+    figure.update_yaxes(title="Requests (%)", range=[0, 102])
+    return figure
+
+
+def prediction(answer: Sequence[Row], metric: Metric) -> go.Figure:
+    """One predicted value with its 90 % interval beside the analytical bound and what was observed.
+
+    Rows: name, kind, value, lower, upper (SI; lower and upper None without an interval).
+    """
+    rows = [row for row in answer if row["value"] is not None]
+    if not rows:
+        return empty(f"Nothing to show for {metric.label.lower()}.")
+    figure = go.Figure()
+    scale = metric.display_factor
+    for kind in text.KINDS:
+        mine = [row for row in rows if row["kind"] == kind]
+        if mine:
+            figure.add_scatter(
+                x=[row["value"] * scale for row in mine],
+                y=[_wrapped(row["name"], 24) for row in mine],
+                mode="markers+text",
+                name=kind,
+                text=[text.quantity(metric, row["value"]) for row in mine],
+                textposition="top center",
+                marker=_marker(kind, 14 if kind != "analytical" else 20),
+                error_x={
+                    "type": "data", "symmetric": False, "thickness": 2, "width": 6, "visible": any(row["upper"] is not None for row in mine),
+                    "array": [0 if row["upper"] is None else (row["upper"] - row["value"]) * scale for row in mine],
+                    "arrayminus": [0 if row["lower"] is None else (row["value"] - row["lower"]) * scale for row in mine],
+                },
+                customdata=[[row.get("link"), _interval_hover(row, metric)] for row in mine],
+                hovertemplate="%{customdata[1]}<extra></extra>",
+                cliponaxis=False,
+            )  # fmt: skip
+    _styled(figure, height=140 + 62 * len(rows))
+    figure.update_xaxes(title=metric.axis(), rangemode="tozero")
+    figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True, type="category")
+    return figure
+
+
+def predicted_against_actual(rows: pa.Table, metric: Metric) -> go.Figure:
+    """Predicted against actual (log-log), one colour per predictor, with the line of perfect prediction."""
+    table = [row for row in rows.to_pylist() if _positive(row["value"]) and _positive(row["actual"])]
+    if not table:
+        return empty("No held-out predictions yet.")
+    scale = metric.display_factor
+    values = [row[key] * scale for row in table for key in ("value", "actual")]
+    ends = [min(values) / 1.4, max(values) * 1.4]
+    figure = go.Figure(
+        go.Scatter(
+            x=ends, y=ends, mode="lines", name="perfect", line={"color": "#868e96", "dash": "dot"}, hoverinfo="skip"
+        )
+    )
+    for name, mine, colour, symbol in _by_predictor(table):
+        figure.add_scatter(
+            x=[row["actual"] * scale for row in mine],
+            y=[row["value"] * scale for row in mine],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "symbol": symbol, "size": 8, "opacity": 0.8},
+            customdata=[[row["run_id"], _prediction_hover(row, metric)] for row in mine],
+            hovertemplate="%{customdata[1]}<extra></extra>",
+        )
+    _styled(figure, height=430)
+    figure.update_xaxes(title=f"Actual {metric.axis()}", type="log")
+    figure.update_yaxes(title=f"Predicted {metric.axis()}", type="log")
+    return figure
+
+
+def residuals(rows: pa.Table, metric: Metric) -> go.Figure:
+    """Predicted over actual for every held-out LLM; 1 is right, 2 is twice too much (log scale)."""
+    table = [row for row in rows.to_pylist() if _positive(row["value"]) and _positive(row["actual"])]
+    if not table:
+        return empty("No held-out predictions yet.")
+    figure = go.Figure()
+    for name, mine, colour, symbol in _by_predictor(table):
+        figure.add_scatter(
+            x=[row["value"] / row["actual"] for row in mine],
+            y=[row["llm_name"] or row["fold"] or "all" for row in mine],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "symbol": symbol, "size": 8, "opacity": 0.8},
+            customdata=[[row["run_id"], _prediction_hover(row, metric)] for row in mine],
+            hovertemplate="%{customdata[1]}<extra></extra>",
+        )
+    figure.add_vline(x=1, line={"color": "#868e96", "dash": "dot"})
+    _styled(figure, height=max(320, 160 + 40 * len({row["llm_name"] for row in table})))
+    figure.update_xaxes(title=f"Predicted / actual {metric.label.lower()}", type="log")
+    figure.update_yaxes(showgrid=False, automargin=True)
+    return figure
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle of sorted values, the mean of the middle two for an even number."""
+    half = len(values) // 2
+    return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
+
+
+def _styled(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        template="none",
+        height=height,
+        font={"family": FONT, "size": 13, "color": INK},
+        paper_bgcolor="#ffffff",
+        plot_bgcolor="#ffffff",
+        margin={"l": 12, "r": 16, "t": 16, "b": 12},
+        hoverlabel={"align": "left", "font": {"family": FONT, "size": 13}},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0, "xanchor": "left"},
+        hovermode="closest",
+    )
+    figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True, title_standoff=10)
+    figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True, title_standoff=10)
+    return figure
+
+
+def _link(page: str, **parameters: str) -> str:
+    return f"/{page}?" + "&".join(f"{key}={value}" for key, value in parameters.items())
+
+
+def _observed(cells: Mapping[tuple[str, str], Mapping[str, int]], key: str, side: int) -> int:
+    """Cells of a row (side 0) or column (side 1) in which something was measured or published."""
+    return sum(1 for place, counts in cells.items() if place[side] == key and {"measured", "published"} & set(counts))
+
+
+def _cell(cells: Mapping[tuple[str, str], Mapping[str, int]], llm: str, device: str) -> str:
+    counts = cells.get((llm, device), {})
+    return (
+        "<br>".join(f"{kind}: {text.plural(counts[kind], 'row')}" for kind in text.KINDS if kind in counts) or "no rows"
+    )
+
+
+def _marker(kind: str, size: int) -> dict[str, Any]:
+    return {
+        "color": KIND_COLOURS[kind],
+        "symbol": KIND_SYMBOLS[kind],
+        "size": size,
+        "line": {"width": 3 if kind == "analytical" else 1.5},
+    }
+
+
+def _dodge(kind: str, present: Sequence[str]) -> float:
+    """Vertical offset of a kind within its device's line, in lines."""
+    return 0.24 * ((len(present) - 1) / 2 - present.index(kind))
+
+
+def _add_gaps(
+    figure: go.Figure, points: Sequence[Row], metric: Metric, place: Mapping[str, int], present: Sequence[str]
+) -> None:
+    """A grey line from each device's bound to the best value observed there."""
+    pick: Callable[[Iterable[float]], float] = max if metric.better == "higher" else min
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for device, line in place.items():
+        observed = [row[metric.key] for row in points if row["device"] == device and row["source_kind"] != "analytical"]
+        bounds = [row[metric.key] for row in points if row["device"] == device and row["source_kind"] == "analytical"]
+        if observed and bounds:
+            kind = min((row for row in points if row["device"] == device and row["source_kind"] != "analytical"),
+                       key=lambda row: -row[metric.key] if metric.better == "higher" else row[metric.key])["source_kind"]  # fmt: skip
+            x += [pick(bounds) * metric.display_factor, pick(observed) * metric.display_factor, None]
+            y += [line + _dodge("analytical", present), line + _dodge(kind, present), None]
+    if x:
+        figure.add_scatter(
+            x=x, y=y, mode="lines", line={"color": "#adb5bd", "width": 1.5}, hoverinfo="skip", showlegend=False
+        )
+
+
+def _deviation(row: Row, metric: Metric) -> float | None:
+    if "std" not in metric.statistics:
+        return None
+    value = row.get(metric.column("std"))
+    return None if value is None else value * metric.display_factor
+
+
+def _direction(metric: Metric) -> str:
+    return {"lower": ", lower is better", "higher": ", higher is better", None: ""}[metric.better]
+
+
+def _compare_hover(row: Row, metric: Metric) -> str:
+    parts = [f"<b>{text.quantity(metric, row[metric.key])}</b> on {row['device']}"]
+    deviation = row.get(metric.column("std")) if "std" in metric.statistics else None
+    if deviation is not None:
+        parts[0] += f" ± {text.quantity(metric, deviation)}"
+    parts.append(f"{row['source_kind']}, {row['source_id']}")
+    parts.append(_wrapped(f"{row['phase']}, batch {row['batch']}, {row['tokens']}, {row['dtype']}", 60))
+    if row["variant"]:
+        parts.append(_wrapped(row["variant"], 60))
+    if row["source_kind"] == "analytical" and metric.key == "latency_s":
+        parts.append("roofline bound: the least time the device can take")
+    definition = dict(row.get("metric_definitions") or []).get(metric.key)
+    if definition is not None:
+        parts.append(f"definition: {definition}")
+    if row.get("quality_tier") is not None:
+        parts.append(f"quality tier {row['quality_tier']} of 4")
+    if row.get("is_excluded"):
+        parts.append(_wrapped(f"kept out of charts: {row['exclusion_reason']}", 60))
+    return "<br>".join([*parts, "<i>click for the row</i>"])
+
+
+def _positive(value: float | None) -> bool:
+    return value is not None and value > 0
+
+
+def _intensity_range(lines: Sequence[Row], dots: Sequence[Row]) -> tuple[float, float]:
+    ridges = [row["ridge"] for row in lines]
+    values = [row["intensity"] for row in dots]
+    return 10 ** math.floor(math.log10(min([0.2, *values]))), 10 ** math.ceil(
+        math.log10(max([4 * r for r in ridges] + [2 * v for v in values]))
+    )
+
+
+def _roof_marker(kind: str, rows: Sequence[Row]) -> dict[str, Any]:
+    is_many = len(rows) > 60
+    symbol = "x-thin-open" if kind == "analytical" else KIND_SYMBOLS[kind]
+    return {"color": KIND_COLOURS[kind], "symbol": symbol, "size": 7 if is_many else 11, "opacity": 0.65 if is_many else 0.95,
+            "line": {"width": 1.6 if kind == "analytical" else 1}}  # fmt: skip
+
+
+def _roof_hover(row: Row) -> str:
+    achieved, roof, ridge = row["achieved_flops_per_s"], row["roof_flops_per_s"], row["ridge"]
+    parts = [
+        f"<b>{_wrapped(row['label'], 60)}</b>",
+        f"{text.number(achieved / 1e12)} TFLOP/s at {text.number(row['intensity'])} FLOP/B",
+    ]
+    if roof is not None:
+        parts.append(f"{100 * achieved / roof:.0f} % of its roof")
+    if ridge is not None:
+        side, word = ("memory", "left") if row["intensity"] < ridge else ("compute", "right")
+        parts.append(f"{side} bound: {word} of the ridge at {text.number(ridge)} FLOP/B")
+    for key in ("flops", "bytes_moved"):
+        if row.get(key) is not None:
+            parts.append(f"{BY_KEY[key].label}: {text.quantity(BY_KEY[key], row[key])}")
+    if row["is_fault"]:
+        parts.append("above its own roof: a data fault")
+    return "<br>".join(parts)
+
+
+def _op_kind_hover(row: Row, name: str) -> str:
+    parts = [f"<b>{text.words(row['op_kind'])}</b>, {name}"]
+    for key in ("time_s", "roofline_s", "flops", "bytes_moved"):
+        if row.get(key) is not None:
+            parts.append(f"{text.words(key) if key != 'time_s' else 'Time'}: {text.column_quantity(key, row[key])}")
+    return "<br>".join([*parts, text.plural(int(row["num_executions"]), "execution")])
+
+
+def _interval_hover(row: Row, metric: Metric) -> str:
+    parts = [f"<b>{row['name']}</b>", text.quantity(metric, row["value"])]
+    if row["lower"] is not None:
+        parts.append(f"90 % interval {text.quantity(metric, row['lower'])} to {text.quantity(metric, row['upper'])}")
+    return "<br>".join(parts)
+
+
+def _by_predictor(table: Sequence[Row]) -> Iterable[tuple[str, list[Row], str, str]]:
+    names = list(
+        dict.fromkeys(
+            row["predictor_name"] for row in sorted(table, key=lambda row: (row["is_baseline"], row["predictor_name"]))
+        )
+    )
+    for index, name in enumerate(names):
+        mine = [row for row in table if row["predictor_name"] == name]
+        is_baseline = mine[0]["is_baseline"]
+        yield (
+            name,
+            mine,
+            "#868e96" if is_baseline else KIND_COLOURS["predicted"],
+            ("x" if is_baseline else "circle", "diamond")[index > 1],
+        )
+
+
+def _prediction_hover(row: Row, metric: Metric) -> str:
+    parts = [
+        f"<b>{row['llm_name'] or ''}</b> on {row['device'] or ''}",
+        f"{row['phase']}, batch {row['batch']}, {row['tokens']}",
+    ]
+    parts.append(f"predicted {text.quantity(metric, row['value'])}, actual {text.quantity(metric, row['actual'])}")
+    if row["lower"] is not None:
+        parts.append(f"90 % interval {text.quantity(metric, row['lower'])} to {text.quantity(metric, row['upper'])}")
+    return "<br>".join([*parts, row["predictor_name"]])
+
+
+def _wrapped(sentence: str, width: int = 44) -> str:
+    """A sentence in lines of about `width` characters."""
+    lines = [""]
+    for word in sentence.split(" "):
+        if lines[-1] and len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "<br>".join(lines)

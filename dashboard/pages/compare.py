@@ -1,0 +1,368 @@
+"""Compare: devices side by side for one LLM and workload, measured, published, analytical and predicted on one chart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+from dash import Dash, Input, Output, State, dcc, html
+
+from dashboard import components as c
+from dashboard import figures, text
+from dashboard.data import Lake
+from warehouse.metrics import METRICS, Metric, metric
+from warehouse.store import StoreError
+
+NAME, TITLE, MENU = "compare", "Compare", "devices side by side"
+WORKLOAD = ("phase", "batch", "tokens", "dtype")
+OFFERED = [one.key for one in METRICS if one.better is not None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a person chose; `any` leaves a column free, no devices means all."""
+
+    llm: str
+    phase: str
+    batch: str
+    tokens: str
+    dtype: str
+    metric: str = "latency_s"
+    devices: tuple[str, ...] = ()
+    ruleset: str = c.ANY
+    scale: str = "auto"
+    is_with_excluded: bool = False
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the query `compare`."""
+        return {
+            "llm_id": self.llm,
+            **{name: c.free(getattr(self, name)) for name in WORKLOAD},
+            "hardware_ids": list(self.devices) or None,
+            "ruleset": c.free(self.ruleset),
+            "with_excluded": self.is_with_excluded,
+        }
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One line of the answer: its kind, its words, the run that proves it."""
+
+    kind: str
+    words: str
+    run_id: str
+
+
+def layout(lake: Lake, params: c.Params) -> c.Component:
+    snapshot = params.get("snapshot")
+    workloads = lake.rows("workloads", snapshot)
+    if not workloads:
+        return c.page(
+            TITLE,
+            "Devices side by side.",
+            c.nothing("There is nothing to compare yet.", "rooflake demo"),
+            snapshot=snapshot,
+            path=c.href(NAME),
+        )
+    choice = read(lake, params, workloads, snapshot)
+    options = workload_options([row for row in workloads if row["llm_id"] == choice.llm], choice.phase)
+    llms = {row["llm_id"]: row["llm_name"] for row in sorted(workloads, key=lambda row: row["llm_name"].lower())}
+    devices = [row for row in lake.rows("device_list", snapshot) if row["num_runs"]]
+    rulesets = [row["ruleset"] for row in lake.rows("rulesets", snapshot)]
+    return c.page(
+        "Compare devices",
+        "One LLM, one workload: what was measured, what others published, and the bound that the hardware sets.",
+        c.controls(
+            NAME,
+            snapshot,
+            c.select(NAME, "llm", "LLM", _options(llms), choice.llm, width=210),
+            c.select(NAME, "phase", "Phase", options["phase"], choice.phase, width=160),
+            c.select(NAME, "batch", "Batch size", options["batch"], choice.batch, width=130),
+            c.select(NAME, "tokens", "Tokens", options["tokens"], choice.tokens, width=200),
+            c.select(NAME, "dtype", "Number format", options["dtype"], choice.dtype, width=170),
+            c.select(NAME, "metric", "Metric", [{"value": key, "label": metric(key).label} for key in OFFERED], choice.metric, width=210),
+            c.multi(NAME, "devices", "Devices", [{"value": row["hardware_id"], "label": row["name"]} for row in devices], list(choice.devices),
+                    placeholder="All devices"),
+            c.select(NAME, "ruleset", "Analytical ruleset", [{"value": c.ANY, "label": "Any"}, *rulesets], choice.ruleset, width=190),
+            c.segments(NAME, "scale", "Scale", [("auto", "Auto"), ("linear", "Linear"), ("log", "Log")], choice.scale),
+            c.switch(NAME, "excluded", "Rows kept out of charts", choice.is_with_excluded),
+        ),
+        c.loading(content(lake, choice, snapshot), "compare-content"),
+        snapshot=snapshot,
+        path=c.href(NAME),
+    )  # fmt: skip
+
+
+def register(app: Dash, lake: Lake) -> None:
+    values = [
+        Input(c.control(NAME, name), "value") for name in ("llm", *WORKLOAD, "metric", "devices", "ruleset", "scale")
+    ]
+
+    @app.callback(
+        Output("compare-content", "children"),
+        *values,
+        Input(c.switch_id(NAME, "excluded"), "checked"),
+        State(c.control(NAME, "snapshot"), "value"),
+        prevent_initial_call=True,
+    )
+    def show(llm: str, phase: str, batch: str, tokens: str, dtype: str, key: str, devices: list[str] | None, ruleset: str, scale: str,
+             excluded: bool, snapshot: str) -> c.Component:  # fmt: skip
+        choice = Choice(llm, phase, batch, tokens, dtype, key, tuple(devices or ()), ruleset, scale, excluded)
+        return c.guarded(lambda: content(lake, choice, snapshot))
+
+    @app.callback(
+        *(Output(c.control(NAME, name), "data") for name in WORKLOAD),
+        *(Output(c.control(NAME, name), "value") for name in WORKLOAD),
+        Input(c.control(NAME, "llm"), "value"),
+        Input(c.control(NAME, "phase"), "value"),
+        *(State(c.control(NAME, name), "value") for name in WORKLOAD[1:]),
+        State(c.control(NAME, "snapshot"), "value"),
+        prevent_initial_call=True,
+    )
+    def narrow(llm: str, phase: str, batch: str, tokens: str, dtype: str, snapshot: str) -> list[Any]:
+        """Offer what the chosen LLM and phase have; keep what was chosen where it is still there."""
+        rows = lake.rows("workloads", snapshot, llm_id=llm)
+        return narrowed(rows, {"phase": phase, "batch": batch, "tokens": tokens, "dtype": dtype})
+
+
+def read(lake: Lake, params: c.Params, workloads: Sequence[dict[str, Any]], snapshot: str | None) -> Choice:
+    """The state in the URL; what it does not say comes from the workload known best. Raises StoreError for what is not there."""
+    devices = tuple(c.listed(params, "devices") or ())
+    llm = c.chosen(params, "llm", list(dict.fromkeys(row["llm_id"] for row in workloads)))
+    mine = [row for row in workloads if row["llm_id"] == llm]
+    if devices and not any(name in params for name in WORKLOAD):
+        mine = lake.rows("workloads", snapshot, llm_id=llm, hardware_ids=list(devices)) or mine
+    picked: dict[str, str] = {}
+    for name in WORKLOAD:
+        options = list(dict.fromkeys(row[name] for row in mine))
+        value = c.chosen(params, name, [*options, c.ANY], options[0] if options else c.ANY)
+        picked[name] = value or c.ANY
+        if value != c.ANY:
+            mine = [row for row in mine if row[name] == value]
+    known_devices = [row["hardware_id"] for row in lake.rows("device_list", snapshot)]
+    for device in devices:
+        if device not in known_devices:
+            raise StoreError(
+                f"The link asks for device '{device}', which is not in this lake. Known: {', '.join(known_devices)}."
+            )
+    given = Choice(llm=llm or "", **picked, devices=devices)
+    key = params.get("metric") or default_metric(lake.query("compare", snapshot, **given.parameters))
+    return replace(
+        given,
+        metric=c.chosen({"metric": key}, "metric", OFFERED) or key,
+        ruleset=c.chosen(params, "ruleset", [c.ANY, *(row["ruleset"] for row in lake.rows("rulesets", snapshot))],
+                         _default_ruleset(lake, snapshot)) or c.ANY,
+        scale=c.chosen(params, "scale", ["auto", "linear", "log"], "auto") or "auto",
+        is_with_excluded=params.get("excluded") == "1",
+    )  # fmt: skip
+
+
+def default_metric(rows: pa.Table) -> str:
+    """Of the metrics asked for most, the one that most kinds know, then most rows."""
+    table = rows.to_pylist()
+
+    def known(key: str) -> tuple[int, int]:
+        having = [row["source_kind"] for row in table if row[key] is not None]
+        return len(set(having)), len(having)
+
+    return max(("latency_s", "total_tokens_per_s", "output_tokens_per_s", "tpot_s", "memory_peak_bytes"), key=known)
+
+
+def workload_options(rows: Sequence[dict[str, Any]], phase: str) -> dict[str, list[dict[str, str]]]:
+    """Options of the workload controls for an LLM's workloads; those after the phase are of that phase."""
+    options: dict[str, list[dict[str, str]]] = {}
+    for name in WORKLOAD:
+        mine = rows if name == "phase" or phase == c.ANY else [row for row in rows if row["phase"] == phase]
+        values = sorted(dict.fromkeys(row[name] for row in mine), key=_natural)
+        labels = [{"value": value, "label": text.words(value) if name == "phase" else value} for value in values]
+        options[name] = [*labels, {"value": c.ANY, "label": "Any"}]
+    return options
+
+
+def narrowed(rows: Sequence[dict[str, Any]], chosen: dict[str, str]) -> list[Any]:
+    """Options and values of the workload controls (options first): values that the rows do not have give way to the best known."""
+    values: dict[str, str] = {}
+    mine = list(rows)
+    for name in WORKLOAD:
+        has = [row for row in mine if row[name] == chosen[name]]
+        if chosen[name] == c.ANY:
+            values[name] = c.ANY
+        else:
+            values[name] = chosen[name] if has else (mine[0][name] if mine else c.ANY)
+            mine = [row for row in mine if row[name] == values[name]]
+    options = workload_options(rows, values["phase"])
+    return [*(options[name] for name in WORKLOAD), *(values[name] for name in WORKLOAD)]
+
+
+def content(lake: Lake, choice: Choice, snapshot: str | None) -> list[c.Component]:
+    """The answer, the chart and its table."""
+    rows = lake.query("compare", snapshot, **choice.parameters)
+    shown = metric(choice.metric)
+    if rows.num_rows == 0:
+        return [c.nothing("No row matches. Set a control to Any, or add devices.", "rooflake demo")]
+    return [
+        answer_card(answer(rows, shown), rows, shown, snapshot),
+        c.card(
+            f"{shown.label}, {rows.column('llm_name')[0].as_py()}",
+            c.graph(
+                "compare",
+                figures.compare(rows, shown, choice.scale),
+                f"{shown.label} by device and kind",
+                min_width=300,
+            ),
+            about=f"{shown.definition}{f' [{shown.formula}]' if shown.formula else ''}. Click a point for its row.",
+            tools=c.exports("compare", snapshot, **_exported(choice)),
+        ),
+        c.card(
+            "The rows",
+            table(rows, shown, snapshot),
+            about=f"{text.plural(rows.num_rows, 'row')}, those with the metric first.",
+        ),
+    ]
+
+
+def answer(rows: pa.Table, shown: Metric) -> list[Sentence]:
+    """Which device is best and by how much, kind by kind; where a kind knows one device only, its distance from the bound."""
+    table = [row for row in rows.to_pylist() if row[shown.key] is not None and row["status"] == "ok"]
+    sentences = []
+    for kind in text.KINDS:
+        best: dict[str, dict[str, Any]] = {}
+        for row in (row for row in table if row["source_kind"] == kind):
+            if row["device"] not in best or _is_better(row[shown.key], best[row["device"]][shown.key], shown):
+                best[row["device"]] = row
+        ranked = sorted(best.values(), key=lambda row: row[shown.key], reverse=shown.better == "higher")
+        if ranked:
+            sentences.append(
+                Sentence(kind, _said(ranked, shown) + _beside_bound(ranked[0], table, shown), ranked[0]["run_id"])
+            )
+    return sentences
+
+
+def answer_card(sentences: Sequence[Sentence], rows: pa.Table, shown: Metric, snapshot: str | None) -> c.Component:
+    if not sentences:
+        return c.nothing(
+            f"{text.plural(rows.num_rows, 'row')} match, none of them with {shown.label.lower()}. Choose another metric."
+        )
+    lines = [
+        html.Li(
+            [
+                html.I(className=f"rl-dot rl-{line.kind}"),
+                html.Span(
+                    [
+                        html.B(f"{line.kind.capitalize()}: "),
+                        line.words,
+                        " ",
+                        dcc.Link("row", href=c.href("run", snapshot, run_id=line.run_id)),
+                    ]
+                ),
+            ]
+        )
+        for line in sentences
+    ]
+    return c.card("The answer", html.Ul(lines, className="rl-answer"))
+
+
+def table(rows: pa.Table, shown: Metric, snapshot: str | None) -> c.Component:
+    """The chart's twin: the same rows, the chosen metric beside the ones everybody asks for."""
+    keys = list(
+        dict.fromkeys(
+            [
+                shown.key,
+                "latency_s",
+                "output_tokens_per_s",
+                "total_tokens_per_s",
+                "memory_peak_bytes",
+                "roofline_s",
+                "mfu",
+            ]
+        )
+    )
+    ordered = sorted(rows.to_pylist(), key=lambda row: (row[shown.key] is None, row["source_kind"], row["device"]))
+    keep = (
+        "run_id",
+        "source_kind",
+        "device",
+        "phase",
+        "batch",
+        "tokens",
+        "dtype",
+        "variant",
+        "status",
+        "source_id",
+        "source_cell",
+        "quality_tier",
+    )
+    data = [
+        {**{name: row[name] for name in (*keep, *keys)}, "definition": dict(row["metric_definitions"] or []).get(shown.key),
+         "excluded": row["exclusion_reason"] if row["is_excluded"] else None,
+         "link": c.link("Open", c.href("run", snapshot, run_id=row["run_id"]))}
+        for row in ordered
+    ]  # fmt: skip
+    columns = [
+        c.link_column(), c.kind_column(), c.text_column("device"), *(c.metric_column(key) for key in keys if any(row[key] is not None for row in data)),
+        c.text_column("status"), c.text_column("phase"), c.text_column("batch"), c.text_column("tokens"), c.text_column("dtype", "Format"),
+        c.text_column("variant"), c.text_column("source_id", "Source"), c.text_column("source_cell", "Cell"),
+        c.number_column("quality_tier", "Tier"), c.text_column("definition"), c.text_column("excluded", "Kept out because"),
+    ]  # fmt: skip
+    return c.grid("compare-rows", columns, data, key="run_id", height=520)
+
+
+def _said(ranked: Sequence[dict[str, Any]], shown: Metric) -> str:
+    first = ranked[0]
+    value = text.quantity(shown, first[shown.key])
+    if len(ranked) == 1:
+        return f"{value} on {first['device']}, the only device."
+    second = ranked[1]
+    low, high = sorted((first[shown.key], second[shown.key]))
+    word = "lowest" if shown.better == "lower" else "highest"
+    if shown.key.endswith("_s") and shown.unit == "s":
+        word = "fastest"
+    lead = (
+        f"{text.number(high / low)} times {'ahead of' if word != 'lowest' else 'below'} {second['device']}"
+        if low > 0
+        else f"before {second['device']}"
+    )
+    return f"{first['device']} is {word} with {value}, {lead} ({text.quantity(shown, second[shown.key])}); {text.plural(len(ranked), 'device')}."
+
+
+def _beside_bound(row: dict[str, Any], table: Sequence[dict[str, Any]], shown: Metric) -> str:
+    if row["source_kind"] == "analytical":
+        return ""
+    bounds = [
+        other[shown.key] for other in table if other["source_kind"] == "analytical" and other["device"] == row["device"]
+    ]
+    if not bounds or shown.better is None or shown.unit == "B":
+        return ""
+    bound = min(bounds) if shown.better == "lower" else max(bounds)
+    ratio = row[shown.key] / bound if shown.better == "lower" else bound / row[shown.key]
+    return (
+        f" That is {text.number(ratio)} times the bound there."
+        if ratio >= 1
+        else f" That is faster than the bound there ({text.number(ratio)}): look at the row."
+    )
+
+
+def _is_better(value: float, other: float, shown: Metric) -> bool:
+    return value > other if shown.better == "higher" else value < other
+
+
+def _exported(choice: Choice) -> dict[str, Any]:
+    parameters = choice.parameters
+    return {**parameters, "with_excluded": "true" if choice.is_with_excluded else None}
+
+
+def _default_ruleset(lake: Lake, snapshot: str | None) -> str:
+    names = [row["ruleset"] for row in lake.rows("rulesets", snapshot)]
+    return "default" if "default" in names else c.ANY
+
+
+def _options(names: dict[str, str]) -> list[dict[str, str]]:
+    return [{"value": key, "label": words} for key, words in names.items()]
+
+
+def _natural(value: str) -> tuple[Any, ...]:
+    """Sort key: numbers inside a label by size."""
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in value.replace(",", " ").split())

@@ -1,0 +1,202 @@
+"""Overview: what is in the lake, how fresh it is, where measured, published and analytical rows meet, and what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dash import Dash, Input, Output, html
+
+from dashboard import components as c
+from dashboard import figures, text
+from dashboard.data import Lake
+
+NAME, TITLE, MENU = "overview", "Overview", "what is in the lake"
+
+
+def layout(lake: Lake, params: c.Params) -> c.Component:
+    snapshot = params.get("snapshot")
+    head = lake.rows("headline", snapshot)[0]
+    kind = c.chosen(params, "kind", ["all", *text.KINDS], "all")
+    return c.page(
+        "How fast is an LLM, on what, and why?",
+        subtitle(head),
+        headline(head, snapshot),
+        c.card(
+            "Coverage",
+            c.controls(
+                NAME,
+                snapshot,
+                c.segments(
+                    NAME,
+                    "kind",
+                    "Rows of kind",
+                    [("all", "All"), *((one, one.capitalize()) for one in text.KINDS)],
+                    kind,
+                ),
+            ),
+            c.loading(coverage(lake, kind, snapshot), "overview-coverage"),
+            about="Rows of each LLM on each device; a marker where something was measured or published. Click a cell to compare.",
+            tools=c.exports("coverage", snapshot),
+        ),
+        kinds_card(lake, snapshot),
+        sources_card(lake, snapshot),
+        trouble_card(lake, snapshot),
+        snapshot=snapshot,
+        path=c.href(NAME),
+    )
+
+
+def register(app: Dash, lake: Lake) -> None:
+    @app.callback(
+        Output("overview-coverage", "children"),
+        Input(c.control(NAME, "kind"), "value"),
+        Input(c.control(NAME, "snapshot"), "value"),
+        prevent_initial_call=True,
+    )
+    def show_coverage(kind: str, snapshot: str) -> c.Component:
+        return c.guarded(lambda: coverage(lake, kind, snapshot))
+
+
+def subtitle(head: dict[str, Any]) -> str:
+    """The lake in a sentence."""
+    return (
+        "Rooflake keeps four kinds of truth about the same configuration side by side: measured, published, computed from the roofline, "
+        f"and predicted. {text.plural(head['num_joined_configs'], 'configuration')} here "
+        f"{'is' if head['num_joined_configs'] == 1 else 'are'} known from more than one of them."
+    )
+
+
+def headline(head: dict[str, Any], snapshot: str | None) -> c.Component:
+    kinds = [
+        c.stat(text.count(head[f"num_{kind}"]), f"{kind} rows", text.KIND_MEANINGS[kind], kind)
+        for kind in text.KINDS
+        if kind != "predicted" or head["num_predicted"]
+    ]
+    return html.Div(
+        [
+            *kinds,
+            c.stat(
+                text.count(head["num_llms"]),
+                "LLMs",
+                f"on {text.plural(head['num_devices'], 'device')}",
+                target=c.href("compare", snapshot),
+            ),
+            c.stat(
+                text.count(head["num_ops"]),
+                "operators",
+                "inside runs, layer by layer",
+                target=c.href("layers", snapshot),
+            ),
+            c.stat(
+                text.count(head["num_predictors"]),
+                "predictors",
+                "trained on these rows",
+                target=c.href("predict", snapshot),
+            ),
+            c.stat(
+                text.ago(head["last_loaded_at"]), "last load", f"last measurement {text.ago(head['last_measured_at'])}"
+            ),
+        ],
+        className="rl-stats",
+    )
+
+
+def coverage(lake: Lake, kind: str | None, snapshot: str | None) -> c.Component:
+    rows = lake.query("coverage", snapshot, source_kind=None if kind == "all" else kind)
+    if rows.num_rows == 0:
+        return c.nothing(
+            "No row names both an LLM and a device yet." if kind == "all" else f"The lake has no {kind} rows yet.",
+            filling(kind or "all"),
+        )
+    figure = figures.coverage(rows)
+    num_devices = len(set(rows.column("hardware_id").to_pylist()))
+    return c.graph(
+        "coverage", figure, "Heat map: rows of each LLM on each device", min_width=max(320, 230 + 26 * num_devices)
+    )
+
+
+def filling(kind: str) -> str:
+    """The command that brings rows of a kind."""
+    return {
+        "measured": "rooflake collect local_profile",
+        "published": "rooflake collect published",
+        "analytical": "rooflake collect roofline",
+        "predicted": "rooflake train",
+    }.get(kind, "rooflake demo")
+
+
+def kinds_card(lake: Lake, snapshot: str | None) -> c.Component:
+    rows = lake.rows("kinds", snapshot)
+    if not rows:
+        return c.nothing("The lake is empty.", "rooflake demo")
+    table = [{**row, "last_collected_at": text.ago(row["last_collected_at"])} for row in rows]
+    columns = [
+        c.kind_column(), c.text_column("collector"), c.number_column("num_runs", "Rows"), c.number_column("num_llms", "LLMs"),
+        c.number_column("num_devices", "Devices"), c.number_column("num_configs", "Configurations"), c.number_column("num_failed", "Failed"),
+        c.number_column("num_excluded", "Kept out of charts"), c.text_column("last_collected_at", "Newest row"),
+    ]  # fmt: skip
+    return c.card("What came in", c.grid("kinds", columns, table), tools=c.exports("kinds", snapshot))
+
+
+def sources_card(lake: Lake, snapshot: str | None) -> c.Component:
+    rows = lake.rows("source_list", snapshot)
+    table = [
+        {
+            **row,
+            "link": c.link("Read it", row["url"]) if _is_web(row["url"]) else None,
+            "title": row["title"] or row["source_id"],
+        }
+        for row in rows
+    ]
+    columns = [
+        c.text_column("source_id", "Source"), c.text_column("title"), c.link_column("link", "Link"), c.text_column("source_kinds", "Kinds"),
+        c.number_column("num_runs", "Rows"), c.number_column("num_failed", "Failed"), c.number_column("num_excluded", "Kept out"),
+        c.text_column("published_at", "Published"), c.text_column("authors"), c.text_column("note"),
+    ]  # fmt: skip
+    return c.card(
+        "Sources",
+        c.grid("sources", columns, table),
+        about="Every row names where it comes from.",
+        tools=c.exports("source_list", snapshot),
+    )
+
+
+def trouble_card(lake: Lake, snapshot: str | None) -> c.Component:
+    """Failed runs, rows kept out of charts, and quarantined files; a failure is a row, not a gap."""
+    failures = lake.rows("failures", snapshot)
+    refused = lake.rows("load_list", snapshot, outcome="quarantined")
+    parts: list[Any] = (
+        [c.grid("failures", _FAILURE_COLUMNS, _failure_rows(failures, snapshot), height=420)] if failures else []
+    )
+    if refused:
+        parts += [
+            html.H3("Quarantined files", className="rl-sub"),
+            c.grid("quarantined", [c.text_column("file_name", "File"), c.text_column("reason"), c.text_column("when")],
+                   [{**row, "when": text.moment(row["loaded_at"])} for row in refused]),
+        ]  # fmt: skip
+    if not parts:
+        parts = [c.nothing("No run failed, no row is kept out, no file is in quarantine.")]
+    about = f"{text.plural(len(failures), 'row')} failed or kept out of charts, {text.plural(len(refused), 'file')} in quarantine."
+    return c.card("Failures and faults", *parts, about=about, tools=c.exports("failures", snapshot))
+
+
+def _failure_rows(rows: Sequence[dict[str, Any]], snapshot: str | None) -> list[dict[str, Any]]:
+    return [
+        {
+            **row,
+            "link": c.link("Run", c.href("run", snapshot, run_id=row["run_id"])),
+            "outcome": "kept out" if row["is_excluded"] else row["status"],
+        }
+        for row in rows
+    ]
+
+
+_FAILURE_COLUMNS = [
+    c.link_column(), c.text_column("outcome"), c.text_column("reason"), c.text_column("source_id", "Source"),
+    c.text_column("source_cell", "Cell"), c.text_column("llm_id", "LLM"), c.text_column("hardware_id", "Device"), c.text_column("phase"),
+]  # fmt: skip
+
+
+def _is_web(url: str | None) -> bool:
+    return bool(url) and str(url).startswith(("http://", "https://"))

@@ -1,0 +1,11 @@
+-- Purpose: the other truths about the configuration of a run: rows with the same config_id.
+-- Grain: one other run.
+-- Parameters: $run_id.
+SELECT
+    run_id, source_kind, source_id, source_cell, ruleset, device, phase, batch, tokens, dtype, variant, status, latency_s,
+    output_tokens_per_s, total_tokens_per_s, memory_peak_bytes, is_excluded, quality_tier, collected_at
+FROM comparable
+WHERE config_id = (SELECT config_id FROM runs WHERE run_id = $run_id::VARCHAR)
+    AND run_id <> $run_id::VARCHAR
+ORDER BY source_kind, source_id, run_id
+LIMIT 200

@@ -1,0 +1,12 @@
+-- Purpose: how far off each predictor is, leave-out and random splits together.
+-- Grain: one predictor, split and fold.
+-- Parameters: $metric, NULL for every metric; $fold, `all` for the pooled score, NULL for every fold.
+SELECT
+    predictors.name, predictors.metric, predictors.method, predictors.is_baseline, predictors.trained_at, predictors.snapshot_id,
+    predictor_scores.*
+FROM predictor_scores
+JOIN predictors USING (predictor_id)
+WHERE ($metric::VARCHAR IS NULL OR predictors.metric = $metric::VARCHAR)
+    AND ($fold::VARCHAR IS NULL OR predictor_scores.fold = $fold::VARCHAR)
+    AND predictors.trained_at >= (SELECT max(trained_at) - INTERVAL 1 HOUR FROM predictors)
+ORDER BY predictors.metric, predictor_scores.split = 'random', predictor_scores.split, predictors.is_baseline, predictors.name, fold
