@@ -118,13 +118,17 @@ root, rooms = sys.argv[1], sys.argv[2:]
 plumbing = (os.__file__, os.__spec__.origin, "<frozen os>", _collections_abc.__file__, "<frozen _collections_abc>")
 touched = []
 
-def ours():
+def ours(names=frozenset()):
+    # file:line of our code that is doing this and spells one of the names, if any are given; else None
     frame = sys._getframe(2)
     while frame is not None and frame.f_code.co_filename in plumbing:
         frame = frame.f_back
-    path = frame.f_code.co_filename if frame is not None else ""
+    if frame is None:
+        return None
+    path = frame.f_code.co_filename
     room = os.path.relpath(path, root).split(os.sep)[0] if path.startswith(root) else ""
-    return f"{os.path.relpath(path, root)}:{frame.f_lineno}" if room in rooms else None
+    is_named = not names or not names.isdisjoint(frame.f_code.co_names)
+    return f"{os.path.relpath(path, root)}:{frame.f_lineno}" if room in rooms and is_named else None
 
 def watch(event, arguments):
     # urllib3 asks whether IPv6 works by binding port 0 of this machine
@@ -138,10 +142,10 @@ def watch(event, arguments):
 
 sys.addaudithook(watch)
 
-# reading a variable raises no audit event
+# reading a variable raises no audit event; a compiled library that reads one has no frame of its own, so its caller must name it
 read = os._Environ.__getitem__
 def watched_read(self, key):
-    where = ours()
+    where = ours({"environ", "environb", "getenv", "expandvars"})
     if where:
         touched.append(f"{where} reads {key}")
     return read(self, key)
