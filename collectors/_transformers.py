@@ -1,0 +1,320 @@
+"""LLMs of transformers: built with random or real weights, run one phase at a time, counted without weights.
+
+Speed does not depend on weight values or on which token ids go in, so random ones serve; sequences are full (no padding), as
+after padding or truncation to one length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import datetime
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from warehouse import catalog, schema
+from warehouse.catalog.llm import Llm
+
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ATTENTION_NAMES = {"eager": "eager", "sdpa": "sdpa", "flash": "flash_attention_2"}
+
+_RANDOM_FILLS = {
+    "normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_",
+    "orthogonal_", "exponential_", "log_normal_",
+}  # fmt: skip
+_TILE = 65521  # a prime: no row of a weight repeats its neighbour
+
+
+@dataclass(frozen=True)
+class Target:
+    """An LLM to run. `weights` is what `from_pretrained` takes; None runs the architecture with random weights."""
+
+    llm: Llm
+    weights: str | None = None
+    is_catalogued: bool = True
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one execution works on. Tokens per sequence; NULL as in the configuration columns of `runs`."""
+
+    phase: str
+    task: str
+    batch_size: int
+    input_tokens: int | None
+    output_tokens: int | None
+    context_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One phase ready to run. `prepare` puts the KV cache back to where the phase starts; call it before each `call`."""
+
+    call: Callable[[], Any]
+    prepare: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one sequence of a phase takes: FLOPs in all and by module path (root ''), bytes of KV cache and of logits."""
+
+    flops: float
+    by_module: Mapping[str, float]
+    kv_cache_bytes: float | None
+    logits_bytes: float
+
+
+def catalogued(name: str) -> Target:
+    """A catalogue LLM with random weights. Raises catalog.UnknownEntryError."""
+    return Target(catalog.find_llm(name))
+
+
+def from_checkpoint(checkpoint: str) -> Target:
+    """A local checkpoint folder or a hub id. A folder that holds a config.json and no weights runs with random ones.
+
+    It keeps its catalogue id where the catalogue knows it under that name with the same shapes; else its id is its last
+    name and a digest of its config. Raises ValueError where there is no config.json that can be read.
+    """
+    from transformers.utils import cached_file
+
+    folder = Path(checkpoint)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"'{folder.name}' holds no config.json: not a checkpoint folder. Give the folder save_pretrained wrote."
+        )
+    try:
+        path = Path(str(cached_file(checkpoint, "config.json")))
+    except OSError as error:
+        raise ValueError(
+            f"'{checkpoint}' is neither a checkpoint folder nor a hub id that can be reached from here "
+            f"({str(error).splitlines()[0]})."
+        ) from error
+    config = {name: value for name, value in json.loads(path.read_text()).items() if not name.startswith("_")}
+    is_bare = folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin"))
+    weights = None if is_bare else checkpoint
+    name = Path(checkpoint).name if folder.is_dir() else checkpoint
+    llm_id = f"{re.sub(r'[^a-z0-9.]+', '-', Path(name).name.lower()).strip('-')}-{schema.digest(config)[:8]}"
+    written = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).date().isoformat()
+    llm = Llm.from_config(llm_id, config, name=name, source=f"config.json of {name}", source_date=written)
+    with contextlib.suppress(catalog.UnknownEntryError):
+        known = catalog.find_llm(name)
+        if _shapes(known) == _shapes(llm):
+            return Target(known, weights)
+    return Target(llm, weights, is_catalogued=False)
+
+
+def build(target: Target, dtype: str, attention: str | None, device: str) -> Any:
+    """The model on a device, in evaluation mode. Raises ValueError where transformers knows no such architecture."""
+    auto = _auto_class(target.llm)
+    options: dict[str, Any] = {"dtype": TORCH_DTYPES[dtype]}
+    if attention is not None:
+        options["attn_implementation"] = ATTENTION_NAMES[attention]
+    if target.weights is not None:
+        return auto.from_pretrained(target.weights, **options).to(device).eval()
+    with torch.device(device), _WithoutRandomFills():
+        model = auto.from_config(_config(target.llm), **options).eval()
+    _fill(model)
+    return model
+
+
+@contextlib.contextmanager
+def without_memory(target: Target, dtype: str, attention: str | None) -> Iterator[Any]:
+    """The model with fake tensors: shapes without memory. Phases run inside compute nothing and can be counted."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield build(Target(target.llm), dtype, attention, "cpu")
+
+
+def attention_of(model: Any) -> str | None:
+    """The attention implementation a model uses, in the warehouse's words."""
+    name = str(getattr(model.config, "_attn_implementation", None))
+    return next((ours for ours, theirs in ATTENTION_NAMES.items() if name == theirs), None)
+
+
+def weights_bytes(model: Any) -> float:
+    """Bytes of all parameters, tied ones once."""
+    return float(sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()))
+
+
+def count(fake: Any, case: Case) -> Work:
+    """Work of ONE sequence of a case, counted operator by operator on a model built by `without_memory`.
+
+    FLOPs are 2 per multiply-add of every matrix product and attention (full S x S), nothing element-wise. All are
+    proportional to the batch, so one count serves every batch size. Attention is counted in its eager form: the counter
+    misses fused attention on a CPU.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    fake.set_attn_implementation("eager")
+    step = make_step(
+        fake, Case(case.phase, case.task, 1, case.input_tokens, case.output_tokens, case.context_tokens), "cpu"
+    )
+    step.prepare()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        output = step.call()
+    root = type(fake).__name__
+    by_module = {
+        path.removeprefix(root).removeprefix("."): float(sum(operators.values()))
+        for path, operators in counter.get_flop_counts().items()
+        if path.startswith(root)
+    }
+    cache = getattr(output, "past_key_values", None)
+    logits = output.logits if hasattr(output, "logits") else output.last_hidden_state
+    return Work(
+        flops=float(counter.get_total_flops()),
+        by_module=by_module,
+        kv_cache_bytes=_cache_bytes(cache) if cache is not None else None,
+        logits_bytes=float(logits.numel() * logits.element_size()),
+    )
+
+
+def make_step(model: Any, case: Case, device: str) -> Step:
+    """A case on a model, with synthetic token ids.
+
+    forward: logits of all tokens, no KV cache. prefill: fills the KV cache, logits of the last token only where the model
+    can (of an encoder-decoder: the encoder and the decoder's first token). decode: one token against a cache of
+    context_tokens - 1 (of an encoder-decoder: and input_tokens of encoder output).
+    """
+    if case.phase == "decode":
+        return _decode_step(model, case, device)
+    kwargs: dict[str, Any] = {"input_ids": _token_ids(model, case, case.input_tokens, device)}
+    if model.config.is_encoder_decoder:
+        kwargs["decoder_input_ids"] = _token_ids(
+            model, case, case.output_tokens if case.phase == "forward" else 1, device
+        )
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        kwargs["use_cache"] = case.phase == "prefill"
+    if case.phase == "prefill" and "logits_to_keep" in inspect.signature(model.forward).parameters:
+        kwargs["logits_to_keep"] = 1
+    return Step(lambda: model(**kwargs), lambda: None)
+
+
+def _decode_step(model: Any, case: Case, device: str) -> Step:
+    if case.context_tokens is None:
+        raise ValueError("A decode step needs context_tokens.")
+    past = case.context_tokens - 1
+    kwargs: dict[str, Any] = {"use_cache": True}
+    token = _token_ids(model, case, 1, device)
+    with torch.no_grad():
+        if model.config.is_encoder_decoder:
+            output = model(input_ids=token, decoder_input_ids=token, use_cache=True)
+            _lengthen(output.past_key_values.self_attention_cache, past)
+            _lengthen(output.past_key_values.cross_attention_cache, case.input_tokens)
+            hidden = output.encoder_last_hidden_state.repeat(1, case.input_tokens, 1)
+            kwargs |= {"decoder_input_ids": token, "encoder_outputs": (hidden,)}
+        else:
+            output = _cached_prompt(model, case, past, device)
+            kwargs["input_ids"] = token
+    cache = output.past_key_values
+    kwargs["past_key_values"] = cache
+    saved = [(layer, dict(vars(layer))) for layer in _cache_layers(cache)]
+
+    def prepare() -> None:
+        for layer, state in saved:
+            vars(layer).update(state)
+
+    return Step(lambda: model(**kwargs), prepare)
+
+
+def _cached_prompt(model: Any, case: Case, past: int, device: str) -> Any:
+    """Output of a prefill that leaves `past` tokens in the cache.
+
+    One token is prefilled and its keys and values repeated, which takes milliseconds; caches of another kind than a plain
+    growing one (sliding windows, recurrent states) are prefilled in full.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    output = model(input_ids=_token_ids(model, case, 1, device), use_cache=True)
+    if all(type(layer) is DynamicLayer for layer in _cache_layers(output.past_key_values)):
+        _lengthen(output.past_key_values, past)
+        return output
+    return model(input_ids=_token_ids(model, case, past, device), use_cache=True)
+
+
+def _lengthen(cache: Any, tokens: int | None) -> None:
+    for layer in cache.layers:
+        layer.keys = layer.keys.repeat(1, 1, tokens, 1)
+        layer.values = layer.values.repeat(1, 1, tokens, 1)
+
+
+def _cache_layers(cache: Any) -> list[Any]:
+    if hasattr(cache, "cross_attention_cache"):
+        return [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
+    return list(cache.layers)
+
+
+def _cache_bytes(cache: Any) -> float:
+    tensors = [
+        tensor for layer in _cache_layers(cache) for tensor in vars(layer).values() if isinstance(tensor, torch.Tensor)
+    ]
+    return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+
+
+def _token_ids(model: Any, case: Case, tokens: int | None, device: str) -> torch.Tensor:
+    """Token ids of a case, shape (batch_size, tokens): the same for the same task every time, special ids left out."""
+    vocabulary = int(model.config.vocab_size)
+    generator = torch.Generator().manual_seed(int(schema.digest(case.task), 16) % 2**31)
+    low = min(10, vocabulary // 2)
+    shape = (case.batch_size, tokens if tokens is not None else 1)
+    return torch.randint(low, min(vocabulary, 2**31), shape, generator=generator).to(device)
+
+
+def _auto_class(llm: Llm) -> Any:
+    import transformers
+
+    return {
+        "decoder": transformers.AutoModelForCausalLM,
+        "encoder": transformers.AutoModel,
+        "encoder_decoder": transformers.AutoModelForSeq2SeqLM,
+    }[llm.architecture]
+
+
+def _config(llm: Llm) -> Any:
+    from transformers import AutoConfig
+
+    keys = copy.deepcopy(dict(llm.config))
+    return AutoConfig.for_model(keys.pop("model_type"), **keys)
+
+
+def _shapes(llm: Llm) -> tuple[object, ...]:
+    return tuple(
+        getattr(llm, name)
+        for name in ("model_type", "num_layers", "num_encoder_layers", "hidden_size", "num_heads", "num_kv_heads",
+                     "head_dim", "intermediate_size", "vocab_size")
+    )  # fmt: skip
+
+
+class _WithoutRandomFills(TorchFunctionMode):
+    """Leaves random initialisation of matrices out: filling 500 million weights twice takes ten seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _RANDOM_FILLS:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.ndim > 1:
+                return tensor
+        return func(*args, **kwargs)
+
+
+@torch.no_grad()
+def _fill(model: Any) -> None:
+    """Small normal numbers in every matrix, so that no denormal or NaN slows it; vectors have their true initial values."""
+    tile = torch.randn(_TILE, generator=torch.Generator().manual_seed(0)) * 0.02
+    for parameter in model.parameters():
+        if parameter.ndim < 2 or not parameter.is_floating_point():
+            continue
+        values = tile.to(parameter.device, parameter.dtype)
+        flat = parameter.view(-1)
+        whole = flat.numel() // _TILE
+        flat[: whole * _TILE].view(whole, _TILE).copy_(values.expand(whole, _TILE))
+        flat[whole * _TILE :].copy_(values[: flat.numel() - whole * _TILE])
