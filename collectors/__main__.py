@@ -21,7 +21,9 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     parser = argparse.ArgumentParser(prog=f"python -m collectors {argv[0]}", description=collector.__doc__)
-    parser.add_argument("--landing", type=Path, default=Path("rooflake-data/landing"), help="folder the Parquet is written to")
+    parser.add_argument(
+        "--landing", type=Path, default=Path("rooflake-data/landing"), help="folder the Parquet is written to"
+    )
     collector.add_arguments(parser)
     options = vars(parser.parse_args(argv[1:]))
     landing = options.pop("landing")

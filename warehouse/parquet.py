@@ -12,14 +12,14 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse import schema
 
-Rows = Sequence[Mapping[str, Any]] | pa.Table
+Rows: TypeAlias = Sequence[Mapping[str, Any]] | pa.Table
 
 
 class ContractError(ValueError):
@@ -109,8 +109,9 @@ def _from_rows(declared: schema.Table, rows: Iterable[Mapping[str, Any]]) -> pa.
         if pa.types.is_map(types[name]):
             values = [list(value.items()) if isinstance(value, Mapping) else value for value in values]
         try:
-            columns.append(pa.array(values, types[name]))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError) as error:
+            # inferred first: building an int64 column from 1.5 directly would truncate it
+            columns.append(pa.array(values, types[name] if pa.types.is_nested(types[name]) else None))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, ValueError) as error:
             raise ContractError(_wrong_type(declared.name, declared.column(name), str(error))) from None
     return pa.table(columns, names=names)
 
@@ -120,7 +121,9 @@ def _cast(table_name: str, column: schema.Column, values: pa.ChunkedArray) -> pa
         return values
     widening = (
         pa.types.is_null(values.type)
-        or (pa.types.is_integer(values.type) and (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)))
+        or (
+            pa.types.is_integer(values.type) and (pa.types.is_floating(column.type) or pa.types.is_integer(column.type))
+        )
         or (pa.types.is_floating(values.type) and pa.types.is_floating(column.type))
         or (pa.types.is_timestamp(values.type) and pa.types.is_timestamp(column.type))
         or pa.types.is_large_string(values.type)
@@ -139,9 +142,13 @@ def _check_values(declared: schema.Table, rows: pa.Table) -> None:
     for column in declared.columns:
         values = rows.column(column.name)
         if column.is_required and values.null_count:
-            raise ContractError(f"{declared.name}.{column.name} is required and is NULL in {values.null_count} of {rows.num_rows} rows.")
+            raise ContractError(
+                f"{declared.name}.{column.name} is required and is NULL in {values.null_count} of {rows.num_rows} rows."
+            )
         if column.values is not None and rows.num_rows:
-            strange = [value for value in values.unique().to_pylist() if value is not None and value not in column.values]
+            strange = [
+                value for value in values.unique().to_pylist() if value is not None and value not in column.values
+            ]
             if strange:
                 raise ContractError(
                     f"{_quoted(strange)} is not a value of {declared.name}.{column.name}. Known: {', '.join(column.values)}. "

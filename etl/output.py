@@ -1,0 +1,96 @@
+"""Rows as a table, CSV, JSON or Parquet; the lake's state as text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from warehouse import schema
+from warehouse.store import Store
+
+ROWS_SHOWN = 200
+
+
+def write(rows: pa.Table, format: str, output: Path | None) -> None:
+    """Write rows to a file or stdout as `table`, `csv`, `json` or `parquet` (a file)."""
+    if format == "parquet":
+        assert output is not None  # noqa: S101  (the command asked for it)
+        pq.write_table(rows, output)
+        return
+    text = {"table": _table, "csv": _csv, "json": _json}[format](rows)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+def status(store: Store) -> None:
+    """Print what is in the lake."""
+    console = Console(highlight=False)
+    counts = {name: store.sql(f"SELECT count(*) AS n FROM {name}").column("n")[0].as_py() for name in schema.TABLES}
+    console.print(f"{store.home.path}: snapshot {store.snapshot_id()}")
+    console.print("  " + ", ".join(f"{count} {name}" for name, count in counts.items() if count))
+    for row in store.query("runs_by_kind").to_pylist():
+        console.print(
+            f"  {row['source_kind']}: {row['num_runs']} runs, {row['num_failed']} failed, {row['num_llms']} LLMs on {row['num_devices']} device types"
+        )
+    last = store.sql("SELECT max(loaded_at) AS at FROM loads").column("at")[0].as_py()
+    console.print(f"  last load: {last.isoformat(timespec='seconds') if last else 'never'}")
+    waiting = len(list(store.home.landing.glob("*/*.parquet")))
+    refused = len(list(store.home.quarantine.glob("*/*.parquet")))
+    console.print(f"  {waiting} files in landing, {refused} in quarantine")
+
+
+def _table(rows: pa.Table) -> str:
+    table = Table(*rows.column_names, box=None, header_style="bold")
+    for row in rows.slice(0, ROWS_SHOWN).to_pylist():
+        table.add_row(*(_cell(value) for value in row.values()))
+    console = Console(width=None if sys.stdout.isatty() else 250, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+        if rows.num_rows > ROWS_SHOWN:
+            console.print(f"... {rows.num_rows - ROWS_SHOWN} more rows; use --format csv to see all")
+    return capture.get()
+
+
+def _csv(rows: pa.Table) -> str:
+    flat = pa.table(
+        {
+            name: pa.array([_cell(value) if value is not None else None for value in column.to_pylist()])
+            if pa.types.is_nested(column.type) or pa.types.is_timestamp(column.type)
+            else column
+            for name, column in zip(rows.column_names, rows.columns, strict=True)
+        }
+    )
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(flat, sink, pyarrow.csv.WriteOptions(quoting_style="needed"))
+    return sink.getvalue().to_pybytes().decode()
+
+
+def _json(rows: pa.Table) -> str:
+    return json.dumps(rows.to_pylist(), default=_plain, indent=1) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, float):
+        return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=_plain)
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,5 @@
+-- Purpose: what has been measured well already, so that a plan run again measures only what is missing.
+-- Grain: one configuration and task.
+SELECT DISTINCT config_id, task
+FROM runs
+WHERE collector = 'local_profile' AND status = 'ok'

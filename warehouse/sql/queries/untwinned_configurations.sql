@@ -1,0 +1,16 @@
+-- Purpose: measured and published configurations that have no analytical row of the default ruleset yet.
+-- Grain: one configuration (its columns as the first of its runs has them).
+SELECT DISTINCT ON (r.config_id)
+    r.config_id, r.llm_id, r.hardware_id, r.num_devices, r.tensor_parallel, r.pipeline_parallel, r.data_parallel,
+    r.expert_parallel, r.interconnect, r.phase, r.batch_size, r.input_tokens, r.output_tokens, r.context_tokens,
+    r.concurrency, r.request_rate_per_s, r.weight_dtype, r.activation_dtype, r.kv_dtype, r.attention, r.optimizations
+FROM runs AS r
+WHERE r.source_kind IN ('measured', 'published')
+  AND r.phase IN ('forward', 'prefill', 'decode', 'generate')
+  AND r.llm_id IS NOT NULL
+  AND r.hardware_id IS NOT NULL
+  AND NOT EXISTS (
+      SELECT 1 FROM runs AS a
+      WHERE a.config_id = r.config_id AND a.source_kind = 'analytical' AND a.ruleset = 'default'
+  )
+ORDER BY r.config_id, r.run_id
