@@ -92,7 +92,7 @@ class Answer:
 
     def take(self, data: str, at_s: float) -> None:
         """Take the data of one event. Raises StreamError where it is not JSON, not a chunk, or an error object."""
-        if self.is_done:
+        if self.is_done or not data.strip():
             return
         self.num_events += 1
         if data.strip() == "[DONE]":
