@@ -367,15 +367,15 @@ def _head(trace: _Trace, path: str, span: _Span, last: int) -> None:
     if llm.has_final_norm:
         elements = span.tokens * hidden
         last = trace.norm(_prefix(path, "norm"), [last], elements, llm.hidden_size, live=2 * trace.bytes(elements))
-    tokens = span.tokens if trace.phase == "forward" else group.batch
     width = float(llm.embedding_size)
     if llm.embedding_size != llm.hidden_size:
-        live = trace.bytes(tokens * (hidden + width))
         last = trace.linear(
-            "other", _prefix(path, "project_out"), [last], tokens, (hidden, width), has_bias=False, live=live
-        )
+            "other", _prefix(path, "project_out"), [last], span.tokens, (hidden, width), has_bias=False,
+            live=trace.bytes(span.tokens * (hidden + width)),
+        )  # fmt: skip
+    tokens = span.tokens if trace.phase == "forward" else group.batch
     vocabulary = np.ceil(llm.vocab_size / group.tensor_parallel)
-    live = trace.bytes(span.tokens * hidden + tokens * vocabulary)
+    live = trace.bytes(span.tokens * width + tokens * vocabulary)
     last = trace.linear(
         "lm_head", "lm_head", [last], tokens, (width, vocabulary), has_bias=llm.has_head_bias, live=live
     )
@@ -598,8 +598,7 @@ def _bottleneck_layers(trace: _Trace, span: _Span, last: int) -> int:
         f"{path}.self_attn.o_proj",
         [attended],
         tokens,
-        query,
-        inner,
+        (query, inner),
         has_bias=llm.has_output_bias,
         live=narrow_live,
     )
