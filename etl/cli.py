@@ -189,7 +189,10 @@ def _run_flow(plan: str, home: Home) -> None:
     settings.quiet_prefect()
     from etl.flows import refresh as flow
 
-    flow(plan=plan, home=str(home.path))
+    try:
+        flow(plan=plan, home=str(home.path))
+    except RuntimeError as error:
+        _fail(str(error))
 
 
 def _serve(home: Home, host: str, port: int) -> int:

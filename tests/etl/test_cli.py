@@ -1,0 +1,135 @@
+"""The command line as a person types it: data on stdout, sentences on stderr, exit codes that mean something."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+from sample_rows import run
+
+from warehouse import parquet
+from warehouse.store import Home, open_store
+
+
+def rooflake(*words, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "etl.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    place = Home.of(tmp_path_factory.mktemp("cli") / "home")
+    parquet.land(place.landing, "a", {"runs": [run("a"), run("b", latency_s=0.03, optimizations=["flash"])]})
+    with open_store(place) as store:
+        store.load()
+    return place.path
+
+
+def test_sql_prints_a_table_csv_and_json(home):
+    query = "select run_id, latency_s, optimizations, ttft_s, collected_at from runs order by 1"
+    table = rooflake("sql", "--home", home, query)
+    assert table.returncode == 0
+    assert "run_id" in table.stdout
+    assert "0.03" in table.stdout
+    rows = list(csv.DictReader(io.StringIO(rooflake("sql", query, "--home", home, "--format", "csv").stdout)))
+    assert [row["latency_s"] for row in rows] == ["0.02", "0.03"]
+    assert rows[1]["optimizations"] == '["flash"]'
+    assert rows[0]["ttft_s"] == ""
+    assert rows[0]["collected_at"].startswith("2026-01-01")
+    assert json.loads(rooflake("sql", query, "--home", home, "-f", "json").stdout)[0]["ttft_s"] is None
+
+
+def test_sql_writes_parquet(home, tmp_path):
+    path = tmp_path / "out.parquet"
+    assert rooflake("sql", "select * from runs", "--home", home, "-f", "parquet", "-o", path).returncode == 0
+    assert pq.read_table(path).num_rows == 2
+    refused = rooflake("sql", "select 1", "--home", home, "-f", "parquet")
+    assert refused.returncode == 2
+    assert "name a file with --output" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("drop table runs", "Exactly one SELECT is run here"),
+        ("select * from rans", "Table with name rans does not exist"),
+        ("selectt", "not SQL DuckDB understands"),
+    ],
+)
+def test_sql_that_cannot_run_is_a_sentence(home, query, sentence):
+    answer = rooflake("sql", query, "--home", home)
+    assert answer.returncode == 2
+    assert sentence in " ".join(answer.stderr.split())
+    assert "Traceback" not in answer.stderr
+    assert answer.stdout == ""
+
+
+def test_status_says_what_is_there(home):
+    answer = rooflake("status", "--home", home)
+    assert answer.returncode == 0
+    assert "measured: 2 runs" in answer.stdout
+    assert "0 files in landing, 0 in quarantine" in answer.stdout
+
+
+def test_load_reports_and_fails_on_quarantine(tmp_path):
+    bad = tmp_path / "home" / "landing" / "runs" / "bad.parquet"
+    bad.parent.mkdir(parents=True)
+    bad.write_bytes(b"PAR1")
+    answer = rooflake("load", "--home", tmp_path / "home")
+    assert answer.returncode == 1
+    assert "quarantined runs/bad.parquet: 'bad.parquet' is not a readable Parquet file" in " ".join(
+        answer.stderr.split()
+    )
+
+
+def test_no_lake_is_a_sentence(tmp_path):
+    for words in (["status"], ["sql", "select 1"], ["dashboard"], ["predict", "--llm", "gpt2"]):
+        answer = rooflake(*words, "--home", tmp_path / "none")
+        assert answer.returncode == 2, words
+        assert "There is no lakehouse in" in " ".join(answer.stderr.split())
+        assert not (tmp_path / "none").exists()
+
+
+def test_an_unwritable_home_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    answer = rooflake("load", "--home", tmp_path / "file" / "home")
+    assert answer.returncode == 2
+    assert "cannot be written" in " ".join(answer.stderr.split())
+
+
+def test_home_comes_from_the_environment_too(home, monkeypatch):
+    monkeypatch.setenv("ROOFLAKE_HOME", str(home))
+    assert rooflake("sql", "-f", "csv", "select count(*) as n from runs").stdout == '"n"\n2\n'
+
+
+def test_collect_runs_a_collector_and_loads_it(tmp_path):
+    answer = rooflake("collect", "published", "--home", tmp_path, "--papers", "pattabhiraman-asu")
+    assert answer.returncode == 0, answer.stderr
+    count = rooflake("sql", "-f", "csv", "select count(*) as n from runs", "--home", tmp_path)
+    assert count.stdout.splitlines()[-1] == "18"
+
+
+def test_an_unknown_collector_or_plan_is_named(tmp_path):
+    answer = rooflake("collect", "magic", "--home", tmp_path)
+    assert answer.returncode == 2
+    assert "'magic' is not a collector. Known: endpoint" in answer.stderr
+    answer = rooflake("refresh", "nightly", "--home", tmp_path / "h")
+    assert answer.returncode == 2
+    assert "There is no plan 'nightly'. Known: starter" in " ".join(answer.stderr.split())
+
+
+def test_predicting_without_a_predictor_says_what_to_do(home):
+    answer = rooflake("predict", "--llm", "gpt2", "--home", home)
+    assert answer.returncode == 2
+    assert "No predictor is trained yet" in answer.stderr
