@@ -282,11 +282,22 @@ class Store:
         return conflicts
 
     def _append(self, table: schema.Table) -> None:
+        """Insert the stage; a key that is there already has the same content and stays one row."""
         using = ", ".join(table.key)
-        self._cursor().execute(
-            f"INSERT INTO lake.{table.name} BY NAME "
-            f"SELECT * EXCLUDE (batch_name) FROM (SELECT DISTINCT ON ({using}) * FROM stage) ANTI JOIN lake.{table.name} USING ({using})"
+        rows = f"(SELECT DISTINCT ON ({using}) * FROM stage) ANTI JOIN lake.{table.name} USING ({using})"
+        if not self._repeats(table):
+            rows = "stage"
+        self._cursor().execute(f"INSERT INTO lake.{table.name} BY NAME SELECT * EXCLUDE (batch_name) FROM {rows}")
+
+    def _repeats(self, table: schema.Table) -> bool:
+        """Does the stage hold a key that the lake has, or one key twice? Rare, and everything costly is only for it."""
+        using = ", ".join(table.key)
+        (row,) = self._rows(
+            f"SELECT EXISTS (SELECT 1 FROM stage SEMI JOIN lake.{table.name} USING ({using})) "
+            f"OR (SELECT count(DISTINCT batch_name) FROM stage) > 1 "
+            f"AND EXISTS (SELECT 1 FROM stage GROUP BY {using} HAVING count(*) > 1) AS found"
         )
+        return bool(row["found"])
 
     def _upsert(self, table: schema.Table) -> None:
         (key,) = table.key
@@ -303,6 +314,8 @@ class Store:
 
     def _contradictions(self, table: schema.Table) -> dict[str, str]:
         """Rows of a known key with different content, in the lake or within the stage: batch name -> reason."""
+        if not self._repeats(table):
+            return {}
         using = ", ".join(table.key)
         label = "concat_ws(', ', " + ", ".join(f"stage.{key}" for key in table.key) + ")"
         against_lake = f"""
