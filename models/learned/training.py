@@ -31,7 +31,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Trained:
-    """A predictor and the rows to land about it and its baseline, for `predictors`, `predictor_scores`, `predictions`.
+    """A predictor, and the rows to land about it and its baseline: tables `predictors`, `predictor_scores`, `predictions`.
 
     `num_unused` counts measured rows left out because the metric or the analytical row is absent.
     """
@@ -41,10 +41,6 @@ class Trained:
     scores: list[dict[str, Any]]
     predictions: list[dict[str, Any]]
     num_unused: int
-
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """The rows by table name, as `warehouse.parquet.land` takes them."""
-        return {"predictors": self.predictors, "predictor_scores": self.scores, "predictions": self.predictions}
 
 
 def train(rows: pa.Table, metric: Metric, *, snapshot_id: int | None, trained_at: datetime) -> Trained:

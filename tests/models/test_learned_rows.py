@@ -1,0 +1,134 @@
+"""From landed rows to a prediction: the query `training_rows` on a real lakehouse, then train and predict."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from models.analytical import evaluate
+from models.learned import train, what_if
+from warehouse import parquet, schema
+from warehouse.store import open_store
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+DEVICE = {
+    "hardware_id": "test-cpu", "name": "Test CPU", "kind": "cpu", "memory_bytes": 6.4e10, "memory_bandwidth_bytes_per_s": 2e10,
+    "peak_fp32_flops_per_s": 1e11, "source": "made up", "source_date": "2026-11-21",
+}  # fmt: skip
+LLMS = ("opt-125m", "gpt2", "bloom-560m", "pythia-160m")
+
+
+def configurations() -> list[dict[str, Any]]:
+    """Two phases, two batches and two lengths of four LLMs on one device."""
+    shared = {"hardware_id": "test-cpu", "num_devices": 1, "attention": "sdpa", "optimizations": []}
+    shared |= dict.fromkeys(("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel"), 1)
+    shared |= dict.fromkeys(("weight_dtype", "activation_dtype", "kv_dtype"), "fp32")
+    return [
+        shared
+        | {"llm_id": llm_id, "phase": phase, "batch_size": batch}
+        | {"input_tokens" if phase == "prefill" else "context_tokens": length}
+        for llm_id in LLMS
+        for phase in ("prefill", "decode")
+        for batch in (1, 4)
+        for length in (64, 256)
+    ]
+
+
+def run(config: dict[str, Any], run_id: str, **values: Any) -> dict[str, Any]:
+    """A `runs` row of a configuration."""
+    identity = {"run_id": run_id, "config_id": schema.config_id(config), "collector": "test", "source_id": "test"}
+    return config | identity | {"collected_at": NOW, "status": "ok", "is_excluded": False} | values
+
+
+def analytical_rows(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`runs` rows of the analytical model."""
+    columns = {column.name: [config.get(column.name) for config in configs] for column in schema.CONFIGURATION}
+    table = pa.table({column.name: pa.array(columns[column.name], column.type) for column in schema.CONFIGURATION})
+    totals, _ = evaluate(table, with_ops=False, hardware=[DEVICE])
+    return [
+        run(row, f"analytical-{index}", source_kind="analytical", ruleset="default", status=row["status"])
+        for index, row in enumerate(totals.to_pylist())
+    ]
+
+
+def measured_rows(analytical: list[dict[str, Any]], configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Measurements of a known law: 1 ms a layer-free overhead, 60 % of the peak, 80 % of the bandwidth, 0.1 GB on top."""
+    return [
+        run(
+            config,
+            f"measured-{index:03d}",
+            source_kind="measured",
+            task="generation",
+            latency_s=1e-3 + bound["compute_s"] / 0.6 + bound["memory_s"] / 0.8,
+            memory_peak_bytes=bound["memory_peak_bytes"] + 1e8 + 1e6 * (index % 3),
+        )
+        for index, (config, bound) in enumerate(zip(configs, analytical, strict=True))
+    ]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> pa.Table:
+    """The query's answer on a lake with measurements, their bounds, and rows that must stay out."""
+    configs = configurations()
+    analytical = analytical_rows(configs)
+    measured = measured_rows(analytical, configs)
+    lonely = configs[0] | {"batch_size": 3}
+    strangers = [
+        run(lonely, "no-bound", source_kind="measured", latency_s=1.0),
+        run(configs[0], "excluded", source_kind="measured", latency_s=1.0, is_excluded=True),
+        run(configs[0], "failed", source_kind="measured", status="oom"),
+        run(configs[0], "printed", source_kind="published", latency_s=1.0),
+        run(configs[0] | {"phase": "generate"}, "generated", source_kind="measured", latency_s=1.0),
+        analytical[0] | {"run_id": "bound-again"},
+        analytical[0] | {"run_id": "other-rules", "ruleset": "llmviewer-472f71f", "roofline_s": 9.0},
+    ]
+    parquet.land(tmp_path / "landing", "rows", {"hardware": [DEVICE], "runs": [*measured, *analytical, *strangers]})
+    with open_store(tmp_path) as store:
+        assert not store.load().quarantined
+        assert store.query("training_rows", hardware_id="h100-sxm").num_rows == 0
+        found = store.query("training_rows", hardware_id="test-cpu")
+        assert found.equals(store.query("training_rows"))
+    return found
+
+
+def test_each_measured_run_meets_its_bound_once(rows: pa.Table) -> None:
+    assert rows["run_id"].to_pylist() == [*(f"measured-{index:03d}" for index in range(32)), "no-bound"]
+    first, alone = rows.slice(0, 1).to_pylist()[0], rows.slice(32).to_pylist()[0]
+    assert first["measured_latency_s"] == 1e-3 + first["compute_s"] / 0.6 + first["memory_s"] / 0.8
+    assert first["measured_memory_peak_bytes"] == first["memory_peak_bytes"] + 1e8
+    assert (first["num_layers"], first["architecture"], first["hardware_kind"]) == (12, "decoder", "cpu")
+    assert (alone["measured_latency_s"], alone["roofline_s"], alone["num_layers"]) == (1.0, None, 12)
+
+
+def test_an_empty_lake_has_no_training_rows_and_says_what_to_do(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.load()
+        nothing = store.query("training_rows")
+    with pytest.raises(ValueError, match=r"0 configurations of 0 LLMs.*rooflake collect local_profile"):
+        train(nothing, "latency_s", snapshot_id=None, trained_at=NOW)
+
+
+@pytest.mark.parametrize("metric", ["latency_s", "memory_peak_bytes"])
+def test_from_landed_rows_to_a_prediction_for_another_llm(rows: pa.Table, metric: Any) -> None:
+    trained = train(rows, metric, snapshot_id=3, trained_at=NOW)
+    assert trained.num_unused == 1
+    (pooled,) = [
+        row
+        for row in trained.scores
+        if (row["predictor_id"], row["split"], row["fold"])
+        == (trained.predictor.predictor_id, "leave_model_out", "all")
+    ]
+    assert pooled["mdape"] < 0.05
+    config = configurations()[0] | {"llm_id": "opt-350m"}
+    answer = what_if({metric: trained.predictor}, config, hardware_rows=[DEVICE])
+    bound, prediction = answer.analytical, answer.predictions[metric]
+    expected = {
+        "latency_s": 1e-3 + bound["compute_s"] / 0.6 + bound["memory_s"] / 0.8,
+        "memory_peak_bytes": bound["memory_peak_bytes"] + 1e8,
+    }
+    assert prediction.is_supported, prediction.reason
+    assert prediction.value == pytest.approx(expected[metric], rel=0.1)
