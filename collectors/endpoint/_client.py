@@ -87,6 +87,8 @@ class Reply:
     http_status: int | None
     text: str
     reasoning: str
+    scheduled_at_s: float
+    """When its slot was free; `sent_at_s` is when its first byte went out. Both count from the level's start."""
     sent_at_s: float
     ended_at_s: float
     ttft_s: float | None
@@ -154,32 +156,42 @@ def client(num_connections: int) -> httpx.AsyncClient:
 async def ask(client: httpx.AsyncClient, target: Target, prompt: str, output_tokens: int, clock_zero: float) -> Reply:
     """Send one request and read its answer to the end, or to its deadline. Never raises for what a server does.
 
-    `clock_zero` is the `time.perf_counter` that `sent_at_s` counts from. The body is made before the clock starts.
+    `clock_zero` is the `time.perf_counter` that `sent_at_s` counts from. The body is made before the clock starts; what
+    the client itself needs before the first byte goes out is in no latency.
     """
     headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Content-Type": "application/json"}
     if target.key is not None:
         headers["Authorization"] = f"Bearer {target.key}"
     content = json.dumps(target.body(prompt, output_tokens))
-    request = client.build_request("POST", target.base_url + APIS[target.api], content=content, headers=headers)
+    clock = _Clock(clock_zero)
+    request = client.build_request(
+        "POST", target.base_url + APIS[target.api], content=content, headers=headers, extensions={"trace": clock.trace}
+    )
     answer = Answer()
-    sent = time.perf_counter()
     http_status, status, detail = None, "ok", None
+    clock.start()
     try:
         async with _deadline(target, answer), _response(client, target, request) as response:
             http_status = response.status_code
-            detail = await _read(response, target, answer, sent)
+            detail = await _read(response, target, answer, clock.sent)
     except _RequestError as error:
         status, detail = error.status, error.sentence
-    ended = time.perf_counter()
-    return _reply(
-        target,
-        answer,
-        status,
-        detail,
-        http_status=http_status,
-        sent_at_s=sent - clock_zero,
-        ended_at_s=ended - clock_zero,
-    )
+    return _reply(target, answer, status, detail, http_status=http_status, clock=clock)
+
+
+class _Clock:
+    """When a request was wanted and when its first byte went out. In between lie connecting and the client's own queue."""
+
+    def __init__(self, zero: float) -> None:
+        self.zero = zero
+
+    def start(self) -> None:
+        self.wanted = self.sent = time.perf_counter()
+
+    async def trace(self, name: str, _: Any) -> None:
+        """Called by httpx at every step of a request."""
+        if name == "http11.send_request_headers.started":
+            self.sent = time.perf_counter()
 
 
 @contextlib.asynccontextmanager
@@ -269,8 +281,7 @@ def _reply(
     detail: str | None,
     *,
     http_status: int | None,
-    sent_at_s: float,
-    ended_at_s: float,
+    clock: _Clock,
 ) -> Reply:
     times = answer.chunk_times_s
     ttft = times[0] if times and not answer.is_whole else None
@@ -284,8 +295,9 @@ def _reply(
         http_status=http_status,
         text=target.hide(answer.text),
         reasoning=target.hide(answer.reasoning),
-        sent_at_s=sent_at_s,
-        ended_at_s=ended_at_s,
+        scheduled_at_s=clock.wanted - clock.zero,
+        sent_at_s=clock.sent - clock.zero,
+        ended_at_s=time.perf_counter() - clock.zero,
         ttft_s=ttft,
         tpot_s=tpot_s(ttft, e2el, count, len(times)),
         itl_s=sum(gaps) / len(gaps) if gaps else None,

@@ -70,10 +70,10 @@ def remarks(outcome: Outcome, level: Level) -> list[str]:
 
 
 def request_rows(run_id: str, outcome: Outcome, level: Level) -> list[dict[str, Any]]:
-    """Rows of `requests`, warm-up first. A closed loop schedules nothing, so `scheduled_at_s` is NULL."""
+    """Rows of `requests`, warm-up first."""
     phased = [("warmup", reply) for reply in outcome.warmup] + [("measured", reply) for reply in outcome.measured]
     names = (
-        "status", "status_detail", "http_status", "sent_at_s", "ttft_s", "tpot_s", "e2el_s", "input_tokens",
+        "status", "status_detail", "http_status", "scheduled_at_s", "sent_at_s", "ttft_s", "tpot_s", "e2el_s", "input_tokens",
         "output_tokens", "token_count_source", "finish_reason", "chunk_times_s", "chunk_tokens",
     )  # fmt: skip
     return [

@@ -55,7 +55,7 @@ WHOLE = [STREAM, event(chunk("Hi")), event(chunk(" you")), event(chunk(finish="s
 def reply(**values: Any) -> Reply:
     """A good reply sent at 0 with tokens at 1, 2 and 3 s, but for `values`."""
     base: dict[str, Any] = {
-        "status": "ok", "status_detail": None, "http_status": 200, "text": "a b c", "reasoning": "", "sent_at_s": 0.0,
+        "status": "ok", "status_detail": None, "http_status": 200, "text": "a b c", "reasoning": "", "scheduled_at_s": 0.0, "sent_at_s": 0.0,
         "ended_at_s": 3.0, "ttft_s": 1.0, "tpot_s": 1.0, "itl_s": 1.0, "e2el_s": 3.0, "input_tokens": 10,
         "output_tokens": 3, "token_count_source": "usage", "finish_reason": "length", "chunk_times_s": [1.0, 2.0, 3.0],
         "chunk_tokens": [1, 1, 1],

@@ -144,6 +144,7 @@ def check_run(run: dict[str, Any], requests: list[dict[str, Any]]) -> None:
         assert row["token_count_source"] == "usage"
         assert abs(row["input_tokens"] - 60) <= 8
         assert 0 < row["ttft_s"] <= row["e2el_s"]
+        assert 0 <= row["scheduled_at_s"] <= row["sent_at_s"]
         assert row["tpot_s"] == (row["e2el_s"] - row["ttft_s"]) / 7
     ends = [row["sent_at_s"] + row["e2el_s"] for row in measured]
     in_flight = max(
@@ -151,7 +152,7 @@ def check_run(run: dict[str, Any], requests: list[dict[str, Any]]) -> None:
     )
     assert in_flight == run["concurrency"]
     assert max(ends) - measured[0]["sent_at_s"] <= run["duration_s"]
-    assert all(before["sent_at_s"] <= after["sent_at_s"] for before, after in itertools.pairwise(requests))
+    assert all(before["scheduled_at_s"] <= after["scheduled_at_s"] for before, after in itertools.pairwise(requests))
     assert (run["status"], run["phase"], run["success_rate"], run["num_samples"]) == ("ok", "serve", 1.0, 6)
     assert (run["input_tokens"], run["output_tokens"], run["num_devices"]) == (60, 8, 1)
     assert run["ttft_s"] == pytest.approx(sum(row["ttft_s"] for row in measured) / 6)
