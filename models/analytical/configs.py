@@ -60,6 +60,13 @@ class Configs:
             raise ValueError(_wrong_type(column, "a number", values.type))
         return np.array(values.cast(pa.float64()).to_numpy(), np.float64)
 
+    def is_listing(self, column: str) -> NDArray[np.bool_]:
+        """Whether a list column holds anything."""
+        if column not in self.table.column_names or not pa.types.is_list(self.table.column(column).type):
+            return np.zeros(self.num_rows, np.bool_)
+        lengths = pc.list_value_length(self.table.column(column)).fill_null(0)
+        return np.asarray(lengths.to_numpy() > 0, np.bool_)
+
     def degree(self, column: str) -> Array:
         """A parallel degree: 1 where NULL."""
         values = self.numbers(column)

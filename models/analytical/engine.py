@@ -138,6 +138,8 @@ class _Rows:
         self._read_dtypes()
         self._read_parallelism()
         self._read_peaks()
+        if not rules.is_peer:
+            self._note(configs.is_listing("optimizations"), "optimizations are not modelled.")
         for name, values in self.sizes.items():
             self._refuse(values < 1, f"{name} must be 1 or more.")
 

@@ -1,0 +1,296 @@
+"""The roofline collector: deterministic files of checked rows, twins that join by config_id, on a node with pyarrow and numpy."""
+
+from __future__ import annotations
+
+import shutil
+import site
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from collectors import __main__ as command_line
+from collectors import roofline
+from warehouse import catalog, parquet, schema
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, Any] = {
+    "llm_id": ["llama-2-7b"], "hardware_id": ["a6000"], "phase": ["decode"], "context_tokens": [1024], "attention": ["eager"],
+}  # fmt: skip
+
+
+def landed(landing: Path, table: str) -> pa.Table:
+    return pa.concat_tables([parquet.read(table, path) for path in sorted((landing / table).glob("*.parquet"))])
+
+
+def test_a_sweep_lands_the_cross_product_with_its_ops_and_source(tmp_path: Path) -> None:
+    collected = roofline.collect(
+        tmp_path, llm_id=["llama-2-7b", "meta-llama/Llama-2-70b-hf"], hardware_id=["a100-sxm-80gb", "h100", "t4"],
+        phase=["prefill", "decode", "generate"], batch_size=[1, 8], input_tokens=[128, 512], output_tokens=[16, 32, 64],
+        context_tokens=[256], dtypes=["fp16", "w4a16"], attention=["eager", "flash"],
+    )  # fmt: skip
+
+    runs, ops = landed(tmp_path, "runs"), landed(tmp_path, "ops")
+    pairs = 2 * 3 * 2 * 2 * 2  # LLMs, devices, batches, dtypes, attention
+    assert collected.num_runs == runs.num_rows == pairs * (2 + 1 + 2 * 3)
+    assert collected.num_failed == 0
+    assert set(runs["hardware_id"].to_pylist()) == {"a100-sxm-80gb", "h100-sxm", "t4"}
+    assert set(runs["source_kind"].to_pylist()) == {"analytical"}
+    assert runs["quality_tier"].null_count == runs.num_rows
+    assert runs["config_id"].equals(pa.chunked_array([schema.config_ids(runs)]))
+    assert len(set(runs["run_id"].to_pylist())) == runs.num_rows
+    assert set(ops["run_id"].to_pylist()) == set(runs["run_id"].to_pylist())
+    sources = landed(tmp_path, "sources").to_pylist()
+    assert [source["source_id"] for source in sources] == ["rooflake/default"] == runs["source_id"].unique().to_pylist()
+    quantised = runs.filter(pc.equal(runs["weight_dtype"], "int4"))
+    assert set(quantised["activation_dtype"].to_pylist()) == set(quantised["kv_dtype"].to_pylist()) == {"fp16"}
+    decode = runs.filter(pc.equal(runs["phase"], "decode"))
+    assert decode["input_tokens"].null_count == decode.num_rows
+    prefill = runs.filter(pc.equal(runs["phase"], "prefill"))
+    assert prefill["context_tokens"].null_count == prefill["output_tokens"].null_count == prefill.num_rows
+
+
+def test_a_second_run_lands_the_same_bytes(tmp_path: Path) -> None:
+    first = roofline.collect(tmp_path / "a", **SMALL)
+    second = roofline.collect(tmp_path / "b", **SMALL)
+    assert [path.name for path in first.paths] == [path.name for path in second.paths]
+    assert [path.read_bytes() for path in first.paths] == [path.read_bytes() for path in second.paths]
+
+
+def test_a_run_is_the_same_run_in_every_sweep_and_another_under_another_ruleset(tmp_path: Path) -> None:
+    for options in ({}, {"batch_size": [1, 2]}, {"ruleset": "llmviewer-472f71f"}):
+        roofline.collect(tmp_path, **(SMALL | options))
+    runs = landed(tmp_path, "runs").to_pylist()
+    of_batch_1 = [row for row in runs if row["batch_size"] == 1]
+    assert len({row["config_id"] for row in of_batch_1}) == 1
+    default = [row["run_id"] for row in of_batch_1 if row["ruleset"] == "default"]
+    assert len(default) == 2
+    assert len(set(default)) == 1
+    assert len({row["run_id"] for row in of_batch_1}) == 2
+
+
+def test_the_printed_numbers_of_chilka_nyu_land_under_our_ids(tmp_path: Path) -> None:
+    roofline.collect(
+        tmp_path, **(SMALL | {"hardware_id": ["nvidia_A6000"], "llm_id": ["meta-llama/Llama-2-7b-hf"]}),
+        dtypes=["fp16", "int8"], ruleset="llmviewer-472f71f",
+    )  # fmt: skip
+    half, eighth = landed(tmp_path, "runs").to_pylist()
+    assert (half["llm_id"], half["hardware_id"], half["source_id"]) == ("llama-2-7b", "a6000", "llmviewer-472f71f")
+    assert (half["flops"], half["bytes_moved"]) == (13_627_555_840, 13_767_891_456)
+    assert [half["roofline_s"], eighth["roofline_s"]] == pytest.approx([0.017926942, 0.008963471], rel=1e-12)
+
+
+@pytest.mark.parametrize(("with_ops", "of"), [("all", 4), ("none", 0), ("3", 3), ("99", 4)])
+def test_ops_can_be_left_out_and_the_runs_stay_the_same(tmp_path: Path, with_ops: str, of: int) -> None:
+    options = SMALL | {"batch_size": [1, 2, 4, 8]}
+    roofline.collect(tmp_path / "all", **options)
+    roofline.collect(tmp_path / "some", **options, with_ops=with_ops)
+    assert landed(tmp_path / "some", "runs").equals(landed(tmp_path / "all", "runs"))
+    names = landed(tmp_path / "some", "ops")["run_id"].unique().to_pylist() if of else []
+    assert len(names) == of
+    assert (tmp_path / "some" / "ops").exists() == bool(of)
+
+
+def test_an_encoder_decoder_has_its_own_lengths(tmp_path: Path) -> None:
+    roofline.collect(
+        tmp_path, llm_id=["t5-small"], hardware_id=["t4"], phase=["forward", "decode"], input_tokens=[64],
+        output_tokens=[32], context_tokens=[8],
+    )  # fmt: skip
+    rows = {row["phase"]: row for row in landed(tmp_path, "runs").to_pylist()}
+    assert [rows["forward"][name] for name in ("input_tokens", "output_tokens", "context_tokens")] == [64, 32, None]
+    assert [rows["decode"][name] for name in ("input_tokens", "output_tokens", "context_tokens")] == [64, None, 8]
+    assert {row["status_detail"] for row in rows.values()} == {None}
+
+
+def test_what_has_no_answer_lands_as_a_row_with_the_reason(tmp_path: Path) -> None:
+    collected = roofline.collect(tmp_path, **(SMALL | {"llm_id": ["llama-2-7b", "bert-base"]}))
+    assert (collected.num_runs, collected.num_failed) == (2, 1)
+    bert = next(row for row in landed(tmp_path, "runs").to_pylist() if row["llm_id"] == "bert-base")
+    assert (bert["status"], bert["status_detail"], bert["flops"]) == (
+        "unsupported", "an encoder has no decode: it has forward.", None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"llm_id": ["gpt-9"]}, "'gpt-9' is not in the LLM catalogue"),
+        ({"hardware_id": ["h1000"]}, "'h1000' is not in the hardware catalogue"),
+        ({"phase": ["serve"]}, r"phase \['serve'\] cannot be swept. Known: forward, prefill"),
+        ({"dtypes": ["w5a16"]}, "'w5a16' names no dtypes. Known: fp64"),
+        ({"batch_size": [0]}, "batch_size must be whole numbers of 1 or more"),
+        ({"attention": ["magic"]}, "cannot be swept. Known: eager"),
+        ({"ruleset": "calculon"}, "'calculon' is not a ruleset"),
+        ({"with_ops": "most"}, "with_ops 'most': give all, none"),
+    ],
+)
+def test_a_value_that_no_row_can_have_is_refused_and_nothing_lands(
+    tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises((catalog.UnknownEntryError, ValueError), match=said):
+        roofline.collect(tmp_path, **(SMALL | options))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dtypes_by_name_by_bits_and_one_by_one(tmp_path: Path) -> None:
+    roofline.collect(tmp_path, **SMALL, dtypes=["bf16", "w8a8kv4", "fp8/bf16/fp8"])
+    rows = landed(tmp_path, "runs").to_pylist()
+    assert [(row["weight_dtype"], row["activation_dtype"], row["kv_dtype"]) for row in rows] == [
+        ("bf16", "bf16", "bf16"), ("int8", "int8", "int4"), ("fp8", "bf16", "fp8"),
+    ]  # fmt: skip
+
+
+# Twins
+
+
+def measured(**values: Any) -> dict[str, Any]:
+    config = {
+        "llm_id": "opt-350m", "hardware_id": "this-machine", "phase": "forward", "batch_size": 4, "input_tokens": 128,
+        "weight_dtype": "fp32", "activation_dtype": "fp32", "num_devices": 1, "optimizations": [],
+    }  # fmt: skip
+    return dict.fromkeys(schema.CONFIGURATION_NAMES) | config | values
+
+
+MACHINE = {
+    "hardware_id": "this-machine", "name": "This machine", "memory_bandwidth_bytes_per_s": 20e9,
+    "peak_fp32_flops_per_s": 3e11, "memory_bytes": 16e9, "source": "measured", "source_date": "2026-11-21",
+}  # fmt: skip
+
+
+def test_twins_keep_the_configuration_so_that_they_join(tmp_path: Path) -> None:
+    rows = [
+        measured(), measured(), measured(attention="sdpa", batch_size=8),
+        measured(hardware_id="a100-sxm-80gb", phase="decode", input_tokens=None, context_tokens=300, optimizations=["quantized"]),
+        measured(phase="serve"), measured(phase="pretrain_step"),
+    ]  # fmt: skip
+    configs = pa.Table.from_pylist(
+        rows, schema=pa.schema([schema.RUNS.arrow.field(name) for name in schema.CONFIGURATION_NAMES])
+    )
+
+    collected = roofline.twins(configs, tmp_path, hardware_rows=[MACHINE])
+
+    runs = landed(tmp_path, "runs")
+    assert collected.num_runs == runs.num_rows == 3
+    assert set(runs["config_id"].to_pylist()) == set(schema.config_ids(configs.slice(1, 3)).to_pylist())
+    assert set(runs["ruleset"].to_pylist()) == {"default"}
+    twin = next(row for row in runs.to_pylist() if row["attention"] == "sdpa")
+    degrees = dict.fromkeys(schema.ONE_BY_DEFAULT, 1)  # absent in the measurement, which config_id takes for 1
+    assert {name: twin[name] for name in schema.CONFIGURATION_NAMES} == rows[2] | degrees
+    assert twin["roofline_s"] >= twin["flops"] / 3e11
+    assert any("optimizations are not modelled" in (row["status_detail"] or "") for row in runs.to_pylist())
+    assert landed(tmp_path, "ops").num_rows > 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {}, {"num_devices": None}, {"num_devices": None, "tensor_parallel": 2}, {"num_devices": 2}, {"optimizations": None},
+        {"num_devices": 4, "tensor_parallel": 2, "data_parallel": 2}, {"num_devices": 2, "tensor_parallel": 1},
+        {"num_devices": None, "data_parallel": 2},
+    ],
+)  # fmt: skip
+def test_a_twin_has_the_config_id_of_its_row_however_degrees_are_spelled(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    row = measured(llm_id="gpt2", **values)
+    roofline.twins(pa.Table.from_pylist([row]), tmp_path, hardware_rows=[MACHINE])
+    assert landed(tmp_path, "runs")["config_id"].to_pylist() == [schema.config_id(row)]
+
+
+def test_a_twin_of_a_swept_configuration_is_the_same_row(tmp_path: Path) -> None:
+    """However sparsely the measurement spells it: the store refuses one key with two contents."""
+    roofline.collect(tmp_path / "swept", **SMALL)
+    sparse = {"llm_id": "llama-2-7b", "hardware_id": "a6000", "phase": "decode", "batch_size": 1, "context_tokens": 1024,
+              "weight_dtype": "fp16", "activation_dtype": "fp16", "kv_dtype": "fp16", "attention": "eager"}  # fmt: skip
+    roofline.twins(pa.Table.from_pylist([sparse]), tmp_path / "twin")
+    assert landed(tmp_path / "twin", "runs").equals(landed(tmp_path / "swept", "runs"))
+    assert landed(tmp_path / "twin", "ops").equals(landed(tmp_path / "swept", "ops"))
+
+
+def test_twins_of_what_nobody_knows_are_left_out_and_said(tmp_path: Path) -> None:
+    lines: list[str] = []
+    rows = [
+        measured(llm_id="my-checkpoint"),
+        measured(hardware_id="elsewhere"),
+        measured(hardware_id="bare"),
+        measured(),
+    ]
+    hardware = [MACHINE, {"hardware_id": "bare", "name": "no bandwidth"}]
+
+    collected = roofline.twins(pa.Table.from_pylist(rows), tmp_path, report=lines.append, hardware_rows=hardware)
+
+    assert collected.num_runs == 1
+    said = "\n".join(lines)
+    for part in (
+        "'my-checkpoint' is not in the LLM catalogue",
+        "'elsewhere' is not in the hardware",
+        "'bare' has no memory_bandwidth",
+    ):
+        assert part in said
+    llm = catalog.llm_row(catalog.find_llm("opt-350m")) | {"llm_id": "my-checkpoint"}
+    more = roofline.twins(pa.Table.from_pylist(rows[:1]), tmp_path / "b", hardware_rows=hardware, llm_rows=[llm])
+    assert more.num_runs == 1
+    none = roofline.twins(pa.Table.from_pylist(rows[1:2]), tmp_path / "c", hardware_rows=hardware)
+    assert (none.num_runs, none.paths) == (0, ())
+
+
+# Where it runs
+
+
+def test_the_command_line_says_what_landed_and_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["roofline", "--landing", str(tmp_path), "--hardware-id", "a6000", "--llm-id"]
+    assert command_line.main([*arguments, "llama-2-7b", "--batch-size", "1", "2", "--dtypes", "w4a16"]) == 0
+    shown = capsys.readouterr()
+    assert "4 runs landed, 0 of them failures." in shown.err
+    assert all(Path(line).exists() for line in shown.out.splitlines())
+    assert command_line.main([*arguments, "gpt-9"]) == 2
+    assert "'gpt-9' is not in the LLM catalogue. Known:" in capsys.readouterr().err
+
+
+def installed(package: str) -> Path:
+    """Folder of an installed package."""
+    for folder in (*site.getsitepackages(), site.getusersitepackages()):
+        if (Path(folder) / package).is_dir():
+            return Path(folder) / package
+    pytest.skip(f"{package} is not installed in a folder that can be copied")
+
+
+def test_a_wheel_on_a_node_with_pyarrow_and_numpy_writes_checked_parquet(tmp_path: Path) -> None:
+    """The built wheel in a virtual environment that holds nothing else; no network."""
+    source = tmp_path / "source"
+    shutil.copytree(
+        ROOT,
+        source,
+        ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "rooflake-data", "tests", "__pycache__"),
+    )
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
+    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("rooflake-*.whl")
+    venv.create(tmp_path / "node", with_pip=False, symlinks=True)
+    python = tmp_path / "node" / "bin" / "python"
+    (packages,) = (tmp_path / "node" / "lib").glob("python*/site-packages")
+    for name in ("numpy", "numpy.libs", "pyarrow"):
+        if name != "numpy.libs" or (installed("numpy").parent / name).is_dir():
+            (packages / name).symlink_to(installed("numpy").parent / name if "numpy" in name else installed(name))
+    shutil.unpack_archive(wheel, packages, "zip")
+
+    command = [str(python), "-I", "-m", "collectors", "roofline", "--landing", str(tmp_path / "landing")]
+    command += ["--llm-id", "llama-2-7b", "--hardware-id", "a6000", "--phase", "decode", "--attention", "eager"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={}, check=False)
+
+    assert done.returncode == 0, done.stderr
+    (row,) = landed(tmp_path / "landing", "runs").to_pylist()
+    assert (row["status"], row["llm_id"]) == ("ok", "llama-2-7b")
+    paths = [Path(line) for line in done.stdout.splitlines()]
+    assert {path.parent.name for path in paths} == {"runs", "ops", "sources"}
+    assert pq.read_metadata(paths[0]).num_rows > 10
+    heavy = [str(python), "-I", "-c", "import torch"]
+    assert subprocess.run(heavy, capture_output=True, cwd=tmp_path, check=False).returncode != 0
