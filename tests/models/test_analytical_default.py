@@ -80,35 +80,78 @@ def every_case() -> list[dict[str, Any]]:
 # Against the real models
 
 
+def count_in_torch(llm: Llm, inputs: int, outputs: int, context: int) -> dict[str, tuple[float, float]]:
+    """FLOPs of all matrix products and KV cache elements of the real architecture, phase by phase, for one sequence.
+
+    Counted under fake tensors, which compute nothing. The table of rope's angles, which torch makes as a product, is left out.
+    """
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    classes = {
+        "decoder": transformers.AutoModelForCausalLM,
+        "encoder": transformers.AutoModel,
+        "encoder_decoder": transformers.AutoModelForSeq2SeqLM,
+    }
+    keys = dict(llm.config)
+    settings = transformers.AutoConfig.for_model(keys.pop("model_type"), **keys)
+    is_translating = llm.architecture == "encoder_decoder"
+    counted: dict[str, tuple[float, float]] = {}
+
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        model = classes[llm.architecture].from_config(settings, attn_implementation="eager").eval()
+
+        def tokens(length: int) -> Any:
+            return torch.ones((1, length), dtype=torch.long)
+
+        def note(phase: str, **arguments: Any) -> Any:
+            with FlopCounterMode(display=False) as counter:
+                output = model(**arguments)
+            angles = sum(
+                sum(kinds.values()) for path, kinds in counter.get_flop_counts().items() if path.endswith("rotary_emb")
+            )
+            cache = getattr(output, "past_key_values", None)
+            parts = [] if cache is None else [cache]
+            if is_translating and cache is not None:
+                parts = [cache.self_attention_cache, cache.cross_attention_cache]
+            held = sum(layer.keys.numel() + layer.values.numel() for part in parts for layer in part.layers)
+            counted[phase] = (counter.get_total_flops() - angles, held)
+            return output
+
+        if llm.architecture == "encoder":
+            note("forward", input_ids=tokens(inputs))
+        elif is_translating:
+            note("forward", input_ids=tokens(inputs), decoder_input_ids=tokens(outputs), use_cache=False)
+            note("prefill", input_ids=tokens(inputs), decoder_input_ids=tokens(1), use_cache=True)
+            past = model(input_ids=tokens(inputs), decoder_input_ids=tokens(context - 1), use_cache=True)
+            hidden = (past.encoder_last_hidden_state,)
+            note("decode", encoder_outputs=hidden, decoder_input_ids=tokens(1), past_key_values=past.past_key_values)
+        else:
+            note("forward", input_ids=tokens(inputs), use_cache=False)
+            note("prefill", input_ids=tokens(inputs), use_cache=True, logits_to_keep=1)
+            past = model(input_ids=tokens(context - 1), use_cache=True)
+            note("decode", input_ids=tokens(1), past_key_values=past.past_key_values)
+    return counted
+
+
 @pytest.mark.parametrize(
     "llm_id",
     ["opt-350m", "bloom-560m", "t5-small", "bart-base", "gpt2", "llama-2-7b", "bert-base", "mobilebert",
      "qwen3-0.6b"],
 )  # fmt: skip
-def test_matrix_flops_are_what_torch_counts(llm_id: str) -> None:
-    """Operator by operator under fake tensors; the counter also sees rope's table of angles, which is no product here."""
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    from collectors import _transformers
+def test_matrix_flops_and_cache_are_what_torch_counts(llm_id: str) -> None:
+    is_translating = LLMS[llm_id].architecture == "encoder_decoder"
+    lengths = {
+        "forward": {"input_tokens": 40, "output_tokens": 24 if is_translating else None},
+        "prefill": {"input_tokens": 40},
+        "decode": {"context_tokens": 33, "input_tokens": 40 if is_translating else None},
+    }
+    for phase, (flops, cached) in count_in_torch(LLMS[llm_id], inputs=40, outputs=24, context=33).items():
+        totals, ops = run(config(llm_id, phase, batch_size=1, **lengths[phase]))
 
-    target = _transformers.catalogued(llm_id)
-    is_translating = target.llm.architecture == "encoder_decoder"
-    cases = {"forward": (40, 24 if is_translating else None, None)}
-    if target.llm.architecture != "encoder":
-        cases |= {"prefill": (40, None, None), "decode": (40 if is_translating else None, None, 33)}
-    with _transformers.without_memory(target, "fp32", "eager") as model:
-        for phase, (inputs, outputs, context) in cases.items():
-            counted = _transformers.count(model, _transformers.Case(phase, "any", 1, inputs, outputs, context))
-            angles = sum(flops for path, flops in counted.by_module.items() if path.endswith("rotary_emb"))
-
-            totals, ops = run(
-                config(llm_id, phase, batch_size=1, input_tokens=inputs, output_tokens=outputs, context_tokens=context)
-            )
-
-            products = sum(op["flops"] * op["count"] for op in ops if op["m"] is not None)
-            assert products == counted.flops - angles, phase
-            if counted.kv_cache_bytes is not None:
-                assert 2 * totals[0]["kv_cache_bytes"] == counted.kv_cache_bytes, phase  # counted in fp32
+        assert sum(op["flops"] * op["count"] for op in ops if op["m"] is not None) == flops, phase
+        assert totals[0]["kv_cache_bytes"] == 2 * cached, phase
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("fp16", 2), ("int8", 1), ("int4", 0.5), ("fp32", 4)])
