@@ -21,6 +21,13 @@ LOG = logging.getLogger("rooflake.dashboard")
 ANY = "any"
 """The choice that leaves a column free."""
 
+GRID_THEME = (
+    "themeQuartz.withParams({backgroundColor: 'var(--mantine-color-body)', foregroundColor: 'var(--mantine-color-text)', "
+    "headerTextColor: 'var(--mantine-color-text)', accentColor: '#4263eb', borderColor: 'var(--mantine-color-default-border)', "
+    "fontFamily: 'inherit', fontSize: 14, headerFontSize: 13, rowHeight: 44, wrapperBorderRadius: 8})"
+)
+"""Tables take their colours from the page, so that both schemes fit."""
+
 Params = Mapping[str, str]
 Component = Any
 """A Dash component; Dash ships no types."""
@@ -146,10 +153,13 @@ def number_input(
 
 def controls(page: str, snapshot: str | None, *children: Component) -> Component:
     """The strip of controls above a page's content; carries the snapshot the page is pinned to."""
-    pinned = dcc.Input(id=control(page, "snapshot"), type="hidden", value=snapshot or "")
-    return dmc.Paper(
-        [dmc.Group([*children], align="flex-end", gap="sm"), pinned], className="rl-controls", withBorder=True, p="sm"
-    )
+    strip = [dmc.Group([*children], align="flex-end", gap="sm"), controls_hidden(page, snapshot)]
+    return dmc.Paper(strip, className="rl-controls", withBorder=True, p="sm")
+
+
+def controls_hidden(page: str, snapshot: str | None) -> Component:
+    """The snapshot a page is pinned to, for the URL."""
+    return dcc.Input(id=control(page, "snapshot"), type="hidden", value=snapshot or "")
 
 
 # page parts ---------------------------------------------------------------------------------------------------------------
@@ -172,7 +182,7 @@ def page(title: str, subtitle: Any, *children: Component, snapshot: str | None =
                     html.Div([dmc.Title(title, order=1, className="rl-title"), dmc.Text(subtitle, c="dimmed", className="rl-subtitle")], className="rl-heading"),
                     dmc.Button("Copy link", id="copy-link", variant="default", size="md", n_clicks=0, className="rl-touch"),
                 ],
-                justify="space-between", align="flex-start", wrap="nowrap", gap="xs",
+                justify="space-between", align="flex-start", gap="xs", className="rl-head",
             ),
             pinned,
             *children,
@@ -234,7 +244,7 @@ def grid(
 ) -> Component:
     """A sortable, filterable table. A `link` column holds {"text", "href"}."""
     options: dict[str, Any] = {
-        "theme": {"function": "rooflakeTheme(theme, agGrid)"},
+        "theme": {"function": GRID_THEME},
         "suppressFieldDotNotation": True,
         "tooltipShowDelay": 300,
         "enableCellTextSelection": True,
@@ -257,7 +267,7 @@ def grid(
         },
         dashGridOptions=options,
         columnSize="autoSize",
-        getRowId=f"params.data.{key}" if key else None,
+        getRowId=f"String(params.data.{key})" if key else None,
         style={"height": None if "domLayout" in options else f"{height or 480}px", "width": "100%"},
         className="rl-grid",
     )

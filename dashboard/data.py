@@ -51,7 +51,7 @@ class Lake:
         if snapshot in (None, ""):
             return self._live
         try:
-            number = int(snapshot)  # type: ignore[arg-type]
+            number = int(str(snapshot))
         except ValueError:
             raise StoreError(
                 f"'{snapshot}' is not a snapshot id: it is a number, the newest is {self.snapshot_id()}."

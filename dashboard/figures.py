@@ -44,7 +44,7 @@ INK, GRID = "#343a40", "#e9ecef"
 LOG_FROM = 15.0
 """A value axis is logarithmic by itself where the largest value is this many times the smallest."""
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "displaylogo": False,
     "showSendToCloud": False,
     "plotlyServerURL": "",
@@ -96,7 +96,7 @@ def coverage(rows: pa.Table) -> go.Figure:
             xgap=2,
             ygap=2,
             colorbar={
-                "title": {"text": "Rows", "side": "right"}, "tickvals": [math.log10(tick) for tick in ticks],
+                "title": {"text": "Rows"}, "tickvals": [math.log10(tick) for tick in ticks],
                 "ticktext": [text.count(tick) for tick in ticks], "thickness": 12, "len": 0.9,
             },
         )

@@ -61,20 +61,18 @@ def quantity(metric: Metric, value: float | None) -> str:
 
 def column_quantity(column: str, value: Any) -> str:
     """A value of any column of `runs` or `ops`, its unit read from the metric or from the column's suffix."""
-    if value is None:
-        return ABSENT
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, datetime):
-        return moment(value)
-    if isinstance(value, list | tuple):
-        return ", ".join(f"{part[0]}: {part[1]}" if isinstance(part, tuple) else str(part) for part in value) or "none"
-    if isinstance(value, int):
-        return str(value) if column.endswith("id") else count(value)
     if isinstance(value, float):
         metric = BY_KEY.get(column) or _metric_of_suffix(column)
         return quantity(metric, value) if metric is not None else number(value)
-    return str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value)
+    if isinstance(value, datetime):
+        return moment(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return ABSENT if value is None else str(value)
 
 
 def moment(value: datetime | None) -> str:

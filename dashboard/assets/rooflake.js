@@ -101,20 +101,6 @@
   /* Table: theme from the page's own colours, links that do not reload the page, Enter on a cell follows its link. */
   const functions = (window.dashAgGridFunctions = window.dashAgGridFunctions || {});
   functions.rooflakeNumber = window.rooflakeNumber;
-  functions.rooflakeTheme = function (theme) {
-    return theme.themeQuartz.withParams({
-      backgroundColor: "var(--mantine-color-body)",
-      foregroundColor: "var(--mantine-color-text)",
-      headerTextColor: "var(--mantine-color-text)",
-      accentColor: "#4263eb",
-      borderColor: "var(--mantine-color-default-border)",
-      fontFamily: "inherit",
-      fontSize: 14,
-      headerFontSize: 13,
-      rowHeight: 44,
-      wrapperBorderRadius: 8,
-    });
-  };
   const renderers = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
   renderers.RooflakeLink = function (props) {
     if (!props.value) return "–";

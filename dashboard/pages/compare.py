@@ -33,7 +33,7 @@ class Choice:
     devices: tuple[str, ...] = ()
     ruleset: str = c.ANY
     scale: str = "auto"
-    is_with_excluded: bool = False
+    excluded: bool = False
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Choice:
             **{name: c.free(getattr(self, name)) for name in WORKLOAD},
             "hardware_ids": list(self.devices) or None,
             "ruleset": c.free(self.ruleset),
-            "with_excluded": self.is_with_excluded,
+            "with_excluded": self.excluded,
         }
 
 
@@ -88,7 +88,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
                     placeholder="All devices"),
             c.select(NAME, "ruleset", "Analytical ruleset", [{"value": c.ANY, "label": "Any"}, *rulesets], choice.ruleset, width=190),
             c.segments(NAME, "scale", "Scale", [("auto", "Auto"), ("linear", "Linear"), ("log", "Log")], choice.scale),
-            c.switch(NAME, "excluded", "Rows kept out of charts", choice.is_with_excluded),
+            c.switch(NAME, "excluded", "Rows kept out of charts", choice.excluded),
         ),
         c.loading(content(lake, choice, snapshot), "compare-content"),
         snapshot=snapshot,
@@ -97,35 +97,34 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
 
 
 def register(app: Dash, lake: Lake) -> None:
-    values = [
-        Input(c.control(NAME, name), "value") for name in ("llm", *WORKLOAD, "metric", "devices", "ruleset", "scale")
-    ]
+    names = ("llm", *WORKLOAD, "metric", "devices", "ruleset", "scale", "snapshot")
+    values = {name: Input(c.control(NAME, name), "value") for name in names}
 
     @app.callback(
         Output("compare-content", "children"),
-        *values,
-        Input(c.switch_id(NAME, "excluded"), "checked"),
-        State(c.control(NAME, "snapshot"), "value"),
+        inputs={"state": {**values, "excluded": Input(c.switch_id(NAME, "excluded"), "checked")}},
         prevent_initial_call=True,
     )
-    def show(llm: str, phase: str, batch: str, tokens: str, dtype: str, key: str, devices: list[str] | None, ruleset: str, scale: str,
-             excluded: bool, snapshot: str) -> c.Component:  # fmt: skip
-        choice = Choice(llm, phase, batch, tokens, dtype, key, tuple(devices or ()), ruleset, scale, excluded)
+    def show(state: dict[str, Any]) -> c.Component:
+        snapshot = state.pop("snapshot")
+        choice = Choice(**{**state, "devices": tuple(state["devices"] or ())})
         return c.guarded(lambda: content(lake, choice, snapshot))
 
     @app.callback(
         *(Output(c.control(NAME, name), "data") for name in WORKLOAD),
         *(Output(c.control(NAME, name), "value") for name in WORKLOAD),
-        Input(c.control(NAME, "llm"), "value"),
-        Input(c.control(NAME, "phase"), "value"),
-        *(State(c.control(NAME, name), "value") for name in WORKLOAD[1:]),
-        State(c.control(NAME, "snapshot"), "value"),
+        inputs={
+            "llm": Input(c.control(NAME, "llm"), "value"),
+            "chosen": {
+                name: (Input if name == "phase" else State)(c.control(NAME, name), "value") for name in WORKLOAD
+            },
+            "snapshot": State(c.control(NAME, "snapshot"), "value"),
+        },
         prevent_initial_call=True,
     )
-    def narrow(llm: str, phase: str, batch: str, tokens: str, dtype: str, snapshot: str) -> list[Any]:
+    def narrow(llm: str, chosen: dict[str, str], snapshot: str) -> list[Any]:
         """Offer what the chosen LLM and phase have; keep what was chosen where it is still there."""
-        rows = lake.rows("workloads", snapshot, llm_id=llm)
-        return narrowed(rows, {"phase": phase, "batch": batch, "tokens": tokens, "dtype": dtype})
+        return narrowed(lake.rows("workloads", snapshot, llm_id=llm), chosen)
 
 
 def read(lake: Lake, params: c.Params, workloads: Sequence[dict[str, Any]], snapshot: str | None) -> Choice:
@@ -148,7 +147,7 @@ def read(lake: Lake, params: c.Params, workloads: Sequence[dict[str, Any]], snap
             raise StoreError(
                 f"The link asks for device '{device}', which is not in this lake. Known: {', '.join(known_devices)}."
             )
-    given = Choice(llm=llm or "", **picked, devices=devices)
+    given = Choice(llm or "", picked["phase"], picked["batch"], picked["tokens"], picked["dtype"], devices=devices)
     key = params.get("metric") or default_metric(lake.query("compare", snapshot, **given.parameters))
     return replace(
         given,
@@ -156,7 +155,7 @@ def read(lake: Lake, params: c.Params, workloads: Sequence[dict[str, Any]], snap
         ruleset=c.chosen(params, "ruleset", [c.ANY, *(row["ruleset"] for row in lake.rows("rulesets", snapshot))],
                          _default_ruleset(lake, snapshot)) or c.ANY,
         scale=c.chosen(params, "scale", ["auto", "linear", "log"], "auto") or "auto",
-        is_with_excluded=params.get("excluded") == "1",
+        excluded=params.get("excluded") == "1",
     )  # fmt: skip
 
 
@@ -351,7 +350,7 @@ def _is_better(value: float, other: float, shown: Metric) -> bool:
 
 def _exported(choice: Choice) -> dict[str, Any]:
     parameters = choice.parameters
-    return {**parameters, "with_excluded": "true" if choice.is_with_excluded else None}
+    return {**parameters, "with_excluded": "true" if choice.excluded else None}
 
 
 def _default_ruleset(lake: Lake, snapshot: str | None) -> str:

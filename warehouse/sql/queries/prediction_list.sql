@@ -1,6 +1,6 @@
--- Purpose: predicted against actual, every row predicted by a model that has not seen it.
+-- Purpose: predicted against actual, every row predicted by a model that has not seen it; newest predictors only.
 -- Grain: one predictor, split, run and metric.
--- Parameters: $predictor_id, NULL for every predictor; $metric, $split, NULL for any.
+-- Parameters: $metric, $split, NULL for any.
 SELECT
     predictions.*, predictors.name AS predictor_name, predictors.is_baseline, comparable.llm_id, comparable.llm_name, comparable.device,
     comparable.phase, comparable.batch, comparable.tokens, comparable.source_kind,
@@ -9,7 +9,8 @@ SELECT
 FROM predictions
 JOIN predictors USING (predictor_id)
 LEFT JOIN comparable USING (run_id)
-WHERE ($predictor_id::VARCHAR IS NULL OR predictions.predictor_id = $predictor_id::VARCHAR)
+WHERE predictions.predictor_id IN (SELECT max_by(predictor_id, trained_at) FROM predictors GROUP BY name, metric, method)
+    AND predictions.actual IS NOT NULL
     AND ($metric::VARCHAR IS NULL OR predictions.metric = $metric::VARCHAR)
     AND ($split::VARCHAR IS NULL OR predictions.split = $split::VARCHAR)
 ORDER BY predictions.run_id

@@ -1,4 +1,5 @@
--- Purpose: operators and modules of a run, with the roof of its device at their arithmetic intensity.
+-- Purpose: operators and modules of a run, with the roof of its device at their arithmetic intensity. `seconds` is the time as it
+--   was measured or published, of an analytical run the bound.
 -- Grain: one operator or module; values are of one execution, `count` says how many are folded.
 -- Parameters: $run_id.
 WITH own AS (
@@ -24,10 +25,16 @@ SELECT
     own.source_kind,
     own.hardware_id,
     leaves.op_index IS NOT NULL AS is_leaf,
+    coalesce(ops.time_s, ops.device_time_s, ops.roofline_s) AS seconds,
     ops.flops / nullif(ops.bytes_moved, 0) AS intensity,
     ops.flops / nullif(coalesce(ops.time_s, ops.device_time_s, ops.roofline_s), 0) AS achieved_flops_per_s,
-    roofs.peak_flops_per_s / roofs.bandwidth_bytes_per_s AS ridge,
-    least(roofs.peak_flops_per_s, roofs.bandwidth_bytes_per_s * ops.flops / nullif(ops.bytes_moved, 0)) AS roof_flops_per_s
+    roofs.ridge,
+    own.num_devices * least(roofs.peak_flops_per_s, roofs.bandwidth_bytes_per_s * ops.flops / nullif(ops.bytes_moved, 0)) AS roof_flops_per_s,
+    coalesce(
+        ops.flops / nullif(coalesce(ops.time_s, ops.device_time_s, ops.roofline_s), 0)
+        > 1.001 * own.num_devices * least(roofs.peak_flops_per_s, roofs.bandwidth_bytes_per_s * ops.flops / nullif(ops.bytes_moved, 0)),
+        false
+    ) AS is_fault
 FROM ops
 JOIN own USING (run_id)
 LEFT JOIN leaves USING (op_index)

@@ -1,4 +1,4 @@
--- Purpose: how far off each predictor is, leave-out and random splits together.
+-- Purpose: how far off each predictor is, leave-out and random splits together; of one trained again, the newest only.
 -- Grain: one predictor, split and fold.
 -- Parameters: $metric, NULL for every metric; $fold, `all` for the pooled score, NULL for every fold.
 SELECT
@@ -8,5 +8,7 @@ FROM predictor_scores
 JOIN predictors USING (predictor_id)
 WHERE ($metric::VARCHAR IS NULL OR predictors.metric = $metric::VARCHAR)
     AND ($fold::VARCHAR IS NULL OR predictor_scores.fold = $fold::VARCHAR)
-    AND predictors.trained_at >= (SELECT max(trained_at) - INTERVAL 1 HOUR FROM predictors)
+    AND predictors.predictor_id IN (
+        SELECT max_by(predictor_id, trained_at) FROM predictors GROUP BY name, metric, method
+    )
 ORDER BY predictors.metric, predictor_scores.split = 'random', predictor_scores.split, predictors.is_baseline, predictors.name, fold

@@ -1,0 +1,292 @@
+"""Run: everything known about one run, from its configuration to the file it came in and the command that repeats it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import Dash, dcc, html
+
+from dashboard import components as c
+from dashboard import figures, text
+from dashboard.data import Lake
+from dashboard.pages import layers
+from warehouse.metrics import BY_KEY, DEFINITIONS, METRICS
+from warehouse.schema import CONFIGURATION_NAMES
+from warehouse.store import StoreError
+
+NAME, TITLE, MENU = "run", "Run", "one row, all of it"
+CONTEXT = ("task", "execution", "framework", "framework_version", "served_model_name", "num_samples", "num_requests", "num_failed_requests",
+           "duration_s", "profiler_overhead_ratio", "is_fitting", "bound")  # fmt: skip
+TIERS = ("imported summary", "imported raw", "own single run", "own repeats with full environment", "replicated")
+
+
+def layout(lake: Lake, params: c.Params) -> c.Component:
+    snapshot, run_id = params.get("snapshot"), params.get("run_id")
+    if not run_id:
+        return choose(lake, snapshot)
+    found = lake.rows("run", snapshot, run_id=run_id)
+    if not found:
+        raise StoreError(f"There is no run '{run_id}' in this lake. The Run page without an id lists the newest ones.")
+    run = found[0]
+    parts = [
+        c.controls(NAME, snapshot, *links(run, snapshot)),
+        notice(run),
+        metrics_card(run, snapshot),
+        twins_card(lake, run, snapshot),
+        configuration_card(run),
+        samples_card(lake, run, snapshot),
+        requests_card(lake, run, snapshot),
+        ops_card(lake, run, snapshot),
+        source_card(lake, run, snapshot),
+        environment_card(lake, run, snapshot),
+    ]
+    title = f"{run['llm_name'] or run['llm_id'] or text.words(run['phase'])} on {run['device']}"
+    words = f" · {text.words(run['phase'])}, batch {run['batch']}, {run['tokens']}, {run['dtype']}"
+    subtitle = html.Span([c.kind_badge(run["source_kind"]), words])
+    hidden = dcc.Input(id=c.control(NAME, "run_id"), type="hidden", value=run_id)
+    return c.page(
+        title,
+        subtitle,
+        hidden,
+        *(part for part in parts if part is not None),
+        snapshot=snapshot,
+        path=c.href(NAME, run_id=run_id),
+    )
+
+
+def register(app: Dash, lake: Lake) -> None:
+    """This page needs no callback: it is its URL."""
+
+
+def choose(lake: Lake, snapshot: str | None) -> c.Component:
+    """Runs to open, measured ones first."""
+    rows = lake.rows("run_list", snapshot)
+    table = [
+        {
+            **row,
+            "link": c.link("Open", c.href("run", snapshot, run_id=row["run_id"])),
+            "when": text.moment(row["collected_at"]),
+        }
+        for row in rows
+    ]
+    columns = [
+        c.link_column(), c.kind_column(), c.text_column("llm_name", "LLM"), c.text_column("device"), c.text_column("phase"), c.text_column("batch"),
+        c.text_column("tokens"), c.text_column("dtype", "Format"), c.metric_column("latency_s"), c.text_column("status"),
+        c.text_column("source_id", "Source"), c.text_column("when"),
+    ]  # fmt: skip
+    body = (
+        c.grid("run-list", columns, table, key="run_id", height=640)
+        if rows
+        else c.nothing("The lake has no runs yet.", "rooflake demo")
+    )
+    return c.page(
+        "Runs", "Open one to see all that is known about it. Measured runs come first; the other pages lead to every run.",
+        c.card("The newest runs", body, tools=c.exports("run_list", snapshot)), c.controls_hidden(NAME, snapshot), snapshot=snapshot, path=c.href(NAME),
+    )  # fmt: skip
+
+
+def links(run: dict[str, Any], snapshot: str | None) -> list[c.Component]:
+    """From here to the same workload on other devices, to the roofline and the layers."""
+    targets = []
+    if run["llm_id"] is not None:
+        workload = {"phase": run["phase"], "batch": run["batch"], "tokens": run["tokens"], "dtype": run["dtype"]}
+        extra = {"excluded": "1"} if run["is_excluded"] else {}
+        targets.append(("Compare this workload", c.href("compare", snapshot, llm=run["llm_id"], **workload, **extra)))
+    targets.append(("Operators on the roofline", c.href("roofline", snapshot, run=run["run_id"])))
+    targets.append(("Layers", c.href("layers", snapshot, run=run["run_id"])))
+    if run["llm_id"] is not None and run["hardware_id"] is not None:
+        what_if = {
+            key: run[key]
+            for key in ("phase", "batch_size", "input_tokens", "output_tokens", "context_tokens", "attention")
+        }
+        targets.append(
+            (
+                "Predict it",
+                c.href(
+                    "predict",
+                    snapshot,
+                    llm=run["llm_id"],
+                    device=run["hardware_id"],
+                    dtype=run["weight_dtype"],
+                    **what_if,
+                ),
+            )
+        )
+    return [dcc.Link(words, href=target, className="rl-button") for words, target in targets]
+
+
+def notice(run: dict[str, Any]) -> c.Component | None:
+    """What a reader must know before any number: a failure, or why the row stays out of charts."""
+    if run["status"] != "ok":
+        return dmc.Alert(run["status_detail"] or "The source gives no detail.", title=f"This run ended as '{run['status']}': it has no result.",
+                         color="red", variant="light")  # fmt: skip
+    if run["is_excluded"]:
+        return dmc.Alert(
+            run["exclusion_reason"], title="Kept, but out of charts unless asked for", color="orange", variant="light"
+        )
+    if run["status_detail"]:
+        return dmc.Alert(run["status_detail"], title="Note", color="blue", variant="light")
+    return None
+
+
+def metrics_card(run: dict[str, Any], snapshot: str | None) -> c.Component:
+    """Every metric the run has, with its statistics, definition and formula."""
+    definitions = dict(run["metric_definitions"] or [])
+    rows = []
+    for metric in METRICS:
+        known = {name: run[metric.column(name)] for name in metric.statistics if run[metric.column(name)] is not None}
+        if run[metric.key] is None and not known:
+            continue
+        spread = ", ".join(
+            f"{'±' if name == 'std' else name} {text.quantity(metric, value)}" for name, value in known.items()
+        )
+        followed = definitions.get(metric.key)
+        rows.append(
+            html.Tr(
+                [
+                    html.Th(metric.label, scope="row"),
+                    html.Td(text.quantity(metric, run[metric.key]), className="rl-number"),
+                    html.Td(spread or ""),
+                    html.Td([metric.definition, html.Code(f" {metric.formula}") if metric.formula else "",
+                             html.Div(f"as: {DEFINITIONS.get(followed, followed)}", className="rl-quieter") if followed else None]),
+                ]
+            )
+        )  # fmt: skip
+    if not rows:
+        return c.card("Metrics", c.nothing("No metric of this run is known."))
+    head = html.Thead(html.Tr([html.Th(words, scope="col") for words in ("Metric", "Value", "Spread", "Definition")]))
+    table = html.Div(html.Table([head, html.Tbody(rows)], className="rl-table"), className="rl-scroll")
+    return c.card("Metrics", table, tools=c.exports("run", snapshot, run_id=run["run_id"]))
+
+
+def twins_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Component:
+    """The same configuration from every other kind of truth."""
+    rows = lake.rows("run_twins", snapshot, run_id=run["run_id"])
+    if not rows:
+        body: Any = c.nothing("Nobody else has a row of exactly this configuration yet.", "rooflake collect roofline")
+        return c.card("The same configuration elsewhere", body)
+    keys = ("latency_s", "output_tokens_per_s", "total_tokens_per_s", "memory_peak_bytes")
+    table = [{**row, "link": c.link("Open", c.href("run", snapshot, run_id=row["run_id"]))} for row in rows]
+    columns = [
+        c.link_column(), c.kind_column(), *(c.metric_column(key) for key in keys if any(row[key] is not None for row in rows)),
+        c.text_column("status"), c.text_column("variant"), c.text_column("source_id", "Source"), c.text_column("source_cell", "Cell"),
+    ]  # fmt: skip
+    return c.card(
+        "The same configuration elsewhere", c.grid("twins", columns, table, key="run_id", height=320),
+        about="Rows with the same configuration id: measured, published, analytical and predicted meet here.",
+        tools=c.exports("run_twins", snapshot, run_id=run["run_id"]),
+    )  # fmt: skip
+
+
+def configuration_card(run: dict[str, Any]) -> c.Component:
+    names = [*CONFIGURATION_NAMES, *CONTEXT]
+    known = [(text.words(name), text.column_quantity(name, run[name])) for name in names if run[name] is not None]
+    unknown = [text.words(name).lower() for name in CONFIGURATION_NAMES if run[name] is None]
+    note = f"Not stated or not applicable: {', '.join(unknown)}." if unknown else None
+    return c.card("Configuration", c.facts(known), dmc.Text(note, size="sm", c="dimmed", mt="sm") if note else None,
+                  about=["Configuration id ", html.Code(run["config_id"])])  # fmt: skip
+
+
+def samples_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Component | None:
+    """Raw repeats, one chart a metric of ours; values under a tool's own definition as a table."""
+    table = lake.query("run_samples", snapshot, run_id=run["run_id"])
+    if table.num_rows == 0:
+        return None
+    names = table.column("metric").to_pylist()
+    charts = []
+    for name in dict.fromkeys(names):
+        metric = BY_KEY.get(name)
+        mine = table.filter([one == name for one in names])
+        if metric is not None and mine.num_rows > 1:
+            charts.append(html.Div([html.H3(metric.label, className="rl-sub"),
+                                    c.graph(f"samples-{name}", figures.samples(mine, metric), f"Raw repeats of {metric.label.lower()}")]))  # fmt: skip
+    rest = [row for row in table.to_pylist() if row["metric"] not in BY_KEY]
+    if rest:
+        shown = [{**row, "flags": ", ".join(row["flags"] or [])} for row in rest]
+        charts.append(c.grid("tool-samples", [c.text_column("metric"), c.number_column("value"), c.text_column("unit"), c.text_column("sample_phase"),
+                                              c.text_column("flags")], shown, height=320))  # fmt: skip
+    return c.card("Raw samples", html.Div(charts, className="rl-charts"), about="Every repeat, warm-up included; nothing is deleted.",
+                  tools=c.exports("run_samples", snapshot, run_id=run["run_id"]))  # fmt: skip
+
+
+def requests_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Component | None:
+    table = lake.query("run_requests", snapshot, run_id=run["run_id"])
+    if table.num_rows == 0:
+        return None
+    columns = [
+        c.number_column("request_index", "#"), c.text_column("sample_phase"), c.text_column("status"), c.metric_column("ttft_s"), c.metric_column("tpot_s"),
+        c.metric_column("e2el_s"), c.number_column("input_tokens"), c.number_column("output_tokens"), c.text_column("status_detail"),
+    ]  # fmt: skip
+    failed = sum(status != "ok" for status in table.column("status").to_pylist())
+    return c.card(
+        "Requests",
+        c.graph(
+            "requests",
+            figures.distribution(table, ("ttft_s", "tpot_s", "e2el_s")),
+            "Cumulative distribution of TTFT, TPOT and end-to-end latency",
+        ),
+        c.grid("requests", columns, table.to_pylist(), height=420),
+        about=f"{text.plural(table.num_rows, 'request')}, {failed} failed. Latency is of requests that completed.",
+        tools=c.exports("run_requests", snapshot, run_id=run["run_id"]),
+    )
+
+
+def ops_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Component | None:
+    rows = lake.rows("run_ops", snapshot, run_id=run["run_id"])
+    if not rows:
+        return None
+    return c.card(
+        "Operators", layers.ops_grid(rows),
+        about=dcc.Link("As nested bars, beside the bound", href=c.href("layers", snapshot, run=run["run_id"]), className="rl-link"),
+        tools=c.exports("run_ops", snapshot, run_id=run["run_id"]),
+    )  # fmt: skip
+
+
+def source_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Component:
+    """Where the row comes from, and how to make it again."""
+    sources = [row for row in lake.rows("source_list", snapshot) if row["source_id"] == run["source_id"]]
+    source = sources[0] if sources else {}
+    tier = run["quality_tier"]
+    url = run["source_url"]
+    pairs: list[tuple[str, Any]] = [
+        ("Source", run["source_id"]), ("Title", run["source_title"]), ("Authors", source.get("authors")), ("Table or figure", source.get("locator")),
+        ("Cell", run["source_cell"]), ("Link", html.A(url, href=url, target="_blank", rel="noreferrer", className="rl-link") if url else None),
+        ("Quality tier", None if tier is None else f"{tier}: {TIERS[tier]}"), ("Collector", run["collector"]), ("Ruleset", run["ruleset"]),
+        ("Collected", text.moment(run["collected_at"])), ("Note", source.get("note")), ("Run id", html.Code(run["run_id"])),
+    ]  # fmt: skip
+    files = lake.rows("run_file", snapshot, run_id=run["run_id"])
+    for file in files:
+        pairs += [("Landed file", html.Code(file["file_name"])), ("File hash", html.Code(file["file_hash"][:16], title=file["file_hash"])),
+                  ("Loaded", text.moment(file["loaded_at"]))]  # fmt: skip
+    command = (
+        [html.H3("Repeat it", className="rl-sub"), html.Div([dmc.Code(run["command"], block=True, className="rl-command"),
+                                                             dcc.Clipboard(content=run["command"], title="Copy the command", className="rl-copy")], className="rl-repeat")]
+        if run["command"]
+        else []
+    )  # fmt: skip
+    return c.card("Source", c.facts([(name, value) for name, value in pairs if value is not None]), *command,
+                  tools=c.exports("load_list", snapshot, file_hash=run["file_hash"]))  # fmt: skip
+
+
+def environment_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Component | None:
+    found = lake.rows("run_environment", snapshot, run_id=run["run_id"])
+    if not found:
+        return None
+    row = found[0]
+    simple = [
+        (text.words(name), text.column_quantity(name, value)) for name, value in row.items() if _is_simple(name, value)
+    ]
+    packages: Sequence[str] = row["packages"] or []
+    variables = [f"{name}={value}" for name, value in (row["variables"] or [])]
+    more = [
+        html.Details([html.Summary(f"{text.plural(len(values), noun)}"), dmc.Code("\n".join(values), block=True)])
+        for noun, values in (("package", packages), ("variable", variables))
+        if values
+    ]
+    return c.card("Environment", c.facts(simple), *more)
+
+
+def _is_simple(name: str, value: Any) -> bool:
+    return value is not None and not isinstance(value, list) and name not in ("environment_id", "file_hash")
