@@ -180,6 +180,7 @@ class _Rows:
             self._refuse_at(index, reason)
         for name in ("batch_size", *_NEEDED.get(phase, ())):
             self._refuse_at(index[np.isnan(self.sizes[name][index])], f"{phase} needs {name}.")
+        index = index[~self.is_refused[index]]
         if not self.rules.is_peer:
             self._fit_phase(llm, phase, index)
             self._check_degrees(llm, index)

@@ -291,6 +291,19 @@ def test_many_at_once_is_one_at_a_time() -> None:
         assert [op | {"config_row": index} for op in own_ops] == [op for op in ops if op["config_row"] == index]
 
 
+def test_blocks_leave_no_seam() -> None:
+    """More rows than are evaluated at a time: every row is what it is alone."""
+    lengths = np.arange(1, 40_001)
+    size = len(lengths)
+    fixed = {name: pa.repeat(value, size) for name, value in config(llm_id="gpt2").items() if name != "context_tokens"}
+    totals, ops = evaluate(pa.table(fixed | {"context_tokens": lengths}))
+    assert ops.num_rows % size == 0
+    assert np.array_equal(ops["config_row"].to_numpy(), np.repeat(np.arange(size), ops.num_rows // size))
+    for index in (0, 16_383, 16_384, 39_999):
+        alone = total(llm_id="gpt2", context_tokens=int(lengths[index]))
+        assert {name: totals[name][index].as_py() for name in WORK} == {name: alone[name] for name in WORK}
+
+
 @pytest.mark.parametrize("phase", ["decode", "prefill", "forward", "generate"])
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
@@ -490,6 +503,7 @@ def test_activations_follow_floating_point_weights() -> None:
     assert "activation_dtype is not stated: fp16" in total(weight_dtype="int8", activation_dtype=None)["status_detail"]
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -504,6 +518,7 @@ def test_activations_follow_floating_point_weights() -> None:
         ({"batch_size": 0}, "batch_size must be 1 or more"),
         ({"weight_dtype": "w4a16"}, "weight_dtype 'w4a16' is unknown"),
         ({"activation_dtype": "fp64", "hardware_id": "t4"}, "peak for fp64 is unknown"),
+        ({"tensor_parallel": 0}, "tensor_parallel must be 1 or more"),
         ({"tensor_parallel": 3, "num_devices": 3}, "does not divide 32 attention heads"),
         ({"pipeline_parallel": 33, "num_devices": 33}, "more than the 32 layers"),
         ({"expert_parallel": 2}, "expert parallelism"),
