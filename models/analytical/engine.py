@@ -143,7 +143,7 @@ class _Rows:
         self._read_parallelism()
         self._read_peaks()
         if not rules.is_peer:
-            self._note(configs.is_listing("optimizations"), "optimizations are not modelled.")
+            self.note(configs.is_listing("optimizations"), "optimizations are not modelled.")
         for name, values in self.sizes.items():
             self._refuse(values < 1, f"{name} must be 1 or more.")
 
@@ -209,14 +209,14 @@ class _Rows:
             link=self.link[index],
         )
 
-    def _note(self, mask: Mask, sentence: str) -> None:
+    def note(self, mask: Mask, sentence: str) -> None:
         if mask.any():
             self.notes.append((sentence, mask))
 
     def _note_at(self, index: Index, sentence: str) -> None:
         mask = np.zeros(self.num_rows, np.bool_)
         mask[index] = True
-        self._note(mask, sentence)
+        self.note(mask, sentence)
 
     def _refuse(self, mask: Mask, sentence: str) -> None:
         self._refuse_at(np.flatnonzero(mask), sentence)
@@ -239,7 +239,7 @@ class _Rows:
                 )
         kinds = np.array([ATTENTION_KINDS.get(value, False) for value in attention.values] + [False])
         self.is_fused: Mask = kinds[attention.codes]
-        self._note(attention.codes == NULL, "attention is not stated: eager assumed.")
+        self.note(attention.codes == NULL, "attention is not stated: eager assumed.")
 
     def _read_dtypes(self) -> None:
         """NULL means: weights fp16; activations as the weights where those are floating point, else fp16; KV as activations."""
@@ -251,7 +251,7 @@ class _Rows:
                     self._refuse(names.codes == code, f"{name}_dtype '{value}' is unknown. Known: {known}.")
         weight, activation, kv = columns.values()
         self.weight_bytes = dtype_bytes(weight, 2.0)
-        self._note(weight.codes == NULL, "weight_dtype is not stated: fp16 assumed.")
+        self.note(weight.codes == NULL, "weight_dtype is not stated: fp16 assumed.")
         self.compute_dtypes, self.compute_codes = self._compute_dtype(weight, activation)
         self.activation_bytes = dtype_bytes(Names(self.compute_dtypes, self.compute_codes), np.nan)
         self.kv_bytes = dtype_bytes(kv, self.activation_bytes)
@@ -266,7 +266,7 @@ class _Rows:
         assumed = np.array([known[value] for value in carried] + [known["fp16"]])[weight.codes]
         is_absent = activation.codes == NULL
         for code in np.unique(assumed[is_absent]):
-            self._note(is_absent & (assumed == code), f"activation_dtype is not stated: {dtypes[code]} assumed.")
+            self.note(is_absent & (assumed == code), f"activation_dtype is not stated: {dtypes[code]} assumed.")
         return dtypes, np.where(is_absent, assumed, own)
 
     def _read_parallelism(self) -> None:
@@ -281,7 +281,7 @@ class _Rows:
         others = self.pipeline_parallel * self.data_parallel
         is_silent = np.isnan(configs.numbers("tensor_parallel")) & (devices > others) & (devices % others == 0)
         self.tensor_parallel = np.where(is_silent, devices / others, self.tensor_parallel)
-        self._note(is_silent, "tensor_parallel is not stated: all devices assumed tensor parallel.")
+        self.note(is_silent, "tensor_parallel is not stated: all devices assumed tensor parallel.")
         product = self.tensor_parallel * others
         self._refuse(
             ~np.isnan(devices) & (devices != product), "num_devices is not the product of the parallel degrees."
@@ -330,7 +330,7 @@ class _Rows:
                 is_new = ~np.isnan(found)
                 peaks = np.where(is_new, found, peaks)
                 if wider != dtype:
-                    self._note(is_new, f"the device has no {dtype} peak: computed in {wider}.")
+                    self.note(is_new, f"the device has no {dtype} peak: computed in {wider}.")
             self._refuse(
                 is_here & np.isnan(peaks) & (self.device_codes != NULL), f"the device's peak for {dtype} is unknown."
             )
@@ -442,10 +442,8 @@ def _judge(totals: dict[str, Array], rows: _Rows) -> None:
     if rows.rules.is_peer:
         return
     batch, inputs, outputs = (rows.sizes[name] for name in ("batch_size", "input_tokens", "output_tokens"))
-    rows._note(
-        totals["memory_peak_bytes"] > rows.memory, "does not fit: memory_peak_bytes is more than the device has."
-    )
-    rows._note(~rows.is_refused & np.isnan(rows.memory), "the device's memory is unknown: is_fitting is NULL.")
+    rows.note(totals["memory_peak_bytes"] > rows.memory, "does not fit: memory_peak_bytes is more than the device has.")
+    rows.note(~rows.is_refused & np.isnan(rows.memory), "the device's memory is unknown: is_fitting is NULL.")
     rate = batch * rows.data_parallel / totals["roofline_s"]
     rate = np.where(totals["memory_peak_bytes"] > rows.memory, np.nan, rate)
     phases = {name: rows.phases.codes == code for code, name in enumerate(rows.phases.values)}
