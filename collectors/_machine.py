@@ -266,12 +266,12 @@ def _best_gemm(dtype: Any, device: str, widths: tuple[int, ...]) -> float:
 def _bandwidth(device: str) -> float:
     """Best B/s of copy (2 arrays), triad (3) and sum (1), part after part of arrays far larger than the last-level cache.
 
-    A part is evicted before its turn comes again; it takes 1 to 3 ms on a CPU, short enough to miss other processes.
+    A part (128 MiB on a CPU) is evicted before its turn comes again, and short enough to run between other processes.
     """
     import torch
 
-    length = 2**26 if device == "cpu" else 2**29
-    x, y, z = (torch.ones(length, device=device).chunk(8 if device == "cpu" else 1) for _ in range(3))
+    length = 2**26 if device == "cpu" else 2**30
+    x, y, z = (torch.ones(length, device=device).chunk(2) for _ in range(3))
     parts = range(len(x))
     passes: tuple[tuple[int, list[Callable[[], Any]]], ...] = (
         (2, [functools.partial(z[part].copy_, x[part]) for part in parts]),

@@ -12,8 +12,8 @@ import datetime
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,10 @@ class Work:
     kv_cache_bytes: float | None
     logits_bytes: float
 
+    def bytes_of(self, batch_size: int) -> float:
+        """Bytes that a batch holds at the end, weights apart."""
+        return batch_size * (self.logits_bytes + (0.0 if self.kv_cache_bytes is None else self.kv_cache_bytes))
+
 
 def catalogued(name: str) -> Target:
     """A catalogue LLM with random weights. Raises catalog.UnknownEntryError."""
@@ -125,19 +129,61 @@ def build(target: Target, dtype: str, attention: str | None, device: str) -> Any
     return model
 
 
-@contextlib.contextmanager
-def without_memory(target: Target, dtype: str, attention: str | None) -> Iterator[Any]:
-    """The model with fake tensors: shapes without memory. Phases run inside compute nothing and can be counted."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
+class Blueprint:
+    """A model without weights: fake tensors give shapes without memory, and phases can be counted without computing them.
 
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield build(Target(target.llm), dtype, attention, "cpu")
+    Raises what transformers raises for an architecture or an attention implementation that it lacks.
+    """
 
+    def __init__(self, target: Target, dtype: str, attention: str | None) -> None:
+        from torch._subclasses.fake_tensor import FakeTensorMode
 
-def attention_of(model: Any) -> str | None:
-    """The attention implementation a model uses, in the warehouse's words."""
-    name = str(getattr(model.config, "_attn_implementation", None))
-    return next((ours for ours, theirs in ATTENTION_NAMES.items() if name == theirs), None)
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with self._mode:
+            self._model = build(Target(target.llm), dtype, attention, "cpu")
+        self.attention = _attention_of(self._model)
+        self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
+        self.weights_bytes = weights_bytes(self._model)
+        self._counted: dict[Case, Work | Exception] = {}
+        # the counter misses fused attention on a CPU; eager attention is counted in full
+        self._model.set_attn_implementation("eager")
+
+    def work(self, case: Case) -> Work | Exception:
+        """Work of ONE sequence of a case, or the error that kept it from being counted (control flow on values, say).
+
+        FLOPs are 2 per multiply-add of every matrix product and of attention (full S x S), nothing element-wise. All are
+        proportional to the batch, and no task matters, so one count serves them all.
+        """
+        single = replace(case, batch_size=1, task="")
+        if single not in self._counted:
+            try:
+                self._counted[single] = self._count(single)
+            except Exception as error:
+                self._counted[single] = error
+        return self._counted[single]
+
+    def _count(self, case: Case) -> Work:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        counter = FlopCounterMode(display=False)
+        with self._mode, torch.no_grad():
+            step = make_step(self._model, case, "cpu")
+            with counter:
+                output = step.call()
+        root = type(self._model).__name__
+        by_module = {
+            path.removeprefix(root).removeprefix("."): float(sum(operators.values()))
+            for path, operators in counter.get_flop_counts().items()
+            if path == root or path.startswith(f"{root}.")
+        }
+        cache = getattr(output, "past_key_values", None)
+        logits = output.logits if hasattr(output, "logits") else output.last_hidden_state
+        return Work(
+            flops=float(counter.get_total_flops()),
+            by_module=by_module,
+            kv_cache_bytes=_cache_bytes(cache) if cache is not None else None,
+            logits_bytes=float(logits.numel() * logits.element_size()),
+        )
 
 
 def weights_bytes(model: Any) -> float:
@@ -145,37 +191,10 @@ def weights_bytes(model: Any) -> float:
     return float(sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()))
 
 
-def count(fake: Any, case: Case) -> Work:
-    """Work of ONE sequence of a case, counted operator by operator on a model built by `without_memory`.
-
-    FLOPs are 2 per multiply-add of every matrix product and attention (full S x S), nothing element-wise. All are
-    proportional to the batch, so one count serves every batch size. Attention is counted in its eager form: the counter
-    misses fused attention on a CPU.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    fake.set_attn_implementation("eager")
-    step = make_step(
-        fake, Case(case.phase, case.task, 1, case.input_tokens, case.output_tokens, case.context_tokens), "cpu"
-    )
-    step.prepare()
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        output = step.call()
-    root = type(fake).__name__
-    by_module = {
-        path.removeprefix(root).removeprefix("."): float(sum(operators.values()))
-        for path, operators in counter.get_flop_counts().items()
-        if path.startswith(root)
-    }
-    cache = getattr(output, "past_key_values", None)
-    logits = output.logits if hasattr(output, "logits") else output.last_hidden_state
-    return Work(
-        flops=float(counter.get_total_flops()),
-        by_module=by_module,
-        kv_cache_bytes=_cache_bytes(cache) if cache is not None else None,
-        logits_bytes=float(logits.numel() * logits.element_size()),
-    )
+def _attention_of(model: Any) -> str | None:
+    """The attention implementation a model uses, in the warehouse's words."""
+    name = str(getattr(model.config, "_attn_implementation", None))
+    return next((ours for ours, theirs in ATTENTION_NAMES.items() if name == theirs), None)
 
 
 def make_step(model: Any, case: Case, device: str) -> Step:

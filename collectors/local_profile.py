@@ -81,13 +81,12 @@ class _Session:
 
 @dataclass
 class _Loaded:
-    """One model on the device, and what was resident before it was built."""
+    """One model on the device, its blueprint, and what was resident before it was built."""
 
     target: engine.Target
+    blueprint: engine.Blueprint
     model: Any
     baseline_bytes: float | None
-    attention: str | None
-    note: str | None
 
 
 def add_arguments(parser: Any) -> None:
@@ -227,63 +226,59 @@ def _configuration(
 
 
 def _profile(session: _Session, target: engine.Target, cases: list[engine.Case], num_targets: int) -> None:
-    """All cases of one LLM: counted without weights first, then timed on one model. Its share of the budget is what is left
-    over the LLMs left."""
+    """All cases of one LLM on one model. Its share of the budget is what is left over the LLMs left."""
     from collectors import _transformers as engine
 
     name = target.llm.llm_id
     until = None
     if session.deadline is not None:
         until = time.monotonic() + max(0.0, session.deadline - time.monotonic()) / num_targets
+    attention, todo = session.attention, cases
     try:
-        with engine.without_memory(target, session.dtype, session.attention) as fake:
-            attention = engine.attention_of(fake)
-            weights = engine.weights_bytes(fake)
-            todo = [case for case in cases if not _is_known(session, target, case, attention)]
-            if len(todo) < len(cases):
-                session.report(f"{name}: {len(cases) - len(todo)} of {len(cases)} are measured already.")
-            if not todo:
-                return
-            counted = {_shape(case): _count(fake, case) for case in todo}
-            note = _parameter_note(target, fake)
-    except Exception as error:
-        _fail_all(session, target, cases, session.attention, error)
-        return
-    _trim()
-    baseline = _resident_bytes()
-    try:
-        _check_memory(session, weights)
+        blueprint = engine.Blueprint(target, session.dtype, attention)
+        attention = blueprint.attention
+        todo = [case for case in cases if not _is_known(session, target, case, attention)]
+        if len(todo) < len(cases):
+            session.report(f"{name}: {len(cases) - len(todo)} of {len(cases)} are measured already.")
+        if not todo:
+            return
+        _check_memory(session, blueprint.weights_bytes)
+        _trim()
+        baseline = _resident_bytes()
         model = engine.build(target, session.dtype, session.attention, session.device)
     except _TooLargeError as error:
         session.report(f"{name}: {error} Left out.")
         return
     except Exception as error:
-        _fail_all(session, target, todo, attention, error)
+        for case in todo:
+            run = _identity(session, target, case, attention) | _failure(error)
+            _land(session, target, run, [], [])
         return
-    loaded = _Loaded(target, model, baseline, attention, note)
-    del model
+    loaded = _Loaded(target, blueprint, model, baseline)
     slowness = 2.0
     for index, case in enumerate(todo):
-        work = counted[_shape(case)]
         left = None if until is None else until - time.monotonic()
-        least = _least_seconds(session, work, weights, case)
-        label = _label(name, case)
+        if left is not None and left <= 0.0:
+            session.report(f"{name}: the budget is spent; {len(todo) - index} of {len(todo)} left out.")
+            return
+        least = _least_seconds(session, loaded, case)
         if left is not None and least is not None and least * slowness * (WARMUPS + MIN_REPEATS + 1) > left:
-            session.report(f"{label}: would take longer than the {max(0.0, left):.1f} s left of the budget; left out.")
+            session.report(
+                f"{_label(name, case)}: would take longer than the {left:.1f} s left of the budget; left out."
+            )
             continue
-        share = DEFAULT_RUN_S if left is None else 0.6 * max(0.0, left) / (len(todo) - index)
-        latency = _run(session, loaded, case, work, share)
+        share = DEFAULT_RUN_S if left is None else 0.6 * left / (len(todo) - index)
+        latency = _run(session, loaded, case, share)
         if latency is not None and least is not None:
             slowness = max(slowness, latency / least)
 
 
-def _run(
-    session: _Session, loaded: _Loaded, case: engine.Case, work: engine.Work | Exception, repeats_s: float
-) -> float | None:
+def _run(session: _Session, loaded: _Loaded, case: engine.Case, repeats_s: float) -> float | None:
     """One run: time it, then hook it in a pass of its own, land it. Returns its mean latency, None where there is none."""
-    run = _identity(session, loaded.target, case, loaded.attention)
+    run = _identity(session, loaded.target, case, loaded.blueprint.attention)
+    work = loaded.blueprint.work(case)
     try:
-        _check_memory(session, 0.0, work, case)
+        _check_memory(session, 0.0 if isinstance(work, Exception) else work.bytes_of(case.batch_size))
         timing, memory, busy = _time(session, loaded, case, repeats_s)
     except _TooLargeError as error:
         session.report(f"{_label(loaded.target.llm.llm_id, case)}: {error} Left out.")
@@ -302,7 +297,7 @@ def _run(
     except Exception as error:  # the timing stands without its layers
         unhooked = f"no modules: {_failure(error)['status_detail']}"
     uncounted = f"no FLOPs: {_failure(work)['status_detail']}" if isinstance(work, Exception) else None
-    run["status_detail"] = _joined(loaded.note, _busy_note(busy), uncounted, unhooked)
+    run["status_detail"] = _joined(_parameter_note(loaded), _busy_note(busy), uncounted, unhooked)
     _land(session, loaded.target, run, ops, timing.rows(run["run_id"]))
     return float(run["latency_s"])
 
@@ -424,14 +419,6 @@ def _failure(error: Exception) -> dict[str, Any]:
     return {"status": "oom" if is_oom else "error", "status_detail": f"{type(error).__name__}: {text}"[:500]}
 
 
-def _fail_all(
-    session: _Session, target: engine.Target, cases: Sequence[engine.Case], attention: str | None, error: Exception
-) -> None:
-    """Rows for all cases of a model that could not be built."""
-    for case in cases:
-        _land(session, target, _identity(session, target, case, attention) | _failure(error), [], [])
-
-
 def _land(
     session: _Session,
     target: engine.Target,
@@ -506,9 +493,7 @@ class _TooLargeError(Exception):
     """More memory than is free now: left out without trying, because the kernel would kill the process."""
 
 
-def _check_memory(
-    session: _Session, weights: float, work: engine.Work | Exception | None = None, case: engine.Case | None = None
-) -> None:
+def _check_memory(session: _Session, needed_bytes: float) -> None:
     """On a CPU, ask for what is surely needed as one block, so that what cannot be had fails here and not by a kill.
 
     A block refused by the system raises its own error (a row with status oom); one that would be granted but exceeds what
@@ -518,21 +503,20 @@ def _check_memory(
 
     if session.device == "cuda":
         return
-    needed = weights
-    if case is not None and work is not None and not isinstance(work, Exception):
-        needed += case.batch_size * (work.logits_bytes + (work.kv_cache_bytes or 0.0))
-    torch.empty(int(needed), dtype=torch.uint8)
+    torch.empty(int(needed_bytes), dtype=torch.uint8)
     free = _machine.available_memory_bytes()
-    if free is not None and needed > 0.9 * free:
-        raise _TooLargeError(f"needs at least {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free.")
+    if free is not None and needed_bytes > 0.9 * free:
+        raise _TooLargeError(f"needs at least {needed_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free.")
 
 
-def _least_seconds(session: _Session, work: engine.Work | Exception, weights: float, case: engine.Case) -> float | None:
+def _least_seconds(session: _Session, loaded: _Loaded, case: engine.Case) -> float | None:
     """The bound of one execution, s: FLOPs over peak, or weights over bandwidth; None where unknown."""
+    work = loaded.blueprint.work(case)
     peak = session.hardware.get(f"peak_{session.dtype}_flops_per_s")
     if isinstance(work, Exception) or peak is None:
         return None
-    return max(work.flops * case.batch_size / peak, weights / session.hardware["memory_bandwidth_bytes_per_s"])
+    bandwidth = session.hardware["memory_bandwidth_bytes_per_s"]
+    return max(work.flops * case.batch_size / peak, loaded.blueprint.weights_bytes / bandwidth)
 
 
 class _MemoryWatch:
@@ -608,27 +592,12 @@ def _trim() -> None:
 # ---- small things
 
 
-def _count(fake: Any, case: engine.Case) -> engine.Work | Exception:
-    """Work of one sequence, or the error that kept it from being counted (data-dependent control flow, say)."""
-    from collectors import _transformers as engine
-
-    try:
-        return engine.count(fake, case)
-    except Exception as error:
-        return error
-
-
-def _shape(case: engine.Case) -> tuple[object, ...]:
-    return case.phase, case.input_tokens, case.output_tokens, case.context_tokens
-
-
 def _is_known(session: _Session, target: engine.Target, case: engine.Case, attention: str | None) -> bool:
     return (schema.config_id(_configuration(session, target, case, attention)), case.task) in session.skip
 
 
-def _parameter_note(target: engine.Target, fake: Any) -> str | None:
-    built = sum(parameter.numel() for parameter in fake.parameters())
-    published = target.llm.num_parameters
+def _parameter_note(loaded: _Loaded) -> str | None:
+    built, published = loaded.blueprint.num_parameters, loaded.target.llm.num_parameters
     if published is None or built == published:
         return None
     return f"transformers builds {built} parameters, published are {published}"
