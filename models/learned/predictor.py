@@ -130,7 +130,8 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained artifact. `scores` are its pooled leave-out scores by split, so that a reader of the file alone sees them."""
+    """A trained artifact. `scores` are its pooled leave-out scores by split and `notes` what to know about its rows, so that
+    a reader of the file alone sees them."""
 
     predictor_id: str
     metric: Metric
@@ -141,6 +142,7 @@ class Predictor:
     llm_ids: tuple[str, ...]
     fitted: Fitted
     scores: Mapping[str, Mapping[str, Any]]
+    notes: tuple[str, ...]
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -171,6 +173,7 @@ class Predictor:
             "interval_nominal": intervals.NOMINAL,
             "model": self.fitted.model.to_dict(),
             "scores": {split: dict(score) for split, score in self.scores.items()},
+            "notes": list(self.notes),
         }
         return json.dumps(data, indent=1, allow_nan=False)
 
@@ -206,6 +209,7 @@ class Predictor:
             tuple(data["llm_ids"]),
             fitted,
             data["scores"],
+            tuple(data["notes"]),
         )
 
     def save(self, path: Path) -> Path:

@@ -31,16 +31,12 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Trained:
-    """A predictor, and the rows to land about it and its baseline: tables `predictors`, `predictor_scores`, `predictions`.
-
-    `num_unused` counts measured rows left out because the metric or the analytical row is absent.
-    """
+    """A predictor, and the rows of `predictors`, `predictor_scores` and `predictions` about it and its baseline."""
 
     predictor: Predictor
     predictors: list[dict[str, Any]]
     scores: list[dict[str, Any]]
     predictions: list[dict[str, Any]]
-    num_unused: int
 
 
 def train(rows: pa.Table, metric: Metric, *, snapshot_id: int | None, trained_at: datetime) -> Trained:
@@ -51,7 +47,7 @@ def train(rows: pa.Table, metric: Metric, *, snapshot_id: int | None, trained_at
     """
     if metric not in METRICS:
         raise ValueError(f"No predictor is trained for '{metric}'. Known: {', '.join(METRICS)}.")
-    usable = _usable(features.with_llm_shapes(rows), metric)
+    usable, notes = _usable(features.with_llm_shapes(rows), metric)
     actual = features.number(usable, f"measured_{metric}")
     _check(rows.num_rows, usable, actual, metric)
 
@@ -78,13 +74,13 @@ def train(rows: pa.Table, metric: Metric, *, snapshot_id: int | None, trained_at
             for row in scores
             if row["predictor_id"] == main_id and row["fold"] == "all"
         },
+        notes=tuple(notes),
     )
     return Trained(
         predictor,
         _predictor_rows(predictor, forest_id, trained_at),
         [_rounded(row) for row in scores],
         [_rounded(row) for rows_of_one in predictions.values() for row in rows_of_one],
-        rows.num_rows - usable.num_rows,
     )
 
 
@@ -160,22 +156,43 @@ def _predictor_rows(predictor: Predictor, forest_id: str, trained_at: datetime) 
     return [shared | main, shared | forest]
 
 
-def _usable(rows: pa.Table, metric: Metric) -> pa.Table:
-    """Rows with a positive measured value and every analytical number, sorted by run_id."""
+def _usable(rows: pa.Table, metric: Metric) -> tuple[pa.Table, list[str]]:
+    """Rows with a positive measured value and every analytical number, sorted by run_id; and what to know about them.
+
+    A latency measured while other processes kept the machine busy is not the device's: it is left out before its value is
+    looked at, unless too little would be left to train on.
+    """
     measured = features.number(rows, f"measured_{metric}")
     complete = features.inputs(rows, metric).is_complete & np.isfinite(analytical(rows, metric)) & (measured > 0)
-    return rows.filter(pa.array(complete)).sort_by("run_id")
+    usable = rows.filter(pa.array(complete)).sort_by("run_id")
+    notes = []
+    if num_incomplete := rows.num_rows - usable.num_rows:
+        notes.append(f"{num_incomplete} of {rows.num_rows} measured rows lack {metric} or their analytical row.")
+    quiet = usable.filter(pc.invert(usable.column("is_disturbed")))
+    num_disturbed = usable.num_rows - quiet.num_rows
+    if metric != "latency_s" or num_disturbed == 0:
+        return usable, notes
+    disturbed = f"{num_disturbed} of {usable.num_rows} rows were measured while other processes kept the machine busy"
+    if _is_too_little(quiet):
+        return usable, [
+            *notes,
+            f"{disturbed}; they are used because too little is left without them. Measure again on a quiet machine.",
+        ]
+    return quiet, [*notes, f"{disturbed}; they are left out."]
+
+
+def _is_too_little(rows: pa.Table) -> bool:
+    return len(pc.unique(rows.column("config_id"))) < MIN_ROWS or len(pc.unique(rows.column("llm_id"))) < MIN_LLMS
 
 
 def _check(num_measured: int, usable: pa.Table, actual: Array, metric: Metric) -> None:
-    llms = pc.unique(usable.column("llm_id")).to_pylist()
-    configs = len(pc.unique(usable.column("config_id")))
-    if configs < MIN_ROWS or len(llms) < MIN_LLMS:
+    if _is_too_little(usable):
+        llms = sorted(pc.unique(usable.column("llm_id")).to_pylist())
         raise ValueError(
-            f"Too little to train {metric} on: {configs} configurations of {len(llms)} LLMs ({', '.join(sorted(llms)) or 'none'}), "
-            f"from {num_measured} measured rows of which {num_measured - usable.num_rows} lack the metric or their analytical "
-            f"row. It needs {MIN_ROWS} configurations of {MIN_LLMS} LLMs. Measure more with `rooflake collect local_profile`, "
-            "add their bounds with `rooflake collect roofline`, then `rooflake load`."
+            f"Too little to train {metric} on: {len(pc.unique(usable.column('config_id')))} configurations of {len(llms)} LLMs "
+            f"({', '.join(llms) or 'none'}), from {num_measured} measured rows of which {num_measured - usable.num_rows} lack "
+            f"the metric or their analytical row. It needs {MIN_ROWS} configurations of {MIN_LLMS} LLMs. Measure more with "
+            "`rooflake collect local_profile`, add their bounds with `rooflake collect roofline`, then `rooflake load`."
         )
     if np.ptp(np.log(actual)) < 1e-6:
         raise ValueError(

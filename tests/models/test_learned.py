@@ -83,6 +83,7 @@ def planted(
                                 "run_id": f"run-{len(rows):04d}",
                                 "config_id": schema.config_id(config),
                                 "task": task,
+                                "is_disturbed": False,
                                 "measured_latency_s": latency_s * factor[0],
                                 "measured_memory_peak_bytes": peak_bytes * factor[1],
                             }
@@ -349,10 +350,34 @@ def test_rows_without_metric_or_bound_are_counted_and_left_out(rows: pa.Table) -
     trained = train(
         changed(rows, measured_latency_s=holes, roofline_s=bounds), "latency_s", snapshot_id=None, trained_at=NOW
     )
-    assert trained.num_unused == 2
+    assert trained.predictor.notes == ("2 of 108 measured rows lack latency_s or their analytical row.",)
     assert trained.predictor.num_rows == rows.num_rows - 2
     with pytest.raises(ValueError, match="108 measured rows of which 108 lack"):
         train(changed(rows, roofline_s=None), "latency_s", snapshot_id=None, trained_at=NOW)
+
+
+def test_latencies_of_a_busy_machine_are_left_out_while_enough_remain(rows: pa.Table, latency: Trained) -> None:
+    every_fourth = [index % 4 == 0 for index in range(rows.num_rows)]
+    slowed = [
+        value * (20.0 if is_slow else 1.0)
+        for value, is_slow in zip(rows["measured_latency_s"].to_pylist(), every_fourth, strict=True)
+    ]
+    busy = changed(rows, measured_latency_s=slowed, is_disturbed=every_fourth)
+    trained = train(busy, "latency_s", snapshot_id=None, trained_at=NOW)
+    assert trained.predictor.num_rows == 81
+    assert trained.predictor.notes == (
+        "27 of 108 rows were measured while other processes kept the machine busy; they are left out.",
+    )
+    assert pooled(trained, "leave_model_out")["mdape"] < 0.06
+    assert train(busy, "memory_peak_bytes", snapshot_id=None, trained_at=NOW).predictor.num_rows == 108
+
+
+def test_a_machine_that_is_always_busy_is_learnt_as_it_is_and_said(rows: pa.Table) -> None:
+    trained = train(changed(rows, is_disturbed=True), "latency_s", snapshot_id=None, trained_at=NOW)
+    assert trained.predictor.num_rows == 108
+    (note,) = trained.predictor.notes
+    assert "108 of 108" in note
+    assert "Measure again on a quiet machine." in note
 
 
 def test_a_constant_or_a_derived_target_is_refused(rows: pa.Table) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from collectors import local_profile
 from models.analytical import evaluate
 from models.learned import train, what_if
 from warehouse import parquet, schema
@@ -104,6 +105,20 @@ def test_each_measured_run_meets_its_bound_once(rows: pa.Table) -> None:
     assert (alone["measured_latency_s"], alone["roofline_s"], alone["num_layers"]) == (1.0, None, 12)
 
 
+def test_a_run_that_others_disturbed_is_known_by_the_collectors_own_words(tmp_path: Path) -> None:
+    config = configurations()[0]
+    noted = run(config, "noted", source_kind="measured", latency_s=1.0, status_detail=local_profile._busy_note(0.5))
+    quiet = run(config, "quiet", source_kind="measured", latency_s=1.0, status_detail=local_profile._busy_note(0.01))
+    parquet.land(tmp_path / "landing", "rows", {"hardware": [DEVICE], "runs": [noted, quiet]})
+    with open_store(tmp_path) as store:
+        store.load()
+        found = store.query("training_rows")
+    assert found.select(["run_id", "is_disturbed"]).to_pylist() == [
+        {"run_id": "noted", "is_disturbed": True},
+        {"run_id": "quiet", "is_disturbed": False},
+    ]
+
+
 def test_an_empty_lake_has_no_training_rows_and_says_what_to_do(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.load()
@@ -115,7 +130,7 @@ def test_an_empty_lake_has_no_training_rows_and_says_what_to_do(tmp_path: Path) 
 @pytest.mark.parametrize("metric", ["latency_s", "memory_peak_bytes"])
 def test_from_landed_rows_to_a_prediction_for_another_llm(rows: pa.Table, metric: Any) -> None:
     trained = train(rows, metric, snapshot_id=3, trained_at=NOW)
-    assert trained.num_unused == 1
+    assert trained.predictor.notes[0] == f"1 of 33 measured rows lack {metric} or their analytical row."
     (pooled,) = [
         row
         for row in trained.scores
