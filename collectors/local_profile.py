@@ -44,7 +44,7 @@ DECODER_SHARE = {"summarization": 0.25, "translation": 1.0, "question_answering"
 text, a translation as long, an answer short); a decoder-only or encoder model runs every task at the same shapes."""
 
 WARMUPS, MIN_REPEATS, MAX_REPEATS, FULL_REPEATS = 1, 3, 50, 5
-DEFAULT_RUN_S = 2.0
+DEFAULT_RUN_S = 1.0
 """Time for the repeats of one run where no budget is set."""
 
 
@@ -233,7 +233,7 @@ def _profile(session: _Session, target: engine.Target, cases: list[engine.Case],
     until = None
     if session.deadline is not None:
         until = time.monotonic() + max(0.0, session.deadline - time.monotonic()) / num_targets
-    attention, todo = session.attention, cases
+    attention, todo, blueprint = session.attention, cases, None
     try:
         blueprint = engine.Blueprint(target, session.dtype, attention)
         attention = blueprint.attention
@@ -252,6 +252,8 @@ def _profile(session: _Session, target: engine.Target, cases: list[engine.Case],
     except Exception as error:
         for case in todo:
             run = _identity(session, target, case, attention) | _failure(error)
+            if blueprint is None and isinstance(error, ImportError | ValueError):
+                run["status"] = "unsupported"  # transformers lacks the architecture or the attention implementation
             _land(session, target, run, [], [])
         return
     loaded = _Loaded(target, blueprint, model, baseline)

@@ -1,0 +1,371 @@
+"""Tiny LLMs measured for real: the numbers that can be worked out by hand, what lands, and what fails how."""
+
+import argparse
+import itertools
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from collectors import _modules, local_profile  # noqa: E402
+from collectors import _transformers as engine  # noqa: E402
+from warehouse import catalog, metrics, parquet, schema  # noqa: E402
+
+HIDDEN, HEADS, KV_HEADS, INNER, VOCABULARY, LAYERS = 64, 4, 2, 128, 256, 2
+LLAMA = {
+    "model_type": "llama", "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS, "intermediate_size": INNER, "vocab_size": VOCABULARY,
+    "max_position_embeddings": 128, "tie_word_embeddings": False,
+}  # fmt: skip
+T5 = {
+    "model_type": "t5", "d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2,
+    "vocab_size": 256, "decoder_start_token_id": 0,
+}  # fmt: skip
+BART = {
+    "model_type": "bart", "d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "vocab_size": 256,
+    "max_position_embeddings": 64,
+}  # fmt: skip
+BERT = {
+    "model_type": "bert", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
+    "vocab_size": 256, "max_position_embeddings": 32,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick_and_apart(tmp_path, monkeypatch):
+    """Few repeats, and a lock of the test's own: no measurement elsewhere on this machine holds it up."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(local_profile, "DEFAULT_RUN_S", 0.05)
+
+
+@pytest.fixture
+def llama(tmp_path):
+    """A checkpoint folder as save_pretrained writes it, with weights."""
+    keys = {name: value for name, value in LLAMA.items() if name != "model_type"}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**keys))
+    model.save_pretrained(tmp_path / "tiny-llama")
+    return str(tmp_path / "tiny-llama")
+
+
+def bare(tmp_path, config, name="tiny"):
+    """A folder that holds a config.json and no weights."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def landed(landing, table):
+    return [
+        row for path in sorted((landing / table).glob("*.parquet")) for row in parquet.read(table, path).to_pylist()
+    ]
+
+
+def measure(landing, checkpoint, **options):
+    lines = []
+    settings = {"input_tokens": 8, "budget_s": None, "device": "cpu"} | options
+    collected = local_profile.collect(landing, report=lines.append, checkpoint=checkpoint, **settings)
+    return collected, lines
+
+
+def llama_flops(tokens, context, head_tokens):
+    """2 per multiply-add: projections, full tokens x context attention, gated feed-forward, head."""
+    head_dim = HIDDEN // HEADS
+    projections = HIDDEN * (2 * HIDDEN + 2 * KV_HEADS * head_dim)
+    layer = tokens * (projections + 3 * HIDDEN * INNER) + 2 * tokens * context * HIDDEN
+    return 2.0 * (LAYERS * layer + head_tokens * HIDDEN * VOCABULARY)
+
+
+def test_a_checkpoint_folder_is_measured_in_every_phase(tmp_path, llama):
+    landing = tmp_path / "landing"
+    collected, _ = measure(landing, llama, batch_size=[1, 2])
+    runs = landed(landing, "runs")
+    assert collected.num_runs == len(runs) == 6
+    assert collected.num_failed == 0
+    by_shape = {(run["phase"], run["batch_size"]): run for run in runs}
+    assert set(by_shape) == set(itertools.product(("forward", "prefill", "decode"), (1, 2)))
+    flops = {"forward": llama_flops(8, 8, 8), "prefill": llama_flops(8, 8, 1), "decode": llama_flops(1, 8, 1)}
+    kv_bytes = 2 * LAYERS * KV_HEADS * (HIDDEN // HEADS) * 4 * 8
+    parameters = (
+        2 * VOCABULARY * HIDDEN + LAYERS * (HIDDEN * (2 * HIDDEN + 64) + 3 * HIDDEN * INNER + 2 * HIDDEN) + HIDDEN
+    )
+    peak = landed(landing, "hardware")[0]["peak_fp32_flops_per_s"]
+    for (phase, batch), run in by_shape.items():
+        assert run["status"] == "ok"
+        assert run["flops"] == flops[phase] * batch
+        assert run["weights_bytes"] == 4 * parameters
+        assert run["kv_cache_bytes"] == (None if phase == "forward" else kv_bytes * batch)
+        assert run["achieved_flops_per_s"] == pytest.approx(run["flops"] / run["latency_s"])
+        assert run["mfu"] == pytest.approx(run["achieved_flops_per_s"] / peak)
+        assert (run["input_tokens"], run["context_tokens"]) == ((None, 8) if phase == "decode" else (8, None))
+        assert run["output_tokens"] is None
+        assert run["config_id"] == schema.config_id(run)
+        assert run["attention"] == "sdpa"
+        assert run["num_samples"] >= local_profile.MIN_REPEATS
+        assert run["quality_tier"] == (3 if run["num_samples"] >= 5 else 2)
+        assert set(dict(run["metric_definitions"]).values()) <= set(metrics.DEFINITIONS)
+        assert tmp_path.name not in json.dumps(run, default=str)
+    assert by_shape["decode", 2]["output_tokens_per_s"] == pytest.approx(2 / by_shape["decode", 2]["latency_s"])
+
+
+def test_a_catalogue_llm_is_built_from_its_true_config(tmp_path):
+    landing = tmp_path / "landing"
+    local_profile.collect(landing, llm_id="t5-small", phase="decode", input_tokens=8, device="cpu")
+    (run,) = landed(landing, "runs")
+    assert (run["llm_id"], run["status"], run["task"]) == ("t5-small", "ok", "generation")
+    assert run["weights_bytes"] == 4 * catalog.find_llm("t5-small").num_parameters
+    assert run["memory_peak_bytes"] > run["weights_bytes"]
+    assert not landed(landing, "llms")
+
+
+def test_raw_samples_land_with_their_phase_and_agree_with_the_run(tmp_path, llama):
+    landing = tmp_path / "landing"
+    measure(landing, llama, phase="forward")
+    (run,) = landed(landing, "runs")
+    samples = [row for row in landed(landing, "samples") if row["metric"] == "latency_s"]
+    assert [row["sample_phase"] for row in samples] == ["warmup"] + ["measured"] * run["num_samples"]
+    values = [row["value"] for row in samples[1:]]
+    assert run["latency_s"] == pytest.approx(sum(values) / len(values))
+    assert run["environment_id"] == landed(landing, "environments")[0]["environment_id"]
+    assert run["source_id"] == landed(landing, "sources")[0]["source_id"] == "rooflake/local_profile"
+    llm = landed(landing, "llms")[0]
+    assert run["llm_id"] == llm["llm_id"]
+    assert (llm["hidden_size"], llm["num_kv_heads"]) == (HIDDEN, KV_HEADS)
+
+
+@pytest.mark.parametrize("config", [LLAMA, T5, BART, BERT], ids=lambda config: config["model_type"])
+def test_modules_nest_and_their_leaves_add_up(tmp_path, config):
+    landing = tmp_path / "landing"
+    measure(landing, bare(tmp_path, config), phase="forward", budget_s=20)
+    (run,) = landed(landing, "runs")
+    ops = landed(landing, "ops")
+    assert [op["op_index"] for op in ops] == list(range(len(ops)))
+    paths = {op["path"] for op in ops}
+    (root,) = (op for op in ops if op["parent_path"] is None)
+    assert root["op_kind"] == "model"
+    assert all(op["parent_path"] in paths for op in ops if op is not root)
+    parents = {op["parent_path"] for op in ops}
+    leaves = [op for op in ops if op["path"] not in parents]
+    assert sum(op["time_s"] * op["count"] for op in leaves) == pytest.approx(root["time_s"], rel=1e-6)
+    assert sum(op["flops"] * op["count"] for op in leaves if op["flops"] is not None) == pytest.approx(run["flops"])
+    assert {op["layer_index"] for op in ops} == {None, 0, 1}
+    kinds = {op["op_kind"] for op in leaves}
+    assert {"embedding", "norm", "q_proj", "k_proj", "v_proj", "o_proj", "attention", "up_proj", "down_proj"} <= kinds
+    assert {"layer", "attention"} <= {op["op_kind"] for op in ops if op["path"] in parents}
+    assert run["profiler_overhead_ratio"] > 0
+
+
+def test_a_linear_layer_carries_its_shape(tmp_path):
+    landing = tmp_path / "landing"
+    measure(landing, bare(tmp_path, LLAMA), phase="forward", batch_size=3)
+    ops = {op["path"]: op for op in landed(landing, "ops")}
+    down = ops["model.layers.1.mlp.down_proj"]
+    assert (down["m"], down["n"], down["k"], down["layer_index"]) == (24, HIDDEN, INNER, 1)
+    assert down["flops"] == 2 * 24 * HIDDEN * INNER
+    scores_and_values = ops["model.layers.0.self_attn.(self)"]
+    assert scores_and_values["op_kind"] == "attention"
+    assert scores_and_values["flops"] == 2 * 2 * 3 * 8 * 8 * HIDDEN
+
+
+@pytest.mark.parametrize("config", [T5, BART], ids=lambda config: config["model_type"])
+def test_an_encoder_decoder_takes_its_lengths_from_the_task(tmp_path, config):
+    landing = tmp_path / "landing"
+    measure(landing, bare(tmp_path, config), task=["summarization", "translation"], input_tokens=16)
+    shapes = {
+        (run["task"], run["phase"]): (run["input_tokens"], run["output_tokens"], run["context_tokens"])
+        for run in landed(landing, "runs")
+    }
+    assert shapes == {
+        ("summarization", "forward"): (16, 4, None),
+        ("summarization", "prefill"): (16, None, None),
+        ("summarization", "decode"): (16, None, 4),
+        ("translation", "forward"): (16, 16, None),
+        ("translation", "prefill"): (16, None, None),
+        ("translation", "decode"): (16, None, 16),
+    }
+    decode = next(run for run in landed(landing, "runs") if (run["task"], run["phase"]) == ("summarization", "decode"))
+    assert decode["kv_cache_bytes"] == 2 * 2 * 64 * 4 * (
+        4 + 16
+    )  # keys and values, layers, width, bytes, own and encoder's
+
+
+@pytest.mark.parametrize("config", [LLAMA, T5], ids=lambda config: config["model_type"])
+def test_every_decode_step_sees_the_same_context(tmp_path, config):
+    target = engine.from_checkpoint(bare(tmp_path, config))
+    model = engine.build(target, "fp32", None, "cpu")
+    case = engine.Case("decode", "generation", 2, None if config is LLAMA else 6, None, 8)
+    with torch.inference_mode():
+        step = engine.make_step(model, case, "cpu")
+        lengths, logits = [], []
+        for _ in range(3):
+            step.prepare()
+            output = step.call()
+            lengths.append(output.past_key_values.get_seq_length())
+            logits.append(output.logits)
+    assert lengths == [8, 8, 8]
+    assert logits[0].shape == (2, 1, VOCABULARY)
+    assert torch.equal(logits[0], logits[2])
+
+
+def test_random_weights_are_finite_and_not_zero(tmp_path):
+    model = engine.build(engine.from_checkpoint(bare(tmp_path, BERT)), "bf16", "eager", "cpu")
+    for name, parameter in model.named_parameters():
+        assert torch.isfinite(parameter).all(), name
+        assert parameter.dtype == torch.bfloat16
+        if parameter.ndim > 1:
+            assert 0.01 < parameter.float().std() < 0.03, name
+    assert model.embeddings.position_ids.tolist() == [list(range(32))]
+
+
+def test_real_weights_are_loaded(llama):
+    loaded = engine.build(engine.from_checkpoint(llama), "fp32", None, "cpu")
+    saved = transformers.LlamaForCausalLM.from_pretrained(llama)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), saved.parameters(), strict=True))
+
+
+def test_a_known_name_with_other_shapes_is_another_llm(tmp_path):
+    target = engine.from_checkpoint(bare(tmp_path, LLAMA, name="gpt2"))
+    assert not target.is_catalogued
+    assert target.llm.llm_id.startswith("gpt2-")
+    published = dict(catalog.find_llm("gpt2").config)
+    assert engine.from_checkpoint(bare(tmp_path, published, name="GPT2")).llm.llm_id == "gpt2"
+
+
+def test_what_a_model_cannot_do_is_said_and_is_no_row(tmp_path):
+    landing = tmp_path / "landing"
+    collected, lines = measure(landing, bare(tmp_path, BERT), input_tokens=[8, 33])
+    assert collected.num_runs == 1
+    assert any("an encoder has no prefill or decode; left out" in line for line in lines)
+    assert any("33 tokens exceed its context of 32; left out" in line for line in lines)
+
+
+def test_memory_that_cannot_be_had_is_a_row(tmp_path):
+    landing = tmp_path / "landing"
+    collected, _ = measure(landing, bare(tmp_path, LLAMA | {"vocab_size": 10**12}), phase=["forward", "decode"])
+    runs = landed(landing, "runs")
+    assert (collected.num_runs, collected.num_failed) == (2, 2)
+    assert [run["status"] for run in runs] == ["oom", "oom"]
+    assert all("can't allocate memory" in run["status_detail"] for run in runs)
+    assert all(run["latency_s"] is None for run in runs)
+
+
+def test_an_attention_that_is_not_installed_is_a_row(tmp_path):
+    landing = tmp_path / "landing"
+    measure(landing, bare(tmp_path, LLAMA), phase="forward", attention="flash")
+    (run,) = landed(landing, "runs")
+    assert (run["status"], run["attention"]) == ("unsupported", "flash")
+    assert "FlashAttention" in run["status_detail"]
+
+
+def test_a_spent_budget_leaves_out_and_says_so(tmp_path):
+    collected, lines = measure(tmp_path / "landing", bare(tmp_path, LLAMA), budget_s=0)
+    assert collected.num_runs == 0
+    assert any("the budget is spent; 3 of 3 left out" in line for line in lines)
+
+
+def test_what_is_measured_already_is_skipped_and_the_device_keeps_its_row(tmp_path):
+    landing, folder = tmp_path / "landing", bare(tmp_path, LLAMA)
+    measure(landing, folder, phase=["forward", "decode"])
+    known = {(run["config_id"], run["task"]) for run in landed(landing, "runs")}
+    collected, lines = measure(landing, folder, skip=known)
+    assert collected.num_runs == 1
+    assert any("2 of 3 are measured already" in line for line in lines)
+    assert (
+        len(list((landing / "hardware").glob("*.parquet"))) == 2
+    )  # the first call's two runs; the second reuses the row
+    assert len({row["peak_fp32_flops_per_s"] for row in landed(landing, "hardware")}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"llm_id": "opt-9000"}, "'opt-9000' is not in the LLM catalogue. Known: .*Add it in"),
+        ({"phase": "training"}, "'training' is not a phase that can be measured here. Known: forward, prefill, decode"),
+        ({"task": "poetry"}, "'poetry' is not a task .* Known: summarization, translation"),
+        ({"dtype": "int3"}, "'int3' is not a dtype .* Known: fp32, bf16, fp16"),
+        ({"batch_size": 0}, "whole numbers from 1 on"),
+        ({"phase": "decode", "input_tokens": 1}, "at least 2 tokens"),
+        ({"hardware_row": {"hardware_id": "abacus"}}, "row is of 'abacus', and this machine is"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(tmp_path, options, message):
+    with pytest.raises((LookupError, ValueError), match=message):
+        local_profile.collect(tmp_path / "landing", **options)
+    assert not (tmp_path / "landing").exists()
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no config\.json: not a checkpoint folder"):
+        measure(tmp_path / "landing", str(tmp_path))
+
+
+def test_the_stored_command_asks_for_the_same_run(tmp_path):
+    landing = tmp_path / "landing"
+    measure(landing, bare(tmp_path, T5), phase="forward", task="summarization", batch_size=2, input_tokens=12)
+    (run,) = landed(landing, "runs")
+    words = shlex.split(run["command"])
+    assert words[:4] == ["python", "-m", "collectors", "local_profile"]
+    parser = argparse.ArgumentParser()
+    local_profile.add_arguments(parser)
+    options = parser.parse_args(words[4:])
+    assert (options.checkpoint, options.phase, options.task) == ("tiny", ["forward"], ["summarization"])
+    assert (options.batch_size, options.input_tokens, options.output_tokens) == ([2], [12], 3)
+
+
+def test_a_kill_loses_no_more_than_the_run_in_progress(tmp_path):
+    landing, folder = tmp_path / "landing", bare(tmp_path, LLAMA)
+    command = [sys.executable, "-m", "collectors", "local_profile", "--landing", str(landing), "--checkpoint", folder,
+               "--batch-size", *map(str, range(1, 200)), "--input-tokens", "8", "--device", "cpu"]  # fmt: skip
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 120
+        while len(list((landing / "runs").glob("*.parquet"))) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    runs = landed(landing, "runs")
+    assert len(runs) >= 2
+    whole = {path.stem for path in (landing / "runs").glob("*.parquet")}
+    assert {run["run_id"] for run in runs} == whole
+    for table in ("environments", "ops", "samples", "sources"):
+        assert landed(landing, table)  # every file is readable, on contract, and
+        assert whole <= {path.stem for path in (landing / table).glob("*.parquet")}  # there for every run
+
+
+def test_op_kinds_of_other_families():
+    expected = {
+        ("transformer.h.0.attn.c_attn", "Conv1D"): "qkv_proj",
+        ("transformer.h.0.mlp.c_proj", "Conv1D"): "down_proj",
+        ("transformer.h.3.self_attention.dense", "Linear"): "o_proj",
+        ("model.decoder.layers.0.fc1", "Linear"): "up_proj",
+        ("model.decoder.project_in", "Linear"): "gemm",
+        ("encoder.layer.0.attention.self.query", "Linear"): "q_proj",
+        ("encoder.layer.0.attention.output.dense", "Linear"): "o_proj",
+        ("encoder.layer.0.output.dense", "Linear"): "down_proj",
+        ("transformer.layer.0.ffn", "FFN"): "mlp",
+        ("model.rotary_emb", "LlamaRotaryEmbedding"): "rope",
+        ("lm_head", "Linear"): "lm_head",
+        ("something.new", "Whatever"): "other",
+    }
+    assert {key: _modules.op_kind(*key) for key in expected} == expected
+    assert {kind for _, kind in _modules.OP_KINDS} <= set(schema.OP_KINDS)
+    assert _modules.layer_index("encoder.block.3.layer.1.DenseReluDense") == 3
+    assert _modules.layer_index("lm_head") is None
+
+
+def test_importing_the_collector_touches_no_device():
+    code = "import sys; import collectors.local_profile; print([n for n in ('torch', 'transformers', 'pynvml') if n in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert out.stdout.strip() == "[]"
