@@ -18,10 +18,23 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import collectors
 from etl import plans, training
+from warehouse import catalog
 from warehouse.store import Home, open_store
 
 
-@task(retries=2, retry_delay_seconds=[2, 10], cache_policy=NO_CACHE, task_run_name="collect {title}")
+def _may_pass(_task: object, _run: object, state: Any) -> bool:
+    """Retry what may go better a second time: not a plan that asks for something that does not exist."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, LookupError | ValueError)
+
+
+@task(
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=_may_pass,
+    cache_policy=NO_CACHE,
+    task_run_name="collect {title}",
+)
 def collect_sweep(
     title: str, collector: str, options: dict[str, Any], home: str, report: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -49,14 +62,20 @@ def load_landing(home: str) -> dict[str, Any]:
 
 
 @task(cache_policy=NO_CACHE)
-def add_twins(home: str) -> str:
+def add_twins(home: str, report: Callable[[str], None]) -> str:
     """Give every measured and published configuration its analytical row, under the same configuration key."""
     from collectors import roofline
 
     with open_store(home) as store:
         configs = store.query("untwinned_configurations")
         hardware_rows = store.sql("SELECT * EXCLUDE (file_hash) FROM hardware").to_pylist()
-        collected = roofline.twins(configs, store.home.landing, hardware_rows=hardware_rows)
+        known = catalog.llms()
+        llm_rows = [
+            row for row in store.sql("SELECT * EXCLUDE (file_hash) FROM llms").to_pylist() if row["llm_id"] not in known
+        ]
+        collected = roofline.twins(
+            configs, store.home.landing, report=report, hardware_rows=hardware_rows, llm_rows=llm_rows
+        )
         store.load()
     return f"{collected.num_runs} analytical twins of {configs.num_rows} configurations"
 
@@ -110,7 +129,7 @@ def refresh(plan: str = "starter", home: str = "rooflake-data") -> dict[str, Any
             progress.advance(bar)
         if chosen.twins:
             progress.update(bar, description="analytical twins")
-            console.print(add_twins(home) + ".")
+            console.print(add_twins(home, lambda line: console.print(line, soft_wrap=True)) + ".")
             progress.advance(bar)
         if chosen.train:
             progress.update(bar, description="training predictors")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 from datetime import datetime
@@ -9,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
@@ -63,17 +64,11 @@ def _table(rows: pa.Table) -> str:
 
 
 def _csv(rows: pa.Table) -> str:
-    flat = pa.table(
-        {
-            name: pa.array([_cell(value) if value is not None else None for value in column.to_pylist()])
-            if pa.types.is_nested(column.type) or pa.types.is_timestamp(column.type)
-            else column
-            for name, column in zip(rows.column_names, rows.columns, strict=True)
-        }
-    )
-    sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(flat, sink, pyarrow.csv.WriteOptions(quoting_style="needed"))
-    return sink.getvalue().to_pybytes().decode()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows.column_names)
+    writer.writerows([_cell(value) for value in row.values()] for row in rows.to_pylist())
+    return text.getvalue()
 
 
 def _json(rows: pa.Table) -> str:

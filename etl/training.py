@@ -34,6 +34,7 @@ def train(store: Store) -> list[str]:
         }
         parquet.land(store.home.landing, f"predictor-{predictor.predictor_id}", batch)
         lines.append(_line(metric, trained.predictors, trained.scores))
+        lines += [f"{metric}: {note}" for note in predictor.notes]
     store.load()
     return lines
 

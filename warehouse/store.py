@@ -88,7 +88,8 @@ class Home:
     def attach_statement(self, *, read_only: bool, snapshot: int | None) -> str:
         target = self.catalog if self.catalog is not None else f"sqlite:{self.path / 'catalog.sqlite'}"
         data_path = self.data_path if self.data_path is not None else f"{self.path / 'lake'}/"
-        options = [f"DATA_PATH {_literal(data_path)}", "DATA_INLINING_ROW_LIMIT 0"]
+        # a home folder that was moved or copied is still one lakehouse: its files are found where it lies now
+        options = [f"DATA_PATH {_literal(data_path)}", "OVERRIDE_DATA_PATH true", "DATA_INLINING_ROW_LIMIT 0"]
         if self.catalog is None:
             options += ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 5000"]
         if read_only:

@@ -360,6 +360,20 @@ def test_a_killed_loader_loses_and_doubles_nothing(home):
     assert not list(home.landing.glob("*/*.parquet"))
 
 
+def test_a_home_that_moved_is_the_same_lakehouse(home, tmp_path):
+    with open_store(home) as store:
+        land(home, "a", runs=[run("a")])
+        store.load()
+    moved = home.path.rename(tmp_path / "elsewhere")
+    with open_store(moved, read_only=True) as reader:
+        assert count(reader) == 1
+    with open_store(moved) as store:
+        land(store.home, "b", runs=[run("b")])
+        store.load()
+        assert count(store) == 2
+    assert not home.path.exists()
+
+
 def test_compacting_keeps_every_row_and_every_snapshot(home):
     with open_store(home) as store:
         for index in range(4):
