@@ -70,6 +70,8 @@ def hardware_id(device: str = "auto") -> str:
         with contextlib.suppress(catalog.UnknownEntryError):
             return catalog.find_hardware(name).hardware_id
         return f"gpu-{_slug(name)}"
+    with contextlib.suppress(ImportError):  # its thread count is part of the id, and must not depend on who imported it
+        import torch  # noqa: F401
     derived = f"cpu-{_slug(_cpu_label())}-{num_threads() or usable_cores()}c"
     with contextlib.suppress(catalog.UnknownEntryError):
         return catalog.find_hardware(derived).hardware_id
