@@ -131,10 +131,9 @@ def _shell(lake: Lake) -> Any:
     return dmc.MantineProvider(
         [
             html.A("Skip to content", href="#content", className="rl-skip"),
-            dcc.Location(id="go", refresh="callback-nav"),
             dcc.Store(id="url-written"),
             dcc.Store(id="scheme-written"),
-            dcc.Store(id="link-copied"),
+            dcc.Store(id="followed"),
             shell,
         ],
         id="mantine",
@@ -154,7 +153,7 @@ def _register_shell(app: Dash) -> None:
         Input({"page": ALL, "switch": ALL}, "checked"),
     )
     app.clientside_callback(
-        named("follow"), Output("go", "href"), Input({"graph": ALL}, "clickData"), prevent_initial_call=True
+        named("follow"), Output("followed", "data"), Input({"graph": ALL}, "clickData"), prevent_initial_call=True
     )
     app.clientside_callback(
         named("copyLink"), Output("copy-link", "children"), Input("copy-link", "n_clicks"), prevent_initial_call=True

@@ -18,6 +18,8 @@ from warehouse.metrics import BY_KEY
 from warehouse.store import StoreError
 
 LOG = logging.getLogger("rooflake.dashboard")
+SHORT_GRID = 10
+"""A table of so many rows or fewer is as high as its rows."""
 ANY = "any"
 """The choice that leaves a column free."""
 
@@ -147,7 +149,7 @@ def number_input(
 ) -> Component:
     return dmc.NumberInput(
         id=control(page, name), label=label, value=value if value is not None else "", min=minimum, max=maximum, step=1, size="md",
-        allowDecimal=False, allowNegative=False, clampBehavior="strict", w={"base": "100%", "xs": 150}, thousandSeparator=",", debounce=400,
+        allowDecimal=False, allowNegative=False, clampBehavior="strict", w={"base": "100%", "xs": 150}, thousandSeparator=",", debounce=400, hideControls=True,
     )  # fmt: skip
 
 
@@ -239,42 +241,47 @@ def grid(
     columns: Sequence[Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
     *,
-    height: int | None = None,
-    key: str | None = None,
+    height: int = 480,
 ) -> Component:
-    """A sortable, filterable table. A `link` column holds {"text", "href"}."""
+    """A sortable, filterable table, `height` pixels high where it has more than a few rows. A `link` column holds {"text", "href"}."""
     options: dict[str, Any] = {
         "theme": {"function": GRID_THEME},
         "suppressFieldDotNotation": True,
         "tooltipShowDelay": 300,
         "enableCellTextSelection": True,
         "ensureDomOrder": True,
-        "suppressColumnVirtualisation": True,
     }
-    if height is None and len(rows) <= 12:
+    is_short = len(rows) <= SHORT_GRID
+    if is_short:
         options["domLayout"] = "autoHeight"
     return dag.AgGrid(
         id={"grid": name},
-        columnDefs=list(columns),
+        columnDefs=[{"width": _width(column, rows), **column} for column in columns],
         rowData=list(rows),
-        defaultColDef={
-            "sortable": True,
-            "filter": True,
-            "resizable": True,
-            "minWidth": 90,
-            "wrapHeaderText": True,
-            "autoHeaderHeight": True,
-        },
+        defaultColDef={"sortable": True, "filter": True, "resizable": True, "minWidth": 80},
         dashGridOptions=options,
-        columnSize="autoSize",
-        getRowId=f"String(params.data.{key})" if key else None,
-        style={"height": None if "domLayout" in options else f"{height or 480}px", "width": "100%"},
+        style={"height": None if is_short else f"{height}px", "width": "100%"},
         className="rl-grid",
     )
 
 
+def _width(column: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> int:
+    """Pixels that a column's heading and first values need."""
+    heading = len(str(column["headerName"])) * 7.4 + 58
+    values = [row.get(str(column["field"])) for row in rows[:200]]
+    longest = max(
+        (
+            len(value["text"] if isinstance(value, Mapping) else value)
+            for value in values
+            if isinstance(value, str | Mapping)
+        ),
+        default=0,
+    )
+    return int(min(380, max(80, heading, longest * 7.6 + 40)))
+
+
 def text_column(field: str, label: str | None = None, **more: Any) -> dict[str, Any]:
-    return {"field": field, "headerName": label or text.words(field), "maxWidth": 420, "tooltipField": field, **more}
+    return {"field": field, "headerName": label or text.words(field), "tooltipField": field, **more}
 
 
 def number_column(field: str, label: str | None = None, **more: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ KIND_SYMBOLS = {
     "analytical": "line-ns-open",
     "predicted": "triangle-up-open",
 }
-KIND_PATTERNS = {"measured": "", "published": "/", "analytical": ".", "predicted": "x"}
+KIND_PATTERNS = {"measured": "", "published": "/", "analytical": "\\", "predicted": "x"}
 DEVICE_COLOURS = (
     "#495057",
     "#862e9c",
@@ -85,40 +85,40 @@ def coverage(rows: pa.Table) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=[[None if value is None else math.log10(value) for value in line] for line in totals],
-            x=[device_names[key] for key in devices],
+            x=[text.short_device(device_names[key]) for key in devices],
             y=[llm_names[key] for key in llm_ids],
             zmin=0,
             zmax=max(1.0, math.log10(largest)),
-            customdata=[[[_link("compare", llm=llm, devices=device), _cell(cells, llm, device)] for device in devices] for llm in llm_ids],
-            hovertemplate="<b>%{y}</b> on <b>%{x}</b><br>%{customdata[1]}<extra></extra>",
+            customdata=[[[_link("compare", llm=llm, devices=device), _cell(cells, llm, device, llm_names, device_names)] for device in devices] for llm in llm_ids],
+            hovertemplate="%{customdata[1]}<extra></extra>",
             hoverongaps=False,
             colorscale=[[0, "#dbe4ff"], [0.5, "#91a7ff"], [1, "#4263eb"]],
             xgap=2,
             ygap=2,
             colorbar={
                 "title": {"text": "Rows"}, "tickvals": [math.log10(tick) for tick in ticks],
-                "ticktext": [text.count(tick) for tick in ticks], "thickness": 12, "len": 0.9,
+                "ticktext": [text.count(tick) for tick in ticks], "thickness": 12, "lenmode": "pixels", "len": 110, "y": 1, "yanchor": "top",
             },
         )
     )  # fmt: skip
-    for offset, kind in ((-1, "measured"), (1, "published"), (0, "predicted")):
+    for kind in ("published", "measured", "predicted"):
         marked = [(llm, device) for llm in llm_ids for device in devices if kind in cells.get((llm, device), {})]
         if marked:
             figure.add_scatter(
-                x=[device_names[device] for _, device in marked],
+                x=[text.short_device(device_names[device]) for _, device in marked],
                 y=[llm_names[llm] for llm, _ in marked],
                 mode="markers",
                 name=kind,
                 marker={
                     "symbol": KIND_SYMBOLS[kind], "size": 10, "color": KIND_COLOURS[kind], "line": {"color": "#ffffff", "width": 1.5},
                 },
-                customdata=[[_link("compare", llm=llm, devices=device), _cell(cells, llm, device)] for llm, device in marked],
-                hovertemplate="<b>%{y}</b> on <b>%{x}</b><br>%{customdata[1]}<extra></extra>",
-                xperiodalignment="middle" if offset == 0 else None,
+                customdata=[[_link("compare", llm=llm, devices=device), _cell(cells, llm, device, llm_names, device_names)] for llm, device in marked],
+                hovertemplate="%{customdata[1]}<extra></extra>",
             )  # fmt: skip
-    _styled(figure, height=150 + 24 * len(llm_ids))
-    figure.update_xaxes(tickangle=-50, side="bottom", showgrid=False, automargin=True)
-    figure.update_yaxes(showgrid=False, automargin=True)
+    longest = max(len(text.short_device(name)) for name in device_names.values())
+    _styled(figure, height=70 + 24 * max(5, len(llm_ids)) + int(5.6 * longest))
+    figure.update_xaxes(tickangle=-50, showgrid=False, dtick=1)
+    figure.update_yaxes(showgrid=False, dtick=1)
     return figure
 
 
@@ -178,7 +178,7 @@ def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
             dtick=1 if max(values) / min(values) > 100 else None, minor={"showgrid": True, "gridcolor": GRID}
         )
     figure.update_yaxes(
-        tickvals=list(place.values()), ticktext=[_wrapped(name, 20) for name in place], range=[-0.6, len(devices) - 0.4], showgrid=False,
+        tickvals=list(place.values()), ticktext=[_wrapped(text.short_device(name), 22) for name in place], range=[-0.6, len(devices) - 0.4], showgrid=False,
         zeroline=False, automargin=True,
     )  # fmt: skip
     for line in range(1, len(devices)):
@@ -187,7 +187,7 @@ def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
 
 
 def ranked_devices(rows: Iterable[Row], metric: Metric) -> list[str]:
-    """Devices, the best first: by what was observed there, and by the bound where nothing was."""
+    """Devices, the best first: those where something was observed, then those that only have a bound."""
     best: dict[str, tuple[int, float]] = {}
     for row in rows:
         value = row[metric.key]
@@ -195,7 +195,7 @@ def ranked_devices(rows: Iterable[Row], metric: Metric) -> list[str]:
             continue
         rank = (1 if row["source_kind"] == "analytical" else 0, -value if metric.better == "higher" else value)
         best[row["device"]] = min(best.get(row["device"], rank), rank)
-    return sorted(best, key=lambda device: (best[device][1], device))
+    return sorted(best, key=lambda device: (best[device], device))
 
 
 def roofline(roofs: pa.Table, points: pa.Table, metric_name: str = "run") -> go.Figure:
@@ -227,7 +227,7 @@ def roofline(roofs: pa.Table, points: pa.Table, metric_name: str = "run") -> go.
                 row["peak_flops_per_s"] / 1e12,
             ],
             mode="lines",
-            name=f"{row['hardware_name']}, {row['dtype']}",
+            name=f"{text.short_device(row['hardware_name'])}, {row['dtype']}",
             legendgroup="roofs",
             line={"color": colours[row["hardware_name"]], "width": 2, "dash": dashes[row["dtype"]]},
             hovertemplate=(
@@ -262,7 +262,7 @@ def roofline(roofs: pa.Table, points: pa.Table, metric_name: str = "run") -> go.
     figure.update_xaxes(
         title="Arithmetic intensity (FLOP/B)", type="log", range=[math.log10(low), math.log10(high)], dtick=1
     )
-    figure.update_yaxes(title="Achieved TFLOP/s", type="log", dtick=1, exponentformat="power")
+    figure.update_yaxes(title="Achieved TFLOP/s", type="log", dtick=1, exponentformat="none")
     return figure
 
 
@@ -285,12 +285,13 @@ def icicle(nodes: Sequence[Row], size: Metric, colour: Metric) -> go.Figure:
             pathbar={"thickness": 26},
             marker={
                 "colors": [None if node["colour"] is None else node["colour"] * colour.display_factor for node in nodes],
-                "colorscale": "Viridis", "showscale": True, "line": {"width": 1, "color": "#ffffff"},
+                "colorscale": "YlGnBu", "cmin": 0, "cmax": _largest_leaf(nodes) * colour.display_factor, "showscale": True, "line": {"width": 1, "color": "#ffffff"},
                 "colorbar": {"title": {"text": colour.axis(), "side": "right"}, "thickness": 12, "len": 0.9},
             },
         )
     )  # fmt: skip
-    return _styled(figure, height=460)
+    figure.update_layout(uniformtext={"minsize": 10, "mode": "hide"})
+    return _styled(figure, height=480)
 
 
 def op_kinds(rows: pa.Table, metric: Metric) -> go.Figure:
@@ -312,7 +313,7 @@ def op_kinds(rows: pa.Table, metric: Metric) -> go.Figure:
                 name=name,
                 marker={
                     "color": KIND_COLOURS[kind],
-                    "pattern": {"shape": KIND_PATTERNS[kind], "fgcolor": "#ffffff", "size": 5},
+                    "pattern": {"shape": KIND_PATTERNS[kind], "fillmode": "overlay", "fgcolor": "#ffffff", "size": 5},
                 },
                 customdata=[[row["run_id"], _op_kind_hover(row, name)] for row in mine],
                 hovertemplate="%{customdata[1]}<extra></extra>",
@@ -496,6 +497,15 @@ def _styled(figure: go.Figure, height: int) -> go.Figure:
     return figure
 
 
+def _largest_leaf(nodes: Sequence[Row]) -> float:
+    """Largest colour value of a node without children, so that containers do not pale what they hold."""
+    parents = {node["parent"] for node in nodes}
+    known = [node["colour"] for node in nodes if node["colour"] is not None]
+    return max(
+        [node["colour"] for node in nodes if node["colour"] is not None and node["id"] not in parents] or known or [1.0]
+    )
+
+
 def _link(page: str, **parameters: str) -> str:
     return f"/{page}?" + "&".join(f"{key}={value}" for key, value in parameters.items())
 
@@ -505,11 +515,16 @@ def _observed(cells: Mapping[tuple[str, str], Mapping[str, int]], key: str, side
     return sum(1 for place, counts in cells.items() if place[side] == key and {"measured", "published"} & set(counts))
 
 
-def _cell(cells: Mapping[tuple[str, str], Mapping[str, int]], llm: str, device: str) -> str:
+def _cell(
+    cells: Mapping[tuple[str, str], Mapping[str, int]],
+    llm: str,
+    device: str,
+    llms: Mapping[str, str],
+    devices: Mapping[str, str],
+) -> str:
     counts = cells.get((llm, device), {})
-    return (
-        "<br>".join(f"{kind}: {text.plural(counts[kind], 'row')}" for kind in text.KINDS if kind in counts) or "no rows"
-    )
+    lines = [f"{kind}: {text.plural(counts[kind], 'row')}" for kind in text.KINDS if kind in counts]
+    return "<br>".join([f"<b>{llms[llm]}</b> on <b>{devices[device]}</b>", *(lines or ["no rows"])])
 
 
 def _marker(kind: str, size: int) -> dict[str, Any]:

@@ -15,6 +15,11 @@ KIND_MEANINGS = {
     "predicted": "by a trained predictor, with an interval",
 }
 ABSENT = "–"
+_SPELT = {
+    "llm": "LLM", "kv": "KV", "tpot": "TPOT", "ttft": "TTFT", "e2el": "E2EL", "url": "URL", "id": "id", "cpu": "CPU", "gpu": "GPU", "cuda": "CUDA",
+    "os": "OS", "lm": "LM", "proj": "projection", "qkv": "QKV", "q": "Q", "k": "K", "v": "V", "o": "O", "mlp": "MLP", "is": "", "dtype": "format",
+    "h2d": "host to device", "d2h": "device to host",
+}  # fmt: skip
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
 _POWERS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
@@ -31,7 +36,7 @@ def number(value: float | None) -> str:
         return f"{value:.2e}"
     if size >= 100:
         return f"{value:,.0f}"
-    return f"{value:.{2 if size >= 1 else 4}g}" if size < 1 else f"{value:.3g}"
+    return f"{value:.3g}"
 
 
 def count(value: int | None) -> str:
@@ -81,32 +86,35 @@ def moment(value: datetime | None) -> str:
 
 
 def ago(value: datetime | None, now: datetime | None = None) -> str:
-    """How long ago in one unit: just now, 5 minutes ago, 3 days ago."""
+    """How long ago in one unit: just now, 5 min ago, 3 days ago."""
     if value is None:
         return "never"
     seconds = ((now or datetime.now(UTC)) - value).total_seconds()
-    for size, noun in ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute")):
+    for size, noun in ((86400.0, "day"), (3600.0, "hour")):
         if seconds >= size:
             return f"{plural(int(seconds // size), noun)} ago"
+    if seconds >= 60:
+        return f"{int(seconds // 60)} min ago"
     return "just now"
 
 
 def words(name: str) -> str:
-    """A column or enum value as a label: `weight_dtype` -> Weight dtype."""
+    """A column or enum value as a label: `weight_dtype` is Weight dtype, `num_samples` Samples, `duration_s` Duration."""
     metric = BY_KEY.get(name)
     if metric is not None:
         return metric.label
-    text = name.replace("_", " ").strip()
-    for old, new in (
-        ("llm", "LLM"),
-        ("kv ", "KV "),
-        ("tpot", "TPOT"),
-        ("ttft", "TTFT"),
-        ("e2el", "E2EL"),
-        ("url", "URL"),
-    ):
-        text = text.replace(old, new)
-    return text[:1].upper() + text[1:]
+    for suffix in ("_per_s", "_bytes", "_s"):
+        name = name.removesuffix(suffix)
+    parts = [_SPELT.get(part, part) for part in name.removeprefix("num_").split("_")]
+    label = " ".join(part for part in parts if part)
+    return label[:1].upper() + label[1:]
+
+
+def short_device(name: str) -> str:
+    """A device without its maker, for axes: NVIDIA GeForce RTX 4090 is RTX 4090."""
+    for maker in ("NVIDIA ", "GeForce ", "AMD Instinct ", "Intel "):
+        name = name.replace(maker, "")
+    return name
 
 
 def _pick(value: float, scales: tuple[tuple[float, str], ...]) -> tuple[float, str]:

@@ -62,7 +62,12 @@ def tree(rows: Iterable[Mapping[str, Any]], size: str, colour: str) -> list[dict
     _add_up(nodes)
     for node in nodes.values():
         node["hover"] = _hover(node, size)
-    return [node for node in nodes.values() if node["value"]]
+    shown = [node for node in nodes.values() if node["value"]]
+    tops = [node for node in shown if node["parent"] == ROOT]
+    if len(tops) == 1:
+        tops[0]["parent"] = ""
+        shown.remove(nodes[ROOT])
+    return shown
 
 
 def _node(

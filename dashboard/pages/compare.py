@@ -306,7 +306,7 @@ def table(rows: pa.Table, shown: Metric, snapshot: str | None) -> c.Component:
         c.text_column("variant"), c.text_column("source_id", "Source"), c.text_column("source_cell", "Cell"),
         c.number_column("quality_tier", "Tier"), c.text_column("definition"), c.text_column("excluded", "Kept out because"),
     ]  # fmt: skip
-    return c.grid("compare-rows", columns, data, key="run_id", height=520)
+    return c.grid("compare-rows", columns, data, height=520)
 
 
 def _said(ranked: Sequence[dict[str, Any]], shown: Metric) -> str:

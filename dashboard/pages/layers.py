@@ -161,9 +161,8 @@ def ops_grid(rows: Sequence[dict[str, Any]], name: str = "ops") -> c.Component:
     return c.grid(
         name,
         columns,
-        [{"op_index": row["op_index"], **{key: row[key] for key in keep}} for row in shown],
+        [{key: row[key] for key in keep} for row in shown],
         height=520,
-        key="op_index",
     )
 
 

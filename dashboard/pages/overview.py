@@ -69,7 +69,7 @@ def subtitle(head: dict[str, Any]) -> str:
 
 def headline(head: dict[str, Any], snapshot: str | None) -> c.Component:
     kinds = [
-        c.stat(text.count(head[f"num_{kind}"]), f"{kind} rows", text.KIND_MEANINGS[kind], kind)
+        c.stat(text.count(head[f"num_{kind}"]), kind, f"rows {text.KIND_MEANINGS[kind]}", kind)
         for kind in text.KINDS
         if kind != "predicted" or head["num_predicted"]
     ]

@@ -192,7 +192,7 @@ def runs_card(points: pa.Table, snapshot: str | None) -> c.Component:
     keep = ["run_id", *(column["field"] for column in columns)]
     return c.card(
         "The runs",
-        c.grid("roofline-rows", columns, [{key: row[key] for key in keep} for row in rows], height=480, key="run_id"),
+        c.grid("roofline-rows", columns, [{key: row[key] for key in keep} for row in rows], height=480),
     )
 
 

@@ -77,7 +77,7 @@ def choose(lake: Lake, snapshot: str | None) -> c.Component:
         c.text_column("source_id", "Source"), c.text_column("when"),
     ]  # fmt: skip
     body = (
-        c.grid("run-list", columns, table, key="run_id", height=640)
+        c.grid("run-list", columns, table, height=640)
         if rows
         else c.nothing("The lake has no runs yet.", "rooflake demo")
     )
@@ -174,7 +174,7 @@ def twins_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Compo
         c.text_column("status"), c.text_column("variant"), c.text_column("source_id", "Source"), c.text_column("source_cell", "Cell"),
     ]  # fmt: skip
     return c.card(
-        "The same configuration elsewhere", c.grid("twins", columns, table, key="run_id", height=320),
+        "The same configuration elsewhere", c.grid("twins", columns, table, height=320),
         about="Rows with the same configuration id: measured, published, analytical and predicted meet here.",
         tools=c.exports("run_twins", snapshot, run_id=run["run_id"]),
     )  # fmt: skip

@@ -1,0 +1,257 @@
+"""The dashboard in a real Chromium over a real server: every page at two widths, the link that carries the state, nothing leaving loopback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import small_lake
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: it comes with the extra `dev`"
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync"]  # fmt: skip
+WIDTHS = (1440, 375)
+PAGES = {
+    "/": "How fast is an LLM",
+    "/compare": "Compare devices",
+    "/roofline": "Roofline",
+    "/roofline?run=m-a6000": "Roofline",
+    "/layers": "Layers of one run",
+    "/predict": "Predict",
+    "/run": "Runs",
+    "/run?run_id=m-a6000": "Llama 2 7B on NVIDIA RTX A6000",
+    "/run?run_id=m-serve": "Llama 2 7B on NVIDIA RTX A6000",
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[str]:
+    """Address of `python -m dashboard` over the small lake."""
+    home = small_lake.build(tmp_path_factory.mktemp("browser"))
+    port = _free_port()
+    command = [sys.executable, "-m", "dashboard", "--home", str(home), "--port", str(port)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[2]
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait_for(address + "/api", process)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
+        yield running
+        running.close()
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def fresh(browser: Any, server: str) -> Iterator[Open]:
+    """A page in a browser context of its own; the test fails where its console has an error or a request leaves loopback."""
+    contexts: list[Any] = []
+    complaints: list[str] = []
+
+    def open_page(path: str, width: int = 1440, scheme: str = "light") -> Any:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            permissions=["clipboard-read", "clipboard-write"],
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url) if _leaves(request.url, server) else None)
+        page.goto(path if path.startswith("http") else server + path)
+        page.wait_for_selector("h1, .rl-problem")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_opens(fresh: Open, path: str, width: int) -> None:
+    page = fresh(path, width)
+    assert PAGES[path] in page.inner_text("h1")
+    page.wait_for_load_state("networkidle")
+    assert page.locator(".rl-problem").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_changed_control_is_in_the_link_and_a_fresh_browser_shows_the_same(fresh: Open) -> None:
+    page = fresh("/compare")
+    page.wait_for_selector(".js-plotly-plot")
+    _choose(page, "Metric", "Peak memory")
+    page.wait_for_url("**metric=memory_peak_bytes**")
+    page.get_by_label("Rows kept out of charts").click()
+    page.wait_for_url("**excluded=1**")
+    page.wait_for_selector("h2:has-text('Peak memory')")
+    page.get_by_role("button", name="Copy link").click()
+    page.wait_for_selector("button:has-text('Copied')")
+    link = page.evaluate("navigator.clipboard.readText()")
+    assert parse_qs(urlsplit(link).query)["snapshot"][0].isdigit()
+
+    other = fresh(link, width=375)
+    other.wait_for_selector("h2:has-text('Peak memory')")
+    assert other.get_by_label("Metric", exact=True).first.input_value() == "Peak memory"
+    assert other.get_by_label("Rows kept out of charts").is_checked()
+    assert "snapshot" in other.inner_text(".rl-pinned")
+    assert _points(other) == _points(page)
+
+
+def test_every_kind_is_on_the_first_comparison(fresh: Open) -> None:
+    page = fresh("/compare")
+    page.wait_for_selector(".js-plotly-plot .legendtext")
+    assert set(page.locator(".js-plotly-plot .legendtext").all_inner_texts()) >= {"measured", "published", "analytical"}
+
+
+def test_a_point_and_a_table_row_lead_to_the_run(fresh: Open) -> None:
+    page = fresh("/compare")
+    page.locator(".rl-cell-link").first.click()
+    page.wait_for_url("**/run?run_id=**")
+    page.wait_for_selector("h2:has-text('Configuration')")
+    page.go_back()
+    page.wait_for_selector(".js-plotly-plot .point")
+    page.locator(".js-plotly-plot .trace.scatter .point").first.dispatch_event("mouseover")
+    box = page.locator(".js-plotly-plot .trace.scatter .point").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_url("**/run?run_id=**")
+
+
+def test_changing_the_llm_or_phase_narrows_the_rest(fresh: Open) -> None:
+    page = fresh("/compare")
+    _choose(page, "Phase", "Serve")
+    page.wait_for_url("**phase=serve**")
+    page.wait_for_url(lambda url: "tokens=64%20in" in url)
+    assert page.get_by_label("Tokens", exact=True).first.input_value() == "64 in, 16 out, 2 at once"
+
+
+def test_the_keyboard_reaches_a_run(fresh: Open) -> None:
+    page = fresh("/run")
+    page.wait_for_selector(".rl-cell-link")
+    page.locator(".ag-cell").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/run?run_id=**")
+
+
+def test_the_menu_opens_and_closes_on_a_phone(fresh: Open) -> None:
+    page = fresh("/", width=375)
+    page.get_by_label("Menu").click()
+    page.get_by_role("link", name="Roofline").click()
+    page.wait_for_selector("h1:has-text('Roofline')")
+    page.wait_for_function("document.querySelector('.mantine-AppShell-navbar').getBoundingClientRect().right <= 0")
+
+
+def test_touch_targets_are_large_enough(fresh: Open) -> None:
+    page = fresh("/compare", width=375)
+    page.wait_for_load_state("networkidle")
+    small = page.evaluate(
+        """[...document.querySelectorAll('a.rl-export, button.rl-touch, .rl-round, .rl-burger, .rl-controls input:not([type=hidden]):not([type=checkbox])'
+           + ':not([type=radio]):not(.mantine-MultiSelect-inputField)')]
+           .map(e => [e.className, e.getBoundingClientRect()]).filter(([, r]) => r.height > 0 && r.height < 44).map(([name]) => name)"""
+    )
+    assert small == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_schemes_are_readable_and_the_switch_stays(fresh: Open, scheme: str) -> None:
+    page = fresh("/compare", scheme=scheme)
+    page.wait_for_selector(".js-plotly-plot .xtitle")
+    assert _is_dark(page) == (scheme == "dark")
+    ink, paper = page.evaluate(
+        "[getComputedStyle(document.querySelector('.xtitle')).fill, getComputedStyle(document.querySelector('.rl-card')).backgroundColor]"
+    )
+    assert abs(_lightness(ink) - _lightness(paper)) > 120
+    page.get_by_label("Switch between light and dark").click()
+    page.wait_for_function(f"document.documentElement.dataset.mantineColorScheme !== '{scheme}'")
+    page.reload()
+    page.wait_for_selector("h1")
+    assert _is_dark(page) != (scheme == "dark")
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/run?run_id=nobody", "There is no run 'nobody' in this lake."),
+        ("/compare?llm=gpt-9", "The link asks for llm 'gpt-9'"),
+        ("/compare?snapshot=4242", "Snapshot 4242 does not exist"),
+        ("/layers?run=nobody", "There is no run 'nobody'"),
+        ("/predict?batch_size=-3", "which is not a whole number above 0"),
+    ],
+)
+def test_a_bad_link_gets_a_sentence(fresh: Open, path: str, sentence: str) -> None:
+    page = fresh(path, width=375)
+    assert sentence in page.inner_text(".rl-problem")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+
+
+def _choose(page: Any, label: str, option: str) -> None:
+    page.get_by_label(label, exact=True).first.click()
+    page.get_by_role("option", name=option, exact=True).first.click()
+
+
+def _points(page: Any) -> list[list[float]]:
+    page.wait_for_selector(".js-plotly-plot .point")
+    values: list[list[float]] = page.evaluate(
+        "document.querySelector('.js-plotly-plot').data.filter(t => t.name).map(t => Array.from(t.x._inputArray || t.x))"
+    )
+    return values
+
+
+def _is_dark(page: Any) -> bool:
+    return bool(page.evaluate("document.documentElement.dataset.mantineColorScheme === 'dark'"))
+
+
+def _lightness(colour: str) -> float:
+    parts = [float(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]
+    return sum(parts) / 3
+
+
+def _leaves(url: str, server: str) -> bool:
+    return not url.startswith((server, "data:", "blob:"))
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(address: str, process: subprocess.Popen[str]) -> None:
+    for _ in range(240):
+        if process.poll() is not None:
+            raise AssertionError(process.stdout.read() if process.stdout else "the server ended")
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.25)
+    raise AssertionError("the server did not answer within a minute")
