@@ -68,6 +68,8 @@ class Correction:
 
     def values(self, inputs: Inputs) -> Array:
         """Correction to the log of the terms; shape (n,)."""
+        if len(self.weights) == 0:  # no length scale beat the mean residual
+            return np.full(len(inputs), self.mean)
         points = (inputs.features - self.centre) / self.scale
         squared, unlike = _distances(points, inputs.categories, self.points, self.categories)
         correction: Array = self.mean + _kernel(squared, unlike, self.length_scale) @ self.weights
@@ -111,7 +113,8 @@ class Model:
             return cls(terms, None)
         centre, scale, weights = (np.array(stored[name], np.float64) for name in ("centre", "scale", "weights"))
         points = np.array(stored["points"], np.float64).reshape(len(weights), len(centre))
-        categories = np.array(stored["categories"], np.str_).reshape(len(weights), -1)
+        width = len(stored["categories"][0]) if stored["categories"] else 0
+        categories = np.array(stored["categories"], np.str_).reshape(len(weights), width)
         return cls(
             terms, Correction(stored["mean"], stored["length_scale"], centre, scale, points, categories, weights)
         )

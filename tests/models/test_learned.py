@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from models.learned import Predictor, predict, train, what_if
@@ -411,6 +412,20 @@ def test_a_saved_predictor_predicts_the_same(
     assert stored["scores"]["leave_model_out"]["num_rows"] == rows.num_rows
     assert stored["support"]["ranges"]["batch_size"] == [1.0, 16.0]
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_predictor_whose_correction_did_not_help_is_saved_too(rows: pa.Table, tmp_path: Path) -> None:
+    of_each = [rows.filter(pc.equal(rows.column("llm_id"), llm)).slice(0, 3) for llm in rows.column("llm_id").unique()]
+    few = pa.concat_tables(of_each)
+    noise = np.random.default_rng(0).lognormal(0, 1, few.num_rows)  # nothing that another LLM could teach
+    latency_s = few.column("measured_latency_s").to_numpy() * noise
+    predictor = train(
+        changed(few, measured_latency_s=list(latency_s)), "latency_s", snapshot_id=None, trained_at=NOW
+    ).predictor
+    correction = predictor.fitted.model.correction
+    assert correction is not None
+    assert len(correction.weights) == 0
+    assert predict(Predictor.load(predictor.save(tmp_path)), few) == predict(predictor, few)
 
 
 def test_what_is_no_predictor_is_refused_by_name(latency: Trained, tmp_path: Path) -> None:
