@@ -272,7 +272,7 @@ def _profile(session: _Session, target: engine.Target, cases: list[engine.Case],
         share = DEFAULT_RUN_S if left is None else 0.6 * left / (len(todo) - index)
         latency = _run(session, loaded, case, share)
         if latency is not None and least is not None:
-            slowness = max(slowness, latency / least)
+            slowness = max(2.0, latency / least)
 
 
 def _run(session: _Session, loaded: _Loaded, case: engine.Case, repeats_s: float) -> float | None:
