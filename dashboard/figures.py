@@ -41,6 +41,8 @@ DEVICE_COLOURS = (
 FAULT_COLOUR = "#e03131"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 INK, GRID = "#343a40", "#e9ecef"
+MOST_DEVICES = 24
+"""Devices that a comparison has room for."""
 LOG_FROM = 15.0
 """A value axis is logarithmic by itself where the largest value is this many times the smallest."""
 
@@ -117,6 +119,7 @@ def coverage(rows: pa.Table) -> go.Figure:
             )  # fmt: skip
     longest = max(len(text.short_device(name)) for name in device_names.values())
     _styled(figure, height=70 + 24 * max(5, len(llm_ids)) + int(5.6 * longest))
+    figure.update_layout(legend={"yref": "container", "y": 1, "yanchor": "top"})
     figure.update_xaxes(tickangle=-50, showgrid=False, dtick=1)
     figure.update_yaxes(showgrid=False, dtick=1)
     return figure
@@ -149,7 +152,8 @@ def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
     points = [row for row in rows.to_pylist() if row[metric.key] is not None]
     if not points:
         return empty(f"No row here has {metric.label.lower()}.")
-    devices = ranked_devices(points, metric)
+    devices = ranked_devices(points, metric)[:MOST_DEVICES]
+    points = [row for row in points if row["device"] in devices]
     place = {device: len(devices) - 1 - index for index, device in enumerate(devices)}
     present = [kind for kind in text.KINDS if any(row["source_kind"] == kind for row in points)]
     figure = go.Figure()
@@ -169,14 +173,10 @@ def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
         )
     values = [row[metric.key] * metric.display_factor for row in points]
     is_log = scale == "log" or (scale == "auto" and min(values) > 0 and max(values) / min(values) > LOG_FROM)
-    _styled(figure, height=130 + 46 * len(devices))
-    figure.update_xaxes(
-        title=metric.axis() + _direction(metric), type="log" if is_log else "linear", rangemode="tozero"
-    )
+    _styled(figure, height=130 + (46 if len(devices) <= 12 else 36) * len(devices))
+    figure.update_xaxes(title=metric.axis(), type="log" if is_log else "linear", rangemode="tozero")
     if is_log:
-        figure.update_xaxes(
-            dtick=1 if max(values) / min(values) > 100 else None, minor={"showgrid": True, "gridcolor": GRID}
-        )
+        figure.update_xaxes(**_log_ticks(values))
     figure.update_yaxes(
         tickvals=list(place.values()), ticktext=[_wrapped(text.short_device(name), 22) for name in place], range=[-0.6, len(devices) - 0.4], showgrid=False,
         zeroline=False, automargin=True,
@@ -440,14 +440,14 @@ def predicted_against_actual(rows: pa.Table, metric: Metric) -> go.Figure:
             x=[row["actual"] * scale for row in mine],
             y=[row["value"] * scale for row in mine],
             mode="markers",
-            name=name,
+            name=_wrapped(name.partition(": ")[2] or name, 34),
             marker={"color": colour, "symbol": symbol, "size": 8, "opacity": 0.8},
             customdata=[[row["run_id"], _prediction_hover(row, metric)] for row in mine],
             hovertemplate="%{customdata[1]}<extra></extra>",
         )
     _styled(figure, height=430)
-    figure.update_xaxes(title=f"Actual {metric.axis()}", type="log")
-    figure.update_yaxes(title=f"Predicted {metric.axis()}", type="log")
+    figure.update_xaxes(title=f"Actual {metric.axis().lower()}", type="log", **_log_ticks(values))
+    figure.update_yaxes(title=f"Predicted {metric.axis().lower()}", type="log", **_log_ticks(values))
     return figure
 
 
@@ -462,14 +462,15 @@ def residuals(rows: pa.Table, metric: Metric) -> go.Figure:
             x=[row["value"] / row["actual"] for row in mine],
             y=[row["llm_name"] or row["fold"] or "all" for row in mine],
             mode="markers",
-            name=name,
+            name=_wrapped(name.partition(": ")[2] or name, 34),
             marker={"color": colour, "symbol": symbol, "size": 8, "opacity": 0.8},
             customdata=[[row["run_id"], _prediction_hover(row, metric)] for row in mine],
             hovertemplate="%{customdata[1]}<extra></extra>",
         )
     figure.add_vline(x=1, line={"color": "#868e96", "dash": "dot"})
     _styled(figure, height=max(320, 160 + 40 * len({row["llm_name"] for row in table})))
-    figure.update_xaxes(title=f"Predicted / actual {metric.label.lower()}", type="log")
+    ratios = [row["value"] / row["actual"] for row in table]
+    figure.update_xaxes(title="Predicted / actual", type="log", **_log_ticks([1.0, *ratios]))
     figure.update_yaxes(showgrid=False, automargin=True)
     return figure
 
@@ -495,6 +496,14 @@ def _styled(figure: go.Figure, height: int) -> go.Figure:
     figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True, title_standoff=10)
     figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True, title_standoff=10)
     return figure
+
+
+def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
+    """Ticks of a log axis over positive values: 1, 2, 5 in each decade, over more than two decades the powers of ten."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    digits = (1, 2, 5) if math.log10(max(values) / min(values)) <= 2 else (1,)
+    ticks = [digit * 10.0**power for power in range(low - 1, high + 1) for digit in digits]
+    return {"tickvals": ticks, "ticktext": [text.number(tick) for tick in ticks]}
 
 
 def _largest_leaf(nodes: Sequence[Row]) -> float:
@@ -567,10 +576,6 @@ def _deviation(row: Row, metric: Metric) -> float | None:
         return None
     value = row.get(metric.column("std"))
     return None if value is None else value * metric.display_factor
-
-
-def _direction(metric: Metric) -> str:
-    return {"lower": ", lower is better", "higher": ", higher is better", None: ""}[metric.better]
 
 
 def _compare_hover(row: Row, metric: Metric) -> str:

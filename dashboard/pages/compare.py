@@ -173,6 +173,7 @@ def default_metric(rows: pa.Table) -> str:
 def workload_options(rows: Sequence[dict[str, Any]], phase: str) -> dict[str, list[dict[str, str]]]:
     """Options of the workload controls for an LLM's workloads; those after the phase are of that phase."""
     options: dict[str, list[dict[str, str]]] = {}
+    rows = [row for row in rows if row["tokens"] != c.ANY]
     for name in WORKLOAD:
         mine = rows if name == "phase" or phase == c.ANY else [row for row in rows if row["phase"] == phase]
         values = sorted(dict.fromkeys(row[name] for row in mine), key=_natural)
@@ -212,7 +213,7 @@ def content(lake: Lake, choice: Choice, snapshot: str | None) -> list[c.Componen
                 f"{shown.label} by device and kind",
                 min_width=300,
             ),
-            about=f"{shown.definition}{f' [{shown.formula}]' if shown.formula else ''}. Click a point for its row.",
+            about=f"{explained(shown)} Click a point for its row.{left_out(rows, shown)}",
             tools=c.exports("compare", snapshot, **_exported(choice)),
         ),
         c.card(
@@ -221,6 +222,21 @@ def content(lake: Lake, choice: Choice, snapshot: str | None) -> list[c.Componen
             about=f"{text.plural(rows.num_rows, 'row')}, those with the metric first.",
         ),
     ]
+
+
+def explained(shown: Metric) -> str:
+    """A metric's definition and direction as sentences."""
+    formula = f" [{shown.formula}]" if shown.formula else ""
+    direction = f" {shown.better.capitalize()} is better." if shown.better else ""
+    return f"{shown.definition[:1].upper()}{shown.definition[1:]}{formula}.{direction}"
+
+
+def left_out(rows: pa.Table, shown: Metric) -> str:
+    """What the chart has no room for, as a sentence; the table has it all."""
+    num_devices = len(figures.ranked_devices(rows.to_pylist(), shown))
+    if num_devices <= figures.MOST_DEVICES:
+        return ""
+    return f" The chart shows the first {figures.MOST_DEVICES} of {num_devices} devices, observed ones before the best bounds; the table has them all."
 
 
 def answer(rows: pa.Table, shown: Metric) -> list[Sentence]:

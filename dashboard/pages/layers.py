@@ -40,7 +40,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
     runs = lake.rows("run_list", snapshot, llm_id=llm, source_kind=kind, with_ops=True)
     run_id = run_id or (runs[0]["run_id"] if runs else None)
     size = c.chosen(params, "size", list(trees.SIZES), "seconds") or "seconds"
-    colour = c.chosen(params, "colour", list(trees.OP_METRICS), "seconds") or "seconds"
+    colour = c.chosen(params, "colour", list(trees.OP_METRICS), default_colour(lake, run_id, snapshot)) or "seconds"
     return c.page(
         "Layers of one run",
         "Where the time, the work and the bytes go, module by module, and how far each kind of operator is from its bound.",
@@ -137,6 +137,12 @@ def kinds_card(lake: Lake, run_id: str | None, run: dict[str, Any], snapshot: st
         about=about,
         tools=c.exports("op_kinds", snapshot, run_id=run_id),
     )
+
+
+def default_colour(lake: Lake, run_id: str | None, snapshot: str | None) -> str:
+    """How fast each operator computes where that is known (its size already is its time), else its time."""
+    rows = lake.rows("run_ops", snapshot, run_id=run_id)
+    return "achieved_flops_per_s" if any(row["achieved_flops_per_s"] for row in rows) else "seconds"
 
 
 def ops_grid(rows: Sequence[dict[str, Any]], name: str = "ops") -> c.Component:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import dash_mantine_components as dmc
+import pyarrow as pa
 from dash import Dash, Input, Output, html
 
 from dashboard import components as c
@@ -12,12 +14,14 @@ from dashboard import figures, text
 from dashboard.data import Lake
 
 NAME, TITLE, MENU = "overview", "Overview", "what is in the lake"
+COVERAGES = [("observed", "Measured or published"), ("all", "All"), *((kind, kind.capitalize()) for kind in text.KINDS)]
+"""What the coverage matrix can show; by default LLMs and devices of which something was measured or published."""
 
 
 def layout(lake: Lake, params: c.Params) -> c.Component:
     snapshot = params.get("snapshot")
     head = lake.rows("headline", snapshot)[0]
-    kind = c.chosen(params, "kind", ["all", *text.KINDS], "all")
+    kind = c.chosen(params, "kind", [key for key, _ in COVERAGES], COVERAGES[0][0])
     return c.page(
         "How fast is an LLM, on what, and why?",
         subtitle(head),
@@ -27,13 +31,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             c.controls(
                 NAME,
                 snapshot,
-                c.segments(
-                    NAME,
-                    "kind",
-                    "Rows of kind",
-                    [("all", "All"), *((one, one.capitalize()) for one in text.KINDS)],
-                    kind,
-                ),
+                c.segments(NAME, "kind", "Show", COVERAGES, kind),
             ),
             c.loading(coverage(lake, kind, snapshot), "overview-coverage"),
             about="Rows of each LLM on each device; a marker where something was measured or published. Click a cell to compare.",
@@ -102,18 +100,40 @@ def headline(head: dict[str, Any], snapshot: str | None) -> c.Component:
     )
 
 
-def coverage(lake: Lake, kind: str | None, snapshot: str | None) -> c.Component:
-    rows = lake.query("coverage", snapshot, source_kind=None if kind == "all" else kind)
-    if rows.num_rows == 0:
-        return c.nothing(
-            "No row names both an LLM and a device yet." if kind == "all" else f"The lake has no {kind} rows yet.",
-            filling(kind or "all"),
-        )
-    figure = figures.coverage(rows)
-    num_devices = len(set(rows.column("hardware_id").to_pylist()))
-    return c.graph(
-        "coverage", figure, "Heat map: rows of each LLM on each device", min_width=max(320, 230 + 26 * num_devices)
+def coverage(lake: Lake, kind: str | None, snapshot: str | None) -> list[c.Component]:
+    """The matrix, and a sentence about what it leaves out."""
+    rows = lake.query("coverage", snapshot, source_kind=kind if kind in text.KINDS else None)
+    shown = observed(rows) if kind == "observed" else rows
+    if shown.num_rows == 0:
+        kind = "measured" if kind == "observed" else kind
+        return [
+            c.nothing(
+                "No row names both an LLM and a device yet." if kind == "all" else f"The lake has no {kind} rows yet.",
+                filling(kind or "all"),
+            )
+        ]
+    num_devices = len(set(shown.column("hardware_id").to_pylist()))
+    chart = c.graph(
+        "coverage",
+        figures.coverage(shown),
+        "Heat map: rows of each LLM on each device",
+        min_width=max(320, 230 + 26 * num_devices),
     )
+    left_out = len(set(rows.column("llm_id").to_pylist())) - len(set(shown.column("llm_id").to_pylist()))
+    if not left_out:
+        return [chart]
+    return [
+        chart,
+        dmc.Text(f"{text.plural(left_out, 'more LLM')} have analytical rows only: choose All.", size="sm", c="dimmed"),
+    ]
+
+
+def observed(rows: pa.Table) -> pa.Table:
+    """Cells of LLMs and devices of which something was measured or published."""
+    table = rows.to_pylist()
+    seen = [row for row in table if row["source_kind"] in ("measured", "published")]
+    llms, devices = {row["llm_id"] for row in seen}, {row["hardware_id"] for row in seen}
+    return rows.filter(pa.array([row["llm_id"] in llms and row["hardware_id"] in devices for row in table], pa.bool_()))
 
 
 def filling(kind: str) -> str:
@@ -177,7 +197,11 @@ def trouble_card(lake: Lake, snapshot: str | None) -> c.Component:
         ]  # fmt: skip
     if not parts:
         parts = [c.nothing("No run failed, no row is kept out, no file is in quarantine.")]
-    about = f"{text.plural(len(failures), 'row')} failed or kept out of charts, {text.plural(len(refused), 'file')} in quarantine."
+    head = lake.rows("headline", snapshot)[0]
+    about = (
+        f"{text.plural(head['num_failed'], 'row')} without a result, {text.plural(head['num_excluded'], 'row')} kept out of charts, "
+        f"{text.plural(len(refused), 'file')} in quarantine."
+    )
     return c.card("Failures and faults", *parts, about=about, tools=c.exports("failures", snapshot))
 
 

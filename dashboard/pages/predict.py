@@ -106,10 +106,15 @@ def read(
     seen = (lake.rows("newest_predictors", snapshot) or [{}])[0]
     llm_ids, device_ids = [row["llm_id"] for row in llms], [row["hardware_id"] for row in devices]
     is_fresh = not any(name in params for name in FORM)
+    architectures = {row["llm_id"]: row["architecture"] for row in llms}
+    decoders = [key for key in seen.get("llm_ids") or [] if architectures.get(key) == "decoder"]
+    llm = c.chosen(params, "llm", llm_ids, _first(decoders, llm_ids))
     return {
-        "llm": c.chosen(params, "llm", llm_ids, _first(seen.get("llm_ids"), llm_ids)),
+        "llm": llm,
         "device": c.chosen(params, "device", device_ids, _first(seen.get("hardware_ids"), device_ids)),
-        "phase": c.chosen(params, "phase", PHASES, "prefill"),
+        "phase": c.chosen(
+            params, "phase", PHASES, "forward" if architectures.get(str(llm)) == "encoder" else "prefill"
+        ),
         "batch_size": _whole(params, "batch_size", 1),
         "input_tokens": _whole(params, "input_tokens", 512 if is_fresh else None),
         "context_tokens": _whole(params, "context_tokens", 512 if is_fresh else None),

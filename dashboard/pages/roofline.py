@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from dash import Dash, Input, Output, html
 
 from dashboard import components as c
@@ -17,6 +18,10 @@ from warehouse.store import StoreError
 NAME, TITLE, MENU = "roofline", "Roofline", "how far from the limit"
 STATE = ("devices", "llms", "phase", "dtype", "run", "snapshot")
 MAX_LISTED_FAULTS = 100
+ABOUT = {
+    "run": "An analytical point lies at its bound; it is below the roof as far as its memory-bound operators hold it down. Click a point for its row.",
+    "operator": "Leaf operators of the run, and of its analytical bound. A measured operator takes the arithmetic intensity of its kind from the bound.",
+}
 
 
 def layout(lake: Lake, params: c.Params) -> c.Component:
@@ -43,7 +48,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
         c.controls(
             NAME,
             snapshot,
-            c.multi(NAME, "devices", "Devices", [{"value": row["hardware_id"], "label": row["name"]} for row in devices], state["devices"], width=420),
+            c.multi(NAME, "devices", "Devices", [{"value": row["hardware_id"], "label": row["name"]} for row in devices], state["devices"], width=600),
             c.select(NAME, "dtype", "Number format", [*dtypes, {"value": c.ANY, "label": "Any"}], state["dtype"], width=160),
             c.multi(NAME, "llms", "LLMs", [{"value": key, "label": name} for key, name in llms.items()], state["llms"], placeholder="All LLMs"),
             c.select(NAME, "phase", "Phase", [*({"value": one, "label": text.words(one)} for one in phases), {"value": c.ANY, "label": "Any"}],
@@ -129,7 +134,7 @@ def content(lake: Lake, state: dict[str, Any], snapshot: str | None) -> list[c.C
                 "Roofline: arithmetic intensity against achieved FLOP/s",
                 min_width=320,
             ),
-            about="An analytical point lies at its bound: its distance from the roof is time its slower operators cost. Click a point for its row.",
+            about=ABOUT[noun],
             tools=c.exports(query, snapshot, **parameters),
         )
     ]
@@ -151,17 +156,26 @@ def run_points(lake: Lake, parameters: dict[str, Any], snapshot: str | None) -> 
 
 
 def op_points(lake: Lake, run_id: str, snapshot: str | None) -> pa.Table:
-    """Leaf operators of a run as points; a point leads to the run's table of operators."""
-    rows = lake.query("run_ops", snapshot, run_id=run_id)
-    rows = rows.filter(rows.column("is_leaf"))
-    labels = [
-        f"{path} ({text.words(kind)})"
-        for path, kind in zip(rows.column("path").to_pylist(), rows.column("op_kind").to_pylist(), strict=True)
-    ]
-    links = [c.href("layers", snapshot, run=run_id)] * rows.num_rows
-    return rows.append_column("label", pa.array(labels, pa.string())).append_column(
-        "link", pa.array(links, pa.string())
-    )
+    """Leaf operators of a run, and of its analytical twin, as points; a point leads to its run's table of operators."""
+    roles = lake.query("op_kinds", snapshot, run_id=run_id).column("run_id").to_pylist()
+    tables = []
+    for one in dict.fromkeys([run_id, *roles]):
+        rows = lake.query("run_ops", snapshot, run_id=one)
+        rows = rows.filter(
+            pc.and_(
+                rows.column("is_leaf"),
+                pc.and_(pc.is_valid(rows.column("intensity")), pc.is_valid(rows.column("achieved_flops_per_s"))),
+            )
+        )
+        names = zip(rows.column("path").to_pylist(), rows.column("op_kind").to_pylist(), strict=True)
+        labels = [f"{path} ({text.words(kind)})" for path, kind in names]
+        links = [c.href("layers", snapshot, run=one)] * rows.num_rows
+        tables.append(
+            rows.append_column("label", pa.array(labels, pa.string())).append_column(
+                "link", pa.array(links, pa.string())
+            )
+        )
+    return pa.concat_tables(tables)
 
 
 def faults_card(faults: Sequence[dict[str, Any]], noun: str, snapshot: str | None) -> c.Component:

@@ -1,5 +1,5 @@
 -- Purpose: what did not come out: failed runs and rows kept out of charts, with the reason.
--- Grain: one run.
+-- Grain: one run, analytical ones last; at most 1000.
 -- Parameters: $source_id, NULL for every source.
 SELECT
     run_id, source_kind, source_id, source_cell, llm_id, hardware_id, phase, batch_size, status,
@@ -7,5 +7,5 @@ SELECT
 FROM runs
 WHERE (status <> 'ok' OR is_excluded)
     AND ($source_id::VARCHAR IS NULL OR source_id = $source_id::VARCHAR)
-ORDER BY is_excluded DESC, collected_at DESC, run_id
+ORDER BY is_excluded DESC, source_kind = 'analytical', collected_at DESC, run_id
 LIMIT 1000
