@@ -174,7 +174,7 @@ def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
     values = [row[metric.key] * metric.display_factor for row in points]
     is_log = scale == "log" or (scale == "auto" and min(values) > 0 and max(values) / min(values) > LOG_FROM)
     _styled(figure, height=130 + (46 if len(devices) <= 12 else 36) * len(devices))
-    figure.update_xaxes(title=metric.axis(), type="log" if is_log else "linear", rangemode="tozero")
+    figure.update_xaxes(title=_axis(metric), type="log" if is_log else "linear", rangemode="tozero")
     if is_log:
         figure.update_xaxes(**_log_ticks(values))
     figure.update_yaxes(
@@ -361,7 +361,7 @@ def samples(rows: pa.Table, metric: Metric) -> go.Figure:
         )  # fmt: skip
     _styled(figure, height=300)
     figure.update_xaxes(title="Repeat", dtick=max(1, len(table) // 12))
-    figure.update_yaxes(title=metric.axis(), rangemode="tozero")
+    figure.update_yaxes(title=_axis(metric), rangemode="tozero")
     return figure
 
 
@@ -417,8 +417,11 @@ def prediction(answer: Sequence[Row], metric: Metric) -> go.Figure:
                 cliponaxis=False,
             )  # fmt: skip
     _styled(figure, height=140 + 62 * len(rows))
-    figure.update_xaxes(title=metric.axis(), rangemode="tozero")
-    figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True, type="category")
+    figure.update_xaxes(title=_axis(metric), rangemode="tozero")
+    names = list(dict.fromkeys(_wrapped(row["name"], 24) for row in rows))
+    figure.update_yaxes(
+        categoryorder="array", categoryarray=names[::-1], showgrid=False, automargin=True, type="category"
+    )
     return figure
 
 
@@ -498,12 +501,17 @@ def _styled(figure: go.Figure, height: int) -> go.Figure:
     return figure
 
 
+def _axis(metric: Metric) -> str:
+    """Axis title with its unit, said once."""
+    return metric.label if metric.display_unit in metric.label else metric.axis()
+
+
 def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
-    """Ticks of a log axis over positive values: 1, 2, 5 in each decade, over more than two decades the powers of ten."""
+    """Ticks of a log axis over positive values: 1, 2, 5 in each decade, over a wider range the powers of ten."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    digits = (1, 2, 5) if math.log10(max(values) / min(values)) <= 2 else (1,)
+    digits = (1, 2, 5) if math.log10(max(values) / min(values)) <= 1.3 else (1,)
     ticks = [digit * 10.0**power for power in range(low - 1, high + 1) for digit in digits]
-    return {"tickvals": ticks, "ticktext": [text.number(tick) for tick in ticks]}
+    return {"tickvals": ticks, "ticktext": [text.number(tick) for tick in ticks], "tickangle": 0}
 
 
 def _largest_leaf(nodes: Sequence[Row]) -> float:

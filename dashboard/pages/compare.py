@@ -353,11 +353,11 @@ def _beside_bound(row: dict[str, Any], table: Sequence[dict[str, Any]], shown: M
         return ""
     bound = min(bounds) if shown.better == "lower" else max(bounds)
     ratio = row[shown.key] / bound if shown.better == "lower" else bound / row[shown.key]
-    return (
-        f" That is {text.number(ratio)} times the bound there."
-        if ratio >= 1
-        else f" That is faster than the bound there ({text.number(ratio)}): look at the row."
-    )
+    if ratio < 1:
+        return f" That is beyond the bound there ({text.number(ratio)} times): look at the row."
+    if shown.better == "higher":
+        return f" The bound there is {text.number(ratio)} times higher."
+    return f" That is {text.number(ratio)} times the bound there."
 
 
 def _is_better(value: float, other: float, shown: Metric) -> bool:

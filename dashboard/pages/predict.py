@@ -311,7 +311,10 @@ def score_table(scores: Sequence[dict[str, Any]]) -> c.Component:
         html.Tr(
             [
                 html.Th(
-                    [row["name"], html.Div("baseline", className="rl-quieter") if row["is_baseline"] else None],
+                    [
+                        row["name"].partition(": ")[2] or row["name"],
+                        html.Div("baseline", className="rl-quieter") if row["is_baseline"] else None,
+                    ],
                     scope="row",
                 ),
                 html.Td(names.get(row["split"], text.words(row["split"]).lower())),

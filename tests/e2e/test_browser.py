@@ -101,7 +101,7 @@ def test_a_page_opens_and_fits_a_phone_and_a_desk(fresh: Open, path: str) -> Non
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.set_viewport_size({"width": 1440, "height": 900})
     page.wait_for_function("document.documentElement.scrollWidth <= 1440")
-    assert page.get_by_role("link", name="Compare").is_visible()
+    assert page.get_by_role("link", name="Compare devices side by side").is_visible()
 
 
 def test_a_changed_control_is_in_the_link_and_a_fresh_browser_shows_the_same(fresh: Open) -> None:

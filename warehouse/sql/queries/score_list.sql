@@ -11,4 +11,4 @@ WHERE ($metric::VARCHAR IS NULL OR predictors.metric = $metric::VARCHAR)
     AND predictors.predictor_id IN (
         SELECT max_by(predictor_id, trained_at) FROM predictors GROUP BY name, metric, method
     )
-ORDER BY predictors.metric, predictor_scores.split = 'random', predictor_scores.split, predictors.is_baseline, predictors.name, fold
+ORDER BY predictors.metric, predictor_scores.split <> 'leave_model_out', predictor_scores.split <> 'random', predictor_scores.split, predictors.is_baseline, predictors.name, fold
