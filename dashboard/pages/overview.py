@@ -67,7 +67,13 @@ def subtitle(head: dict[str, Any]) -> str:
 
 def headline(head: dict[str, Any], snapshot: str | None) -> c.Component:
     kinds = [
-        c.stat(text.count(head[f"num_{kind}"]), kind, f"rows {text.KIND_MEANINGS[kind]}", kind)
+        c.stat(
+            text.count(head[f"num_{kind}"]),
+            kind,
+            f"rows {text.KIND_MEANINGS[kind]}",
+            kind,
+            c.href("run", snapshot, kind=kind),
+        )
         for kind in text.KINDS
         if kind != "predicted" or head["num_predicted"]
     ]

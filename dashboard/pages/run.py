@@ -25,7 +25,7 @@ TIERS = ("imported summary", "imported raw", "own single run", "own repeats with
 def layout(lake: Lake, params: c.Params) -> c.Component:
     snapshot, run_id = params.get("snapshot"), params.get("run_id")
     if not run_id:
-        return choose(lake, snapshot)
+        return choose(lake, c.chosen(params, "kind", ["all", *text.KINDS], "all") or "all", snapshot)
     found = lake.rows("run", snapshot, run_id=run_id)
     if not found:
         raise StoreError(f"There is no run '{run_id}' in this lake. The Run page without an id lists the newest ones.")
@@ -60,9 +60,10 @@ def register(app: Dash, lake: Lake) -> None:
     """This page needs no callback: it is its URL."""
 
 
-def choose(lake: Lake, snapshot: str | None) -> c.Component:
-    """Runs to open, measured ones first."""
-    rows = lake.rows("run_list", snapshot)
+def choose(lake: Lake, kind: str, snapshot: str | None) -> c.Component:
+    """Runs to open, of one kind or of all with measured ones first."""
+    source_kind = None if kind == "all" else kind
+    rows = lake.rows("run_list", snapshot, source_kind=source_kind)
     table = [
         {
             **row,
@@ -83,7 +84,7 @@ def choose(lake: Lake, snapshot: str | None) -> c.Component:
     )
     return c.page(
         "Runs", "Open one to see all that is known about it. Measured runs come first; the other pages lead to every run.",
-        c.card("The newest runs", body, tools=c.exports("run_list", snapshot)), c.controls_hidden(NAME, snapshot), snapshot=snapshot, path=c.href(NAME),
+        c.card("The newest runs" if kind == "all" else f"The newest {kind} runs", body, tools=c.exports("run_list", snapshot, source_kind=source_kind)), c.controls_hidden(NAME, snapshot), dcc.Input(id=c.control(NAME, "kind"), type="hidden", value=kind), snapshot=snapshot, path=c.href(NAME),
     )  # fmt: skip
 
 

@@ -122,6 +122,13 @@ def test_the_run_page_leads_to_its_source_and_says_how_to_repeat_it(lake: Lake) 
         assert words in measured
 
 
+def test_every_count_of_a_kind_leads_to_its_rows(lake: Lake) -> None:
+    assert "/run?kind=published" in said(overview.layout(lake, {}))
+    listed = said(run.layout(lake, {"kind": "published"}))
+    assert "/run?run_id=p-a100" in listed
+    assert "/run?run_id=m-a6000" not in listed
+
+
 def test_a_failure_is_shown_as_one(lake: Lake) -> None:
     assert "needed 90 GiB of 48 GiB" in said(run.layout(lake, {"run_id": "m-oom"}))
     assert "the table contradicts its own text" in said(run.layout(lake, {"run_id": "p-odd"}))
