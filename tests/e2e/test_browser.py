@@ -168,7 +168,7 @@ def test_the_keyboard_reaches_a_run(fresh: Open) -> None:
 def test_the_menu_opens_and_closes_on_a_phone(fresh: Open) -> None:
     page = fresh("/", width=375)
     page.get_by_label("Menu").click()
-    page.get_by_role("link", name="Roofline").click()
+    page.get_by_role("link", name="Roofline how far from the limit").click()
     page.wait_for_selector("h1:has-text('Roofline')")
     page.wait_for_function("document.querySelector('.mantine-AppShell-navbar').getBoundingClientRect().right <= 0")
 
