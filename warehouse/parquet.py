@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from warehouse import schema
+from warehouse import metrics, schema
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]] | pa.Table
 
@@ -26,11 +27,16 @@ class ContractError(ValueError):
     """Rows or a file that do not fit the table they claim to be of. The message says what, why, what is known, where."""
 
 
+class UnreadableFileError(ContractError):
+    """A file that is no Parquet: cut off, or still being written."""
+
+
 def check(table_name: str, rows: Rows) -> pa.Table:
     """Rows as an Arrow table of exactly the declared columns and types, absent ones NULL.
 
-    Raises ContractError for an unknown column, a value of the wrong type, a missing required value, or a value outside the
-    column's vocabulary. Nothing is converted silently but integers to float and naive numbers to their declared width.
+    Raises ContractError for an unknown column, a value of the wrong type, a missing required value, a value outside the
+    column's vocabulary, NaN, infinity, a negative quantity, a config_id that is not the hash of its row, or a metric
+    definition that nobody declared. Only integers are converted, to float.
     """
     declared = schema.table(table_name)
     if not isinstance(rows, pa.Table):
@@ -49,12 +55,18 @@ def check(table_name: str, rows: Rows) -> pa.Table:
             columns.append(pa.chunked_array([pa.nulls(rows.num_rows, column.type)]))
     checked = pa.table(columns, schema=declared.arrow)
     _check_values(declared, checked)
+    _check_numbers(declared, checked)
+    if table_name == "runs":
+        _check_runs(checked)
     return checked
 
 
 def write(table_name: str, rows: Rows, path: Path) -> Path:
     """Check rows and write them to `path` atomically; returns `path`."""
-    checked = check(table_name, rows)
+    return _write(table_name, check(table_name, rows), path)
+
+
+def _write(table_name: str, checked: pa.Table, path: Path) -> Path:
     metadata = {"rooflake.table": table_name, "rooflake.schema_version": str(schema.SCHEMA_VERSION)}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -76,7 +88,7 @@ def land(landing: Path, name: str, batch: Mapping[str, Rows]) -> list[Path]:
     checked = {table_name: check(table_name, rows) for table_name, rows in batch.items()}
     order = sorted(checked, key=lambda table_name: table_name == "runs")
     return [
-        write(table_name, checked[table_name], landing / table_name / f"{name}.parquet")
+        _write(table_name, checked[table_name], landing / table_name / f"{name}.parquet")
         for table_name in order
         if checked[table_name].num_rows
     ]
@@ -89,7 +101,9 @@ def read(table_name: str, path: Path) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         if not path.exists():
             raise
-        raise ContractError(f"'{path.name}' is not a readable Parquet file ({str(error).splitlines()[0]}).") from error
+        raise UnreadableFileError(
+            f"'{path.name}' is not a readable Parquet file ({str(error).splitlines()[0]})."
+        ) from error
     claimed = (rows.schema.metadata or {}).get(b"rooflake.table")
     if claimed is not None and claimed.decode() != table_name:
         raise ContractError(f"'{path.name}' holds rows of '{claimed.decode()}' but lies under landing/{table_name}/.")
@@ -154,6 +168,49 @@ def _check_values(declared: schema.Table, rows: pa.Table) -> None:
                     f"{_quoted(strange)} is not a value of {declared.name}.{column.name}. Known: {', '.join(column.values)}. "
                     "Add it in warehouse/schema.py."
                 )
+
+
+def _pairs(maps: pa.ChunkedArray) -> set[tuple[str, str]]:
+    """Distinct entries of a column of maps."""
+    found: set[tuple[str, str]] = set()
+    for chunk in maps.chunks:
+        entries = pa.table([chunk.keys, chunk.items], names=["key", "value"])
+        found |= {(row["key"], row["value"]) for row in entries.group_by(["key", "value"]).aggregate([]).to_pylist()}
+    return found
+
+
+NON_NEGATIVE = ("runs", "ops", "requests")
+
+
+def _check_numbers(declared: schema.Table, rows: pa.Table) -> None:
+    for column in declared.columns:
+        values = rows.column(column.name)
+        if not pa.types.is_floating(column.type) or values.null_count == rows.num_rows:
+            continue
+        if not pc.all(pc.is_finite(values)).as_py():
+            raise ContractError(f"{declared.name}.{column.name} is NaN or infinite. What was not measured is NULL.")
+        if declared.name in NON_NEGATIVE and pc.min(values).as_py() < 0:
+            raise ContractError(
+                f"{declared.name}.{column.name} is {pc.min(values).as_py()}: a quantity below zero. What was not measured is NULL."
+            )
+
+
+def _check_runs(rows: pa.Table) -> None:
+    """The hash that joins everything is the hash of its row, and every definition named is one of ours."""
+    expected = schema.config_ids(rows)
+    wrong = pc.not_equal(rows.column("config_id"), expected)
+    if pc.any(wrong).as_py():
+        index = pc.index(wrong, pa.scalar(True)).as_py()
+        raise ContractError(
+            f"runs.config_id '{rows.column('config_id')[index]}' of run '{rows.column('run_id')[index]}' is not the hash of its "
+            f"configuration columns ('{expected[index]}'). Make it with warehouse.schema.config_id."
+        )
+    for metric, definition in sorted(_pairs(rows.column("metric_definitions"))):
+        if metric not in schema.RUNS.names or definition not in metrics.DEFINITIONS:
+            raise ContractError(
+                f"runs.metric_definitions says {metric} = '{definition}'. Known metrics: columns of runs; known definitions: "
+                f"{', '.join(metrics.DEFINITIONS)}. Add it in warehouse/metrics.py."
+            )
 
 
 def _wrong_type(table_name: str, column: schema.Column, why: str) -> str:

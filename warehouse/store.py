@@ -32,6 +32,8 @@ ENTRY_TABLES = ("hardware", "llms", "prices", "sources")
 """Tables of entries: a landed entry replaces the one of the same id. Every other table refuses different content for a key."""
 ROWS_PER_TRANSACTION = 1_000_000
 RETRY_S = 60.0
+SETTLED_S = 1.0
+"""A file this old that cannot be read will not become readable: nobody is writing it."""
 _CONFLICT = re.compile(r"failed to commit|database is locked|conflict|disk i/o error", re.IGNORECASE)
 
 T = TypeVar("T")
@@ -96,7 +98,7 @@ class Home:
             options.append("READ_ONLY")
         if snapshot is not None:
             options.append(f"SNAPSHOT_VERSION {int(snapshot)}")
-        return f"ATTACH {_literal('ducklake:' + target)} AS lake ({', '.join(options)})"
+        return f"ATTACH IF NOT EXISTS {_literal('ducklake:' + target)} AS lake ({', '.join(options)})"
 
 
 @dataclass
@@ -107,6 +109,7 @@ class LoadReport:
     num_loaded: int = 0
     num_duplicate: int = 0
     num_waiting: int = 0
+    num_strays: int = 0
     quarantined: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -115,7 +118,9 @@ class LoadReport:
         if self.num_duplicate:
             parts.append(f"{self.num_duplicate} already there")
         if self.num_waiting:
-            parts.append(f"{self.num_waiting} waiting for their runs")
+            parts.append(f"{self.num_waiting} waiting (for their runs file, or for their writer to finish)")
+        if self.num_strays:
+            parts.append(f"{self.num_strays} left alone (not under landing/<table>/)")
         if self.quarantined:
             parts.append(f"{len(self.quarantined)} quarantined")
         return ", ".join(parts) + "."
@@ -171,7 +176,10 @@ class Store:
             relation = cursor.sql(text, params=parameters or None)
             return relation.to_arrow_table() if relation is not None else pa.table({})
 
-        return _retry(run)
+        try:
+            return _retry(run)
+        except duckdb.Error as error:
+            raise StoreError(f"The lakehouse in '{self.home.path}' cannot answer: {_first_lines(error)}") from error
 
     # writing ----------------------------------------------------------------------------------------------------------
 
@@ -179,46 +187,72 @@ class Store:
         """Load every landing file exactly once; bad ones go to quarantine with the reason. Waits for another load to end."""
         if self.read_only:
             raise StoreError("This lakehouse is open for reading only. Open it for writing to load.")
-        result = LoadReport()
-        with FileLock(self.home.path / ".load.lock"):
-            _retry(lambda: self._in_transaction(self._sync_catalog))
-            known = {row["file_hash"]: row["outcome"] for row in self._rows("SELECT file_hash, outcome FROM loads")}
-            for batches in _grouped(self._ready(known, result)):
-                _retry(partial(self._load_batches, batches, result))
-                if report is not None:
-                    report(str(result))
+        result = LoadReport(num_strays=self._count_strays())
+        try:
+            with FileLock(self.home.path / ".load.lock"):
+                _retry(lambda: self._in_transaction(self._sync_catalog))
+                for batches in _grouped(self._ready(result)):
+                    # re-read on a retry: a commit whose answer was lost is a commit
+                    _retry(partial(self._load_unloaded, batches, result))
+                    if report is not None:
+                        report(str(result))
+        except duckdb.Error as error:
+            raise StoreError(
+                f"The load stopped, nothing is lost: what is not in the lake is still in landing. {_first_lines(error)}"
+            ) from error
         return result
 
     def compact(self) -> None:
         """Merge small data files; drop nothing a snapshot still shows."""
         _retry(lambda: self._cursor().execute("CALL lake.merge_adjacent_files()").fetchall())
 
-    def _ready(self, known: Mapping[str, str], result: LoadReport) -> Iterator[_Batch]:
-        """Batches that are complete, files already known moved out of the way."""
+    def _ready(self, result: LoadReport) -> Iterator[_Batch]:
+        """Batches that are complete. A file that was refused before is tried again: what it lacked may be there now."""
         by_name: dict[str, list[_File]] = {}
         for table_name in schema.TABLES:
             for path in sorted((self.home.landing / table_name).glob("*.parquet")):
                 if not path.name.startswith("."):
-                    by_name.setdefault(path.stem, []).append(_File(table_name, path, _hash(path)))
-        loaded_runs = {row["file_name"] for row in self._rows("SELECT file_name FROM loads WHERE table_name = 'runs'")}
+                    by_name.setdefault(path.stem, []).append(_File.of(table_name, path))
+        loaded = self._rows("SELECT file_hash, file_name, table_name FROM loads WHERE outcome = 'loaded'")
+        hashes = {row["file_hash"] for row in loaded}
+        with_runs = {Path(row["file_name"]).stem for row in loaded if row["table_name"] == "runs"}
         for name, files in by_name.items():
+            has_runs = name in with_runs or any(file.table_name == "runs" for file in files)
             fresh = []
             for file in files:
-                if file.hash not in known:
-                    fresh.append(file)
-                elif known[file.hash] == "quarantined":
-                    self._quarantine(file, "the same content was refused before")
-                    result.quarantined[file.name] = "the same content was refused before"
-                else:
-                    file.path.unlink(missing_ok=True)
+                if file.hash in hashes:
+                    file.remove()
                     result.num_duplicate += 1
-            has_runs = any(file.table_name == "runs" for file in files) or f"runs/{name}.parquet" in loaded_runs
-            waiting = [file for file in fresh if file.table_name in schema.OF_A_RUN and not has_runs]
-            if waiting:
-                result.num_waiting += len(waiting)
-                continue
+                elif file.table_name in schema.OF_A_RUN and not has_runs:
+                    result.num_waiting += 1
+                else:
+                    fresh.append(file)
             if fresh:
                 yield _Batch(name, fresh)
+
+    def _load_unloaded(self, batches: list[_Batch], result: LoadReport) -> None:
+        """Load the batches, less the files that an earlier try has committed."""
+        hashes = [file.hash for batch in batches for file in batch.files]
+        done = self._rows(
+            "SELECT file_hash FROM loads WHERE outcome = 'loaded' AND list_contains($hashes, file_hash)",
+            {"hashes": hashes},
+        )
+        committed = {row["file_hash"] for row in done}
+        for batch in batches:
+            for file in batch.files:
+                if file.hash in committed:
+                    file.remove()
+                    result.num_loaded += 1
+            batch.files = [file for file in batch.files if file.hash not in committed]
+        self._load_batches([batch for batch in batches if batch.files], result)
+
+    def _count_strays(self) -> int:
+        """Files in landing that no table claims."""
+        landing = self.home.landing
+        return sum(
+            path.parent.parent != landing or path.parent.name not in schema.TABLES
+            for path in landing.rglob("*.parquet")
+        )
 
     def _load_batches(self, batches: list[_Batch], result: LoadReport) -> None:
         """One transaction: every batch that passes, and the record of every one that does not."""
@@ -226,9 +260,15 @@ class Store:
         for batch in batches:
             try:
                 batch.read()
-                accepted.append(batch)
             except parquet.ContractError as error:
-                refused.append((batch, str(error)))
+                if batch.is_being_written(error):
+                    result.num_waiting += len(batch.files)
+                else:
+                    refused.append((batch, str(error)))
+            else:
+                accepted.append(batch)
+        if not accepted and not refused:
+            return
         cursor = self._cursor()
         while True:
             cursor.execute("BEGIN")
@@ -244,16 +284,20 @@ class Store:
                 raise
             refused += [(batch, conflicts[batch.name]) for batch in accepted if batch.name in conflicts]
             accepted = [batch for batch in accepted if batch.name not in conflicts]
+        self._clear(accepted, refused, result)
+        for table_name, count in new_rows.items():
+            result.new_rows[table_name] = result.new_rows.get(table_name, 0) + count
+
+    def _clear(self, accepted: list[_Batch], refused: list[tuple[_Batch, str]], result: LoadReport) -> None:
+        """After the commit: loaded files go, refused ones move to quarantine."""
         for batch in accepted:
             for file in batch.files:
-                file.path.unlink(missing_ok=True)
+                file.remove()
                 result.num_loaded += 1
         for batch, reason in refused:
             for file in batch.files:
                 self._quarantine(file, reason)
                 result.quarantined[file.name] = reason
-        for table_name, count in new_rows.items():
-            result.new_rows[table_name] = result.new_rows.get(table_name, 0) + count
 
     def _insert(self, batches: list[_Batch]) -> dict[str, str]:
         """Stage and insert; returns batch name -> reason where rows contradict what is there (nothing is to be committed)."""
@@ -353,20 +397,31 @@ class Store:
         return conflicts
 
     def _record(self, accepted: list[_Batch], refused: list[tuple[_Batch, str]]) -> dict[str, int]:
-        """Write `loads`; returns new rows by table."""
+        """Write `loads`, in place of what it said of the same content before; returns new rows by table."""
         now = datetime.now(UTC)
         records, totals = [], dict[str, int]()
-        for batch in accepted:
-            for file, rows in batch.rows:
-                count = self._rows(
-                    f"SELECT count(*) AS n FROM lake.{file.table_name} WHERE file_hash = $hash", {"hash": file.hash}
-                )[0]["n"]
-                totals[file.table_name] = totals.get(file.table_name, 0) + count
-                records.append(file.record(now, "loaded", rows.num_rows, count))
+        for table_name in sorted({file.table_name for batch in accepted for file in batch.files}):
+            files = {
+                file.hash: (file, rows)
+                for batch in accepted
+                for file, rows in batch.rows
+                if file.table_name == table_name
+            }
+            counted = self._rows(
+                f"SELECT file_hash, count(*) AS n FROM lake.{table_name} WHERE list_contains($hashes, file_hash) GROUP BY 1",
+                {"hashes": list(files)},
+            )
+            new_rows = {row["file_hash"]: row["n"] for row in counted}
+            totals[table_name] = sum(new_rows.values())
+            records += [
+                file.record(now, "loaded", rows.num_rows, new_rows.get(hash_, 0))
+                for hash_, (file, rows) in files.items()
+            ]
         for batch, reason in refused:
             records += [file.record(now, "quarantined", None, 0, reason) for file in batch.files]
         cursor = self._cursor()
-        cursor.register("staged", parquet.check("loads", records))
+        cursor.register("staged", parquet.check("loads", list({row["file_hash"]: row for row in records}.values())))
+        cursor.execute("DELETE FROM lake.loads WHERE file_hash IN (SELECT file_hash FROM staged)")
         cursor.execute("INSERT INTO lake.loads BY NAME SELECT * FROM staged")
         cursor.unregister("staged")
         return totals
@@ -376,7 +431,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{file.path.stem}.{file.hash[:8]}.parquet"
         target.with_suffix(".reason.txt").write_text(reason + "\n", encoding="utf-8")
-        if file.path.exists():
+        if file.is_unchanged:
             file.path.replace(target)
 
     # attaching --------------------------------------------------------------------------------------------------------
@@ -458,6 +513,10 @@ def open_store(home: Home | str | Path | None = None, *, read_only: bool = False
     Raises StoreError where a reader finds none, where the folder cannot be written, or where the snapshot does not exist.
     """
     home = home if isinstance(home, Home) else Home.of(home)
+    if home.path.exists() and not home.path.is_dir():
+        raise StoreError(
+            f"'{home.path}' is a file, not a home folder. Name another with --home DIR or the variable ROOFLAKE_HOME."
+        )
     if read_only and not home.exists:
         raise StoreError(
             f"There is no lakehouse in '{home.path}'. Make one with `rooflake demo --no-serve --home {home.path}`, "
@@ -470,7 +529,7 @@ def open_store(home: Home | str | Path | None = None, *, read_only: bool = False
             raise StoreError(
                 f"Snapshot {snapshot} does not exist in '{home.path}'. Ask for a smaller one, or none for the newest."
             ) from error
-        raise StoreError(f"The lakehouse in '{home.path}' cannot be opened: {_first_line(error)}") from error
+        raise StoreError(f"The lakehouse in '{home.path}' cannot be opened: {_first_lines(error)}") from error
 
 
 @contextmanager
@@ -502,18 +561,19 @@ def _select(connection: duckdb.DuckDBPyConnection, text: str, limit: int) -> pa.
     try:
         statements = duckdb.extract_statements(text)
     except duckdb.Error as error:
-        raise StoreError(f"That is not SQL DuckDB understands: {_first_line(error)}") from error
+        raise StoreError(f"That is not SQL DuckDB understands: {_first_lines(error)}") from error
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         kinds = ", ".join(str(statement.type).rsplit(".", 1)[-1] for statement in statements) or "nothing"
         raise StoreError(
             f"Exactly one SELECT is run here; this is {kinds}. The lake is written by `rooflake load` only."
         )
-    body = text.strip().rstrip(";")
+    ends = [position for position, _ in duckdb.tokenize(text) if text[position] == ";"]
+    body = "".join(" " if position in ends else character for position, character in enumerate(text))
     try:
         return _retry(lambda: connection.sql(f"SELECT * FROM (\n{body}\n) LIMIT {int(limit)}").to_arrow_table())
     except duckdb.Error as error:
         hint = f" Tables: {', '.join(schema.TABLES)}." if isinstance(error, duckdb.CatalogException) else ""
-        raise StoreError(f"{_first_line(error)}{hint}") from error
+        raise StoreError(f"{_first_lines(error)}{hint}") from error
 
 
 @cache
@@ -537,10 +597,26 @@ class _File:
     table_name: str
     path: Path
     hash: str
+    signature: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, table_name: str, path: Path) -> _File:
+        signature = _signature(path)
+        return cls(table_name, path, _hash(path), signature)
 
     @property
     def name(self) -> str:
         return f"{self.table_name}/{self.path.name}"
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Is it still the file that was hashed? A writer may have put another in its place."""
+        return self.path.exists() and _signature(self.path) == self.signature
+
+    def remove(self) -> None:
+        """Delete the file; one that took its place stays for the next load."""
+        if self.is_unchanged:
+            self.path.unlink(missing_ok=True)
 
     def record(
         self, now: datetime, outcome: str, rows: int | None, new_rows: int, reason: str | None = None
@@ -562,9 +638,20 @@ class _Batch:
     def read(self) -> None:
         self.rows = [(file, parquet.read(file.table_name, file.path)) for file in self.files]
         for file, rows in self.rows:
+            if not file.is_unchanged:
+                raise parquet.UnreadableFileError(f"'{file.name}' changed while it was read.")
             key = schema.table(file.table_name).key
             if rows.group_by(list(key)).aggregate([]).num_rows != rows.num_rows:
                 raise parquet.ContractError(f"'{file.name}' holds the same {' + '.join(key)} more than once.")
+
+    def is_being_written(self, error: parquet.ContractError) -> bool:
+        """Is a file unreadable because somebody is still copying it? A fresh one gets a moment to change."""
+        if not isinstance(error, parquet.UnreadableFileError):
+            return False
+        if all(file.is_unchanged and time.time() - file.path.stat().st_mtime > SETTLED_S for file in self.files):
+            return False
+        time.sleep(SETTLED_S)
+        return not all(file.is_unchanged for file in self.files)
 
     @property
     def size(self) -> int:
@@ -658,9 +745,15 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _signature(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _first_lines(error: Exception) -> str:
+    """What DuckDB says, without the echo of the statement."""
+    return " ".join(str(error).split("\n\nLINE ")[0].split())

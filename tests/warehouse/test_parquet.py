@@ -24,6 +24,17 @@ def test_rows_come_back_with_absent_values_null(tmp_path):
         ({"batch_size": 1.5}, r"runs\.batch_size must be int64"),
         ({"phase": "warp"}, r"'warp' is not a value of runs\.phase\. Known: forward, prefill"),
         ({"weight_dtype": "fp17"}, r"'fp17' is not a value of runs\.weight_dtype"),
+        ({"latency_s": float("nan")}, r"runs\.latency_s is NaN or infinite\. What was not measured is NULL"),
+        ({"latency_s": -1.0}, r"runs\.latency_s is -1\.0: a quantity below zero"),
+        (
+            {"config_id": "made-up"},
+            r"runs\.config_id 'made-up' of run 'a' is not the hash of its configuration columns",
+        ),
+        (
+            {"metric_definitions": {"latency_s": "my way"}},
+            r"metric_definitions says latency_s = 'my way'\. Known metrics",
+        ),
+        ({"metric_definitions": {"speed": "wall_clock"}}, r"metric_definitions says speed = 'wall_clock'"),
         ({"collector": None}, r"runs\.collector is required and is NULL in 1 of 1 rows"),
     ],
 )

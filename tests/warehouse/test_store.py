@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from sample_rows import WHEN, op, run
 
 from warehouse import parquet
-from warehouse.store import Home, StoreError, open_for_people, open_store, query_names, query_text
+from warehouse.store import Home, LoadReport, StoreError, _grouped, open_for_people, open_store, query_names, query_text
 
 
 @pytest.fixture
@@ -136,9 +137,103 @@ def test_refused_content_that_comes_again_is_refused_again(home):
     for _ in range(2):
         path.write_bytes(b"not parquet")
         with open_store(home) as store:
-            assert list(store.load().quarantined) == ["runs/bad.parquet"]
+            assert "not a readable Parquet file" in store.load().quarantined["runs/bad.parquet"]
             assert count(store, "loads") == 1
         assert not path.exists()
+
+
+def test_what_was_refused_is_loaded_once_what_it_lacked_is_there(home):
+    land(home, "a", runs=[run("a", hardware_id="cpu-here")], ops=[op("a", 0)])
+    device = {
+        "hardware_id": "cpu-here",
+        "name": "This CPU",
+        "kind": "cpu",
+        "source": "measured",
+        "source_date": "2026-01-01",
+    }
+    with open_store(home) as store:
+        assert set(store.load().quarantined) == {"runs/a.parquet", "ops/a.parquet"}
+        land(home, "device", hardware=[device])
+        for path in home.quarantine.glob("*/*.parquet"):
+            path.rename(home.landing / path.parent.name / "a.parquet")
+        assert store.load().quarantined == {}
+        assert (count(store), count(store, "ops")) == (1, 1)
+        outcomes = store.sql("SELECT DISTINCT outcome FROM loads").to_pylist()
+        assert outcomes == [{"outcome": "loaded"}]
+
+
+def test_ops_of_a_refused_run_do_not_enter(home):
+    land(home, "a", runs=[run("a", llm_id="llama-9")])
+    with open_store(home) as store:
+        store.load()
+        land(home, "a", ops=[op("a", 0)])
+        assert store.load().num_waiting == 1
+        assert count(store, "ops") == 0
+
+
+def test_a_commit_whose_answer_was_lost_is_a_commit(home):
+    """The retry after a commit that did happen must not record, insert or count anything twice."""
+    land(home, "a", runs=[run("a")], ops=[op("a", 0)])
+    with open_store(home) as store:
+        (batches,) = list(_grouped(store._ready(LoadReport())))
+        copies = {file.path: file.path.read_bytes() for batch in batches for file in batch.files}
+        store._in_transaction(store._sync_catalog)
+        store._load_batches(batches, LoadReport())
+        for path, content in copies.items():
+            path.write_bytes(content)
+        store._load_unloaded(batches, LoadReport())
+        assert (count(store), count(store, "ops"), count(store, "loads")) == (1, 1, 2)
+
+
+def test_a_file_still_being_copied_is_left_alone(home):
+    (path,) = land(home, "a", runs=[run("a")])
+    whole, done = path.read_bytes(), threading.Event()
+
+    def copy_slowly():
+        with path.open("wb") as file:
+            while not done.wait(0.05):
+                file.write(b"x")
+                file.flush()
+        path.write_bytes(whole)
+
+    copying = threading.Thread(target=copy_slowly)
+    copying.start()
+    with open_store(home) as store:
+        report = store.load()
+        done.set()
+        copying.join()
+        assert (report.quarantined, report.num_waiting) == ({}, 1)
+        assert store.load().new_rows == {"runs": 1}
+
+
+def test_a_file_replaced_while_it_is_loaded_stays_for_the_next_load(home):
+    (path,) = land(home, "a", runs=[run("a")])
+    with open_store(home) as store:
+        (batches,) = list(_grouped(store._ready(LoadReport())))
+        store._in_transaction(store._sync_catalog)
+        batches[0].read()
+        land(home, "a", runs=[run("b")])
+        batches[0].files[0].remove()
+        assert path.exists()
+        store.load()
+        assert store.sql("SELECT run_id FROM runs").to_pylist() == [{"run_id": "b"}]
+
+
+def test_files_that_no_table_claims_are_counted(home):
+    land(home, "a", runs=[run("a")])
+    (home.landing / "runs" / "a.parquet").rename(home.landing / "a.parquet")
+    with open_store(home) as store:
+        assert "1 left alone (not under landing/<table>/)" in str(store.load())
+
+
+def test_a_data_file_that_is_gone_is_a_sentence(home):
+    land(home, "a", runs=[run("a")])
+    with open_store(home) as store:
+        store.load()
+        for path in (home.path / "lake").rglob("*.parquet"):
+            path.unlink()
+        with pytest.raises(StoreError, match=r"The lakehouse in '.*' cannot answer: "):
+            store.sql("SELECT * FROM runs")
 
 
 def test_ops_wait_for_their_run(home):
@@ -257,6 +352,7 @@ def test_a_select_is_answered(filled):
     with open_for_people(filled) as ask:
         assert ask("select count(*) as n from runs;").to_pylist() == [{"n": 2}]
         assert ask("with x as (select 1 as a) select a from x -- done").to_pylist() == [{"a": 1}]
+        assert ask("select ';' as a; -- done;").to_pylist() == [{"a": ";"}]
 
 
 @pytest.mark.parametrize(
