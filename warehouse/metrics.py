@@ -41,7 +41,9 @@ class Metric:
         if statistic is None:
             return self.key
         if statistic not in self.statistics:
-            raise KeyError(f"'{self.key}' has no statistic '{statistic}'. Known: {', '.join(self.statistics) or 'none'}.")
+            raise KeyError(
+                f"'{self.key}' has no statistic '{statistic}'. Known: {', '.join(self.statistics) or 'none'}."
+            )
         for suffix in _UNIT_SUFFIXES:
             if self.key.endswith(suffix):
                 return f"{self.key.removesuffix(suffix)}_{statistic}{suffix}"
@@ -152,4 +154,6 @@ def metric(key: str) -> Metric:
     try:
         return BY_KEY[key]
     except KeyError:
-        raise KeyError(f"'{key}' is not a metric. Known: {', '.join(BY_KEY)}. Add it in warehouse/metrics.py.") from None
+        raise KeyError(
+            f"'{key}' is not a metric. Known: {', '.join(BY_KEY)}. Add it in warehouse/metrics.py."
+        ) from None
