@@ -31,13 +31,14 @@ def rows(num_runs: int) -> dict[str, pa.Table]:
 
     runs = pa.table(
         {
-            "run_id": ids, "config_id": ids, "collector": constant("roofline"), "source_kind": constant("analytical"),
+            "run_id": ids, "collector": constant("roofline"), "source_kind": constant("analytical"),
             "source_id": constant("rooflake/default"), "collected_at": constant(datetime(2026, 1, 1, tzinfo=UTC)),
             "status": constant("ok"), "is_excluded": constant(False), "phase": constant("decode"),
             "llm_id": constant("llama-2-7b"), "hardware_id": constant("a6000"), "batch_size": pa.array(range(num_runs)),
             "flops": numbers, "bytes_moved": numbers, "roofline_s": numbers, "weights_bytes": numbers,
         }
     )  # fmt: skip
+    runs = runs.append_column("config_id", schema.config_ids(runs))
     num_ops = num_runs * OPS_PER_RUN
     values = pa.array(range(num_ops), pa.float64())
     ops = pa.table(
@@ -65,7 +66,9 @@ def main() -> None:
             copies.mkdir()
             started = time.perf_counter()
             for path in paths:
-                duckdb.execute(f"COPY (SELECT * FROM '{path}') TO '{copies / path.parent.name}.parquet' (COMPRESSION zstd)")
+                duckdb.execute(
+                    f"COPY (SELECT * FROM '{path}') TO '{copies / path.parent.name}.parquet' (COMPRESSION zstd)"
+                )
             copying = time.perf_counter() - started
             started = time.perf_counter()
             report = store.load()
