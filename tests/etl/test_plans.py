@@ -3,6 +3,7 @@
 import pytest
 
 from etl import plans
+from warehouse import catalog
 
 
 def test_every_plan_of_the_project_is_valid():
@@ -10,12 +11,39 @@ def test_every_plan_of_the_project_is_valid():
         assert plans.load(path.stem).sweeps
 
 
+def test_the_starter_plan_asks_encoders_for_a_forward_pass_alone():
+    llms = catalog.llms()
+    analytical = [sweep.options for sweep in plans.load("starter").sweeps if sweep.collector == "roofline"]
+    for options in (one for one in analytical if "llm_id" in one):
+        encoders = {name for name in options["llm_id"] if llms[name].architecture == "encoder"}
+        assert not encoders or options["phase"] == ["forward"]
+    swept = {name for options in analytical for name in options.get("llm_id", []) if options["phase"] == ["forward"]}
+    assert swept == {name for name, llm in llms.items() if llm.architecture == "encoder"}
+
+
+def written(tmp_path, text, name="mine.toml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
 def test_a_plan_file_is_read(tmp_path):
-    path = tmp_path / "mine.toml"
-    path.write_text('train = false\n[[sweep]]\ncollector = "published"\ntitle = "papers"\npapers = ["chilka-nyu"]\n')
-    plan = plans.load(str(path))
+    plan = plans.load(
+        written(
+            tmp_path, 'train = false\n[[sweep]]\ncollector = "published"\ntitle = "papers"\npapers = ["chilka-nyu"]\n'
+        )
+    )
     assert (plan.name, plan.twins, plan.train) == ("mine", True, False)
     assert plan.sweeps == (plans.Sweep("published", "papers", {"papers": ["chilka-nyu"]}),)
+
+
+def test_one_value_stands_for_a_list_of_one_where_a_collector_takes_several(tmp_path):
+    text = "[[sweep]]\ncollector = 'roofline'\nllm_id = 'gpt2'\nbatch_size = 4\nruleset = 'default'\n"
+    assert plans.load(written(tmp_path, text)).sweeps[0].options == {
+        "llm_id": ["gpt2"],
+        "batch_size": [4],
+        "ruleset": "default",
+    }
 
 
 @pytest.mark.parametrize(
@@ -23,11 +51,16 @@ def test_a_plan_file_is_read(tmp_path):
     [
         ("[[sweep]]\ncollector = 'magic'\n", r"sweep of collector 'magic'\. Known: endpoint, "),
         ("[[sweep]\n", r"'bad\.toml' is not TOML"),
-        ("twin = true\n", r"has no key \['twin'\]\. Known: name, sweep, twins, train"),
+        ("twin = true\n", r"has no key 'twin'\. Known: name, sweep, twins, train"),
+        ("twins = 'no'\n", r"twins must be true or false, not 'no'"),
+        ("sweep = 3\n", r"sweep must be \[\[sweep\]\] tables, not 3"),
+        ("sweep = ['a']\n", r"has the sweep 'a'\. A sweep is a table"),
+        ("[[sweep]]\ncollector = 'roofline'\nllms = ['a']\n", r"roofline has no option 'llms'\. Known: llm_id, hard"),
+        ("[[sweep]]\ncollector = 'local_profile'\nskip = []\n", r"local_profile has no option 'skip'"),
+        ("[[sweep]]\ncollector = 'endpoint'\nurl = 'http://x'\n", r"endpoint needs model\."),
+        ("[[sweep]]\ncollector = 'local_profile'\nbudget_s = [1]\n", r"budget_s takes one value, not the list \[1\]"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_a_sentence(tmp_path, text, message):
-    path = tmp_path / "bad.toml"
-    path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        plans.load(str(path))
+        plans.load(written(tmp_path, text, "bad.toml"))
