@@ -5,8 +5,10 @@ stdout is data, stderr is narration. Heavy libraries are imported by the command
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -23,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-stderr = Console(stderr=True, highlight=False)
+stderr = Console(stderr=True, highlight=False, markup=False)
 
 HomeOption = Annotated[
     Path | None,
@@ -51,25 +53,29 @@ def sql(
     """Run one SELECT over the lakehouse: `rooflake sql "select source_kind, count(*) from runs group by 1"`."""
     from etl import output as writers
 
-    if format is Format.parquet and output is None:
-        _fail("Parquet is binary: name a file with --output FILE.")
+    writers.check(format.value, output)
     with open_for_people(Home.of(home), limit=limit) as run:
         rows = run(query)
     writers.write(rows, format.value, output)
     if rows.num_rows == limit:
-        stderr.print(f"Stopped at {limit} rows. Ask for more with --limit.")
+        _say(f"Stopped at {limit} rows. Ask for more with --limit.")
 
 
 @app.command()
 def load(home: HomeOption = None) -> None:
-    """Load every landing file exactly once; files off the contract go to quarantine with the reason."""
+    """Load every landing file exactly once, and add the analytical bound of what came in.
+
+    Files off the contract go to quarantine with the reason.
+    """
+    from etl import twins
+
     with open_store(Home.of(home)) as store:
-        report = store.load()
-    stderr.print(str(report))
-    for name, reason in report.quarantined.items():
-        stderr.print(f"quarantined {name}: {reason}", style="red", soft_wrap=True)
-    if report.quarantined:
-        raise typer.Exit(1)
+        loaded = store.load()
+        _say(str(loaded))
+        refused = loaded.quarantined
+        if any(loaded.new_rows.values()):
+            refused = refused | twins.add(store, _say).quarantined
+    _exit_if_refused(refused)
 
 
 @app.command()
@@ -85,14 +91,31 @@ def status(home: HomeOption = None) -> None:
 def collect(
     context: typer.Context, name: Annotated[str, typer.Argument(help="A collector.")], home: HomeOption = None
 ) -> None:
-    """Run one collector into the home's landing folder and load it: `rooflake collect endpoint --url ... --model ...`."""
-    from collectors.__main__ import main as run_collector
+    """Run one collector and load what it landed: `rooflake collect endpoint --url ... --model ...`.
 
+    `rooflake collect NAME --help` lists the collector's options.
+    """
+    import collectors
+    from etl import machine
+
+    if name in ("-h", "--help"):
+        typer.echo(context.get_help())
+        typer.echo(f"Collectors: {', '.join(collectors.names())}")
+        return
+    collector = collectors.find(name)
+    parser = argparse.ArgumentParser(
+        prog=f"rooflake collect {name}",
+        description=collector.__doc__,
+        epilog="--home DIR  home folder; else ROOFLAKE_HOME, else ./rooflake-data",
+    )
+    collector.add_arguments(parser)
+    options = vars(parser.parse_args(context.args))
     place = Home.of(home)
-    place.prepare()
-    code = run_collector([name, "--landing", str(place.landing), *context.args])
-    if code:
-        raise typer.Exit(code)
+    with open_store(place) as store:
+        if name == "local_profile":
+            options["hardware_row"] = machine.hardware_row(store, options["device"])
+    collected = collector.collect(place.landing, report=_say, **options)
+    _say(f"{collected.num_runs} runs landed, {collected.num_failed} of them failures.")
     load(home)
 
 
@@ -102,55 +125,61 @@ def refresh(
     home: HomeOption = None,
 ) -> None:
     """Run a plan through the Prefect flow `etl.flows.refresh`: collect, land, load, twin, train."""
-    from etl import plans
-
-    plans.load(plan)
-    _run_flow(plan, Home.of(home))
+    failures = _run_flow(plan, Home.of(home))
+    if failures is not None:
+        _fail(failures)
 
 
 @app.command()
 def train(home: HomeOption = None) -> None:
     """Train the predictors on the measured rows of the lake and store them with their scores."""
-    from etl import training
+    from etl import training, twins
 
     with open_store(Home.of(home)) as store:
-        for line in training.train(store):
-            stderr.print(line)
+        refused = twins.add(store, _say).quarantined
+        refused = refused | training.train(store, _say).quarantined
+    _exit_if_refused(refused)
 
 
 @app.command()
 def predict(
     llm: Annotated[str, typer.Option(help="LLM id or Hugging Face name.")],
     hardware: Annotated[str | None, typer.Option(help="Device id; default: the one measured most.")] = None,
-    phase: Annotated[str, typer.Option(help="forward, prefill or decode.")] = "prefill",
+    phase: Annotated[str, typer.Option(help="forward, prefill, decode or generate.")] = "prefill",
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
-    tokens: Annotated[int, typer.Option(min=1, help="Input tokens; for decode, tokens attended to.")] = 512,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Input tokens; for a decoder's decode step, tokens attended to.")
+    ] = 512,
+    output_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of generate; of an encoder-decoder, its decoder's in forward and decode."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="dtype of weights, activations and KV cache.")] = "fp32",
-    attention: Annotated[str, typer.Option(help="eager, sdpa or flash.")] = "sdpa",
+    attention: Annotated[str, typer.Option(help="eager, sdpa, flash or paged.")] = "sdpa",
     home: HomeOption = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="Output format.")] = Format.table,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; parquet needs one.")] = None,
 ) -> None:
     """Predict latency and peak memory of one configuration, with an interval, beside its analytical bound."""
     from etl import output as writers
     from etl import training
 
-    config = {
-        "llm_id": llm,
-        "hardware_id": hardware,
-        "num_devices": 1,
-        "phase": phase,
-        "batch_size": batch_size,
-        ("context_tokens" if phase == "decode" else "input_tokens"): tokens,
-        "weight_dtype": dtype,
-        "activation_dtype": dtype,
-        "kv_dtype": dtype,
-        "attention": attention,
-    }
+    writers.check(format.value, output)
+    config = training.configuration(
+        llm,
+        phase,
+        hardware_id=hardware,
+        batch_size=batch_size,
+        tokens=tokens,
+        output_tokens=output_tokens,
+        dtype=dtype,
+        attention=attention,
+    )
     with open_store(Home.of(home), read_only=True) as store:
         rows, notes = training.what_if(store, config)
-    writers.write(rows, format.value, None)
+    writers.write(rows, format.value, output)
     for note in notes:
-        stderr.print(note, soft_wrap=True)
+        _say(note)
 
 
 @app.command()
@@ -172,27 +201,36 @@ def demo(
     plan: Annotated[str, typer.Option(help="The plan to run.")] = "starter",
 ) -> None:
     """Collect for real on this machine, load the lakehouse, train the predictors, and serve the dashboard."""
-    refresh(plan, home)
     place = Home.of(home)
+    failures = _run_flow(plan, place)
+    if failures is not None:
+        _say(failures, style="red")
     with open_store(place, read_only=True) as store:
         from etl import output as writers
 
         writers.status(store)
     if serve:
         raise typer.Exit(_serve(place, host, port))
+    if failures is not None:
+        raise typer.Exit(2)
 
 
-def _run_flow(plan: str, home: Home) -> None:
-    """Start the flow in this process, with progress on stderr. Prefect's own server is started (and stopped) by Prefect."""
-    from etl import settings
+def _run_flow(plan: str, home: Home) -> str | None:
+    """Start the flow in this process, with progress on stderr. Returns what failed, or None where nothing did.
 
+    Prefect's own server is started (and stopped) by Prefect. Raises ValueError for a plan that makes no sense.
+    """
+    from etl import plans, settings
+
+    plans.load(plan)
     settings.quiet_prefect()
     from etl.flows import refresh as flow
 
     try:
         flow(plan=plan, home=str(home.path))
     except RuntimeError as error:
-        _fail(str(error))
+        return str(error)
+    return None
 
 
 def _serve(home: Home, host: str, port: int) -> int:
@@ -207,8 +245,19 @@ def _serve(home: Home, host: str, port: int) -> int:
         return 0
 
 
+def _say(line: str, style: str | None = None) -> None:
+    stderr.print(line, style=style, soft_wrap=True)
+
+
+def _exit_if_refused(refused: Mapping[str, str]) -> None:
+    for name, reason in refused.items():
+        _say(f"quarantined {name}: {reason}", style="red")
+    if refused:
+        raise typer.Exit(1)
+
+
 def _fail(message: str) -> NoReturn:
-    stderr.print(message, style="red", soft_wrap=True)
+    _say(message, style="red")
     raise typer.Exit(2)
 
 
@@ -217,9 +266,7 @@ def main() -> None:
     try:
         app()
     except (StoreError, LookupError, ValueError, OSError) as error:
-        stderr.print(
-            str(error.args[0] if isinstance(error, KeyError) else error), style="red", soft_wrap=True, markup=False
-        )
+        _say(str(error.args[0] if isinstance(error, KeyError) else error), style="red")
         sys.exit(2)
 
 

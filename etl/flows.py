@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from prefect import flow, task
@@ -17,15 +18,14 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import collectors
-from etl import plans, training
-from warehouse import catalog
-from warehouse.store import Home, open_store
+from etl import machine, plans, training, twins
+from warehouse.store import Home, LoadReport, open_store
 
 
 def _may_pass(_task: object, _run: object, state: Any) -> bool:
     """Retry what may go better a second time: not a plan that asks for something that does not exist."""
     error = state.result(raise_on_failure=False)
-    return not isinstance(error, LookupError | ValueError)
+    return not isinstance(error, LookupError | TypeError | ValueError)
 
 
 @task(
@@ -54,37 +54,24 @@ def collect_sweep(
 
 
 @task(retries=2, retry_delay_seconds=[2, 10], cache_policy=NO_CACHE)
-def load_landing(home: str) -> dict[str, Any]:
+def load_landing(home: str) -> LoadReport:
     """Load what landed."""
     with open_store(home) as store:
-        report = store.load()
-    return {"text": str(report), "new_rows": report.new_rows, "quarantined": report.quarantined}
+        return store.load()
 
 
 @task(cache_policy=NO_CACHE)
-def add_twins(home: str, report: Callable[[str], None]) -> str:
+def add_twins(home: str, report: Callable[[str], None]) -> LoadReport:
     """Give every measured and published configuration its analytical row, under the same configuration key."""
-    from collectors import roofline
-
     with open_store(home) as store:
-        configs = store.query("untwinned_configurations")
-        hardware_rows = store.sql("SELECT * EXCLUDE (file_hash) FROM hardware").to_pylist()
-        known = catalog.llms()
-        llm_rows = [
-            row for row in store.sql("SELECT * EXCLUDE (file_hash) FROM llms").to_pylist() if row["llm_id"] not in known
-        ]
-        collected = roofline.twins(
-            configs, store.home.landing, report=report, hardware_rows=hardware_rows, llm_rows=llm_rows
-        )
-        store.load()
-    return f"{collected.num_runs} analytical twins of {configs.num_rows} configurations"
+        return twins.add(store, report)
 
 
 @task(cache_policy=NO_CACHE)
-def train_predictors(home: str) -> list[str]:
+def train_predictors(home: str, report: Callable[[str], None]) -> LoadReport:
     """Train on the measured rows of the lake; too few rows is a sentence, not a failure."""
     with open_store(home) as store:
-        return training.train(store)
+        return training.train(store, report)
 
 
 @flow(name="refresh", log_prints=False)
@@ -95,16 +82,16 @@ def refresh(plan: str = "starter", home: str = "rooflake-data") -> dict[str, Any
     """
     chosen = plans.load(plan)
     Home.of(home).prepare()
-    with open_store(home) as store:
-        store.load()  # what an interrupted run left behind, and the catalogue
     summary: list[dict[str, Any]] = []
-    failures: list[str] = []
-    console = Console(stderr=True, highlight=False)
+    with open_store(home) as store:
+        failures = _quarantined(store.load())  # what an interrupted run left behind, and the catalogue
+    console = Console(stderr=True, highlight=False, markup=False)
+    say = partial(console.print, soft_wrap=True)
     steps = len(chosen.sweeps) + chosen.twins + chosen.train
     columns = (
         SpinnerColumn(),
-        TextColumn("[bold]{task.completed}/{task.total}"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.completed}/{task.total}", style="bold"),
+        TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
@@ -114,28 +101,28 @@ def refresh(plan: str = "starter", home: str = "rooflake-data") -> dict[str, Any
 
             def report(line: str, title: str = sweep.title) -> None:
                 progress.update(bar, description=f"{title}: {line}"[:150])
+                if "measured already" in line:
+                    say(f"{title}: {line}")
 
             state = collect_sweep(sweep.title, sweep.collector, sweep.options, home, report, return_state=True)
             loaded = load_landing(home)
             if state.is_completed():
-                row = state.result() | {"loaded": loaded["text"]}
+                row = state.result() | {"loaded": str(loaded)}
                 summary.append(row)
-                console.print(
-                    f"{row['sweep']}: {row['runs']} runs, {row['failed']} failed, {row['seconds']} s. {row['loaded']}"
-                )
+                say(f"{row['sweep']}: {row['runs']} runs, {row['failed']} failed, {row['seconds']} s. {row['loaded']}")
             else:
                 failures.append(f"{sweep.title}: {state.message}")
-            failures += [f"quarantined {name}: {reason}" for name, reason in loaded["quarantined"].items()]
+            failures += _quarantined(loaded)
             progress.advance(bar)
-        if chosen.twins:
-            progress.update(bar, description="analytical twins")
-            console.print(add_twins(home, lambda line: console.print(line, soft_wrap=True)) + ".")
-            progress.advance(bar)
-        if chosen.train:
-            progress.update(bar, description="training predictors")
-            for line in train_predictors(home):
-                console.print(line, soft_wrap=True)
-            progress.advance(bar)
+        for title, step, is_wanted in (
+            ("analytical twins", add_twins, chosen.twins),
+            ("training predictors", train_predictors, chosen.train),
+        ):
+            if is_wanted:
+                progress.update(bar, description=title)
+                done = step(home, say, return_state=True)
+                failures += _quarantined(done.result()) if done.is_completed() else [f"{title}: {done.message}"]
+                progress.advance(bar)
         progress.update(bar, description="done")
     with open_store(home, read_only=True) as store:
         snapshot = store.snapshot_id()
@@ -148,19 +135,16 @@ def refresh(plan: str = "starter", home: str = "rooflake-data") -> dict[str, Any
     return {"snapshot_id": snapshot, "sweeps": summary, "totals": totals}
 
 
+def _quarantined(loaded: LoadReport) -> list[str]:
+    return [f"quarantined {name}: {reason}" for name, reason in loaded.quarantined.items()]
+
+
 def _with_lake(collector: str, options: dict[str, Any], place: Home) -> dict[str, Any]:
     """A sweep's options; local measurements also learn what this machine is and what it has measured already."""
     if collector != "local_profile":
         return options
-    from collectors import _machine
-
     with open_store(place, read_only=True) as store:
-        done = store.query("measured_configurations").to_pylist()
-        machine = store.sql(
-            "SELECT * EXCLUDE (file_hash) FROM hardware WHERE hardware_id = $id",
-            {"id": _machine.hardware_id(options.get("device", "auto"))},
-        ).to_pylist()
-    return options | {
-        "skip": {(row["config_id"], row["task"]) for row in done},
-        "hardware_row": machine[0] if machine else None,
-    }
+        return options | {
+            "skip": machine.measured(store),
+            "hardware_row": machine.hardware_row(store, options.get("device", "auto")),
+        }

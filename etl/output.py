@@ -21,17 +21,25 @@ from warehouse.store import Store
 ROWS_SHOWN = 200
 
 
+def check(format: str, output: Path | None) -> None:
+    """Raise ValueError where rows of this format need a file."""
+    if format == "parquet" and output is None:
+        raise ValueError("Parquet is binary: name a file with --output FILE.")
+
+
 def write(rows: pa.Table, format: str, output: Path | None) -> None:
-    """Write rows to a file or stdout as `table`, `csv`, `json` or `parquet` (a file)."""
-    if format == "parquet":
-        assert output is not None  # noqa: S101  (the command asked for it)
-        pq.write_table(rows, output)
-        return
-    text = {"table": _table, "csv": _csv, "json": _json}[format](rows)
+    """Write rows to a file or stdout as `table`, `csv`, `json` or `parquet` (a file). Raises ValueError where it cannot."""
+    check(format, output)
+    content = _parquet(rows) if format == "parquet" else _TEXTS[format](rows).encode()
     if output is None:
-        sys.stdout.write(text)
-    else:
-        output.write_text(text, encoding="utf-8")
+        sys.stdout.write(content.decode())
+        return
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        raise ValueError(
+            f"'{output}' cannot be written ({error.strerror}). Name a file in a folder that exists with --output FILE."
+        ) from error
 
 
 def status(store: Store) -> None:
@@ -73,6 +81,15 @@ def _csv(rows: pa.Table) -> str:
 
 def _json(rows: pa.Table) -> str:
     return json.dumps(rows.to_pylist(), default=_plain, indent=1) + "\n"
+
+
+def _parquet(rows: pa.Table) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(rows, content)
+    return content.getvalue()
+
+
+_TEXTS = {"table": _table, "csv": _csv, "json": _json}
 
 
 def _cell(value: Any) -> str:

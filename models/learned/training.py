@@ -192,7 +192,8 @@ def _check(num_measured: int, usable: pa.Table, actual: Array, metric: Metric) -
             f"Too little to train {metric} on: {len(pc.unique(usable.column('config_id')))} configurations of {len(llms)} LLMs "
             f"({', '.join(llms) or 'none'}), from {num_measured} measured rows of which {num_measured - usable.num_rows} lack "
             f"the metric or their analytical row. It needs {MIN_ROWS} configurations of {MIN_LLMS} LLMs. Measure more with "
-            "`rooflake collect local_profile`, add their bounds with `rooflake collect roofline`, then `rooflake load`."
+            "`rooflake collect local_profile`, or copy what another machine measured into the landing folder and run "
+            "`rooflake load`; both add the analytical rows."
         )
     if np.ptp(np.log(actual)) < 1e-6:
         raise ValueError(

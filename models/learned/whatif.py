@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -40,8 +40,8 @@ def what_if(
     """Evaluate one configuration (configuration columns of `runs`) analytically and predict it with each predictor.
 
     `predictors` maps a metric to its predictor; an empty one gives the bound alone. `hardware_rows` extend or override the
-    device catalogue. Raises ValueError for a key that is no configuration column, UnknownEntryError for an unknown LLM or
-    device.
+    device catalogue. Where the analytical model has no answer there is no prediction, and its reason is the analytical one.
+    Raises ValueError for a key that is no configuration column, UnknownEntryError for an unknown LLM or device.
     """
     strange = [name for name in config if name not in schema.CONFIGURATION_NAMES]
     if strange:
@@ -57,5 +57,8 @@ def what_if(
     absent = [column for column in schema.CONFIGURATION if column.name not in totals.column_names]
     for column in absent:
         totals = totals.append_column(column.name, pa.nulls(1, column.type))
+    (total,) = totals.to_pylist()
     predictions = {metric: predict(predictor, totals)[0] for metric, predictor in predictors.items()}
-    return WhatIf(schema.config_id(config), totals.to_pylist()[0], predictions)
+    if total["status"] != "ok":
+        predictions = {metric: replace(item, reason=total["status_detail"]) for metric, item in predictions.items()}
+    return WhatIf(schema.config_id(config), total, predictions)

@@ -3,28 +3,15 @@
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 
 import pyarrow.parquet as pq
 import pytest
+from command_line import rooflake
 from sample_rows import run
 
+from collectors import _machine
 from warehouse import parquet
 from warehouse.store import Home, open_store
-
-
-def rooflake(*words, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "etl.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +49,13 @@ def test_sql_writes_parquet(home, tmp_path):
     refused = rooflake("sql", "select 1", "--home", home, "-f", "parquet")
     assert refused.returncode == 2
     assert "name a file with --output" in refused.stderr
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_a_file_that_cannot_be_written_is_a_sentence(home, tmp_path, format):
+    answer = rooflake("sql", "select 1 as x", "--home", home, "-f", format, "-o", tmp_path / "none" / "x")
+    assert answer.returncode == 2
+    assert "none/x' cannot be written (No such file or directory)." in answer.stderr
 
 
 @pytest.mark.parametrize(
@@ -119,10 +113,48 @@ def test_home_comes_from_the_environment_too(home, monkeypatch):
 
 
 def test_collect_runs_a_collector_and_loads_it(tmp_path):
-    answer = rooflake("collect", "published", "--home", tmp_path, "--papers", "pattabhiraman-asu")
+    answer = rooflake("collect", "published", "--home", tmp_path, "--papers", "chilka-nyu")
     assert answer.returncode == 0, answer.stderr
-    count = rooflake("sql", "-f", "csv", "select count(*) as n from runs", "--home", tmp_path)
-    assert count.stdout.splitlines()[-1] == "18"
+    with open_store(tmp_path, read_only=True) as store:
+        runs = store.sql("SELECT config_id, source_kind FROM runs").to_pylist()
+        assert store.query("untwinned_configurations").num_rows == 0
+    published = {run["config_id"] for run in runs if run["source_kind"] == "published"}
+    assert len(published) == 2
+    assert published == {run["config_id"] for run in runs if run["source_kind"] == "analytical"}
+
+
+def test_help_of_a_collector_is_its_options_and_nothing_is_made(tmp_path):
+    home = tmp_path / "home"
+    answer = rooflake("collect", "roofline", "--home", home, "--help")
+    assert answer.returncode == 0
+    assert "rooflake collect roofline" in answer.stdout
+    assert "--ruleset" in answer.stdout
+    assert "--home" in answer.stdout
+    assert "--landing" not in answer.stdout
+    assert "Collectors: endpoint, local_profile" in rooflake("collect", "--help").stdout
+    assert rooflake("collect", "roofline", "--home", home, "--landing", home).returncode == 2
+    assert not home.exists()
+
+
+def test_measuring_again_keeps_the_machines_ceilings(tmp_path, small_llm):
+    machine = {"hardware_id": _machine.hardware_id("cpu"), "name": "this one", "kind": "cpu", "source": "measured",
+               "source_date": "2026-01-01", "peak_fp32_flops_per_s": 1.25e11, "memory_bandwidth_bytes_per_s": 2e10}  # fmt: skip
+    place = Home.of(tmp_path / "home")
+    parquet.land(place.landing, "machine", {"hardware": [machine]})
+    with open_store(place) as store:
+        store.load()
+    words = ["--checkpoint", small_llm, "--device", "cpu", "--phase", "forward", "--input-tokens", 8]
+    for _ in range(2):
+        answer = rooflake("collect", "local_profile", "--home", place.path, *words)
+        assert answer.returncode == 0, answer.stderr
+    with open_store(place, read_only=True) as store:
+        runs = store.sql("SELECT DISTINCT hardware_id, flops FROM runs WHERE source_kind = 'measured'").to_pylist()
+        assert store.sql("SELECT count(*) AS n FROM runs WHERE source_kind = 'measured'").to_pylist() == [{"n": 2}]
+        (row,) = store.sql(
+            "SELECT peak_fp32_flops_per_s FROM hardware WHERE hardware_id = $id", {"id": machine["hardware_id"]}
+        ).to_pylist()
+    assert [run["hardware_id"] for run in runs] == [machine["hardware_id"]]
+    assert row["peak_fp32_flops_per_s"] == 1.25e11
 
 
 def test_an_unknown_collector_or_plan_is_named(tmp_path):

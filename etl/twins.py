@@ -1,0 +1,33 @@
+"""Every measured and published configuration beside its bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from warehouse import catalog
+from warehouse.store import LoadReport, Store
+
+
+def add(store: Store, report: Callable[[str], None]) -> LoadReport:
+    """Load the analytical row, under the same configuration key, of every measured or published configuration without one.
+
+    LLMs and devices are the lake's as well as the catalogue's. What cannot be bounded is reported. Returns what the load did.
+    """
+    from collectors import roofline
+
+    configs = store.query("untwinned_configurations")
+    if configs.num_rows == 0:
+        return LoadReport()
+    known = catalog.llms()
+    llms = store.sql("SELECT * EXCLUDE (file_hash) FROM llms").to_pylist()
+    collected = roofline.twins(
+        configs,
+        store.home.landing,
+        report=report,
+        hardware_rows=store.sql("SELECT * EXCLUDE (file_hash) FROM hardware").to_pylist(),
+        llm_rows=[row for row in llms if row["llm_id"] not in known],
+    )
+    loaded = store.load()
+    if collected.num_runs:
+        report(f"{collected.num_runs} analytical twins of {configs.num_rows} configurations.")
+    return loaded

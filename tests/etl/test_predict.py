@@ -1,0 +1,161 @@
+"""From measured rows alone to a prediction: `load` brings the bounds, `train` the predictors, `predict` the answer."""
+
+import subprocess
+
+import pyarrow.parquet as pq
+import pytest
+from command_line import rooflake
+from sample_rows import run
+
+from etl import training, twins
+from models import learned
+from warehouse import parquet
+from warehouse.store import Home, open_store
+
+DEVICE = {
+    "hardware_id": "test-cpu", "name": "Test CPU", "kind": "cpu", "memory_bytes": 6.4e10,
+    "memory_bandwidth_bytes_per_s": 2e10, "peak_fp32_flops_per_s": 1e11, "source": "made up", "source_date": "2026-11-21",
+}  # fmt: skip
+PARAMETERS = {"opt-125m": 125e6, "gpt2": 124e6, "bloom-560m": 559e6}
+
+
+def measured_rows():
+    """A decode step of three LLMs on a device that no catalogue holds: the weights at 16 GB/s and 1 ms on top."""
+    fp32 = dict.fromkeys(("weight_dtype", "activation_dtype", "kv_dtype"), "fp32")
+    return [
+        run(f"{llm}-{batch}-{context}", llm_id=llm, hardware_id="test-cpu", attention="sdpa", **fp32, batch_size=batch,
+            context_tokens=context, latency_s=4 * parameters / 16e9 + 1e-3 * batch * (1 + context / 1024),
+            memory_peak_bytes=4 * parameters + 1e8 + 1e5 * batch * context)
+        for llm, parameters in PARAMETERS.items() for batch in (1, 2, 4) for context in (64, 256)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """What the file of another machine becomes after `rooflake load` and `rooflake train`."""
+    place = Home.of(tmp_path_factory.mktemp("predict") / "home")
+    parquet.land(place.landing, "gpu-node", {"runs": measured_rows(), "hardware": [DEVICE]})
+    loaded = rooflake("load", "--home", place.path)
+    assert loaded.returncode == 0, loaded.stderr
+    assert "18 analytical twins of 18 configurations." in loaded.stderr
+    trained = rooflake("train", "--home", place.path)
+    assert trained.returncode == 0, trained.stderr
+    assert "latency_s: median error" in trained.stderr
+    return place.path
+
+
+def test_loaded_measurements_meet_their_bound(home):
+    with open_store(home, read_only=True) as store:
+        rows = store.query("training_rows").to_pylist()
+    assert len(rows) == 18
+    assert all(0 < row["roofline_s"] < row["measured_latency_s"] for row in rows)
+
+
+def test_loading_nothing_new_computes_nothing(home):
+    again = rooflake("load", "--home", home)
+    assert again.returncode == 0
+    assert "nothing new" in again.stderr
+    assert "twins" not in again.stderr
+
+
+def test_training_brings_the_bounds_that_loading_did_not(tmp_path):
+    place = Home.of(tmp_path)
+    parquet.land(place.landing, "a", {"runs": [run("a"), run("b", batch_size=2)]})
+    with open_store(place) as store:
+        store.load()
+    answer = rooflake("train", "--home", tmp_path)
+    assert answer.returncode == 0
+    assert "2 analytical twins of 2 configurations." in answer.stderr
+    assert "Too little to train latency_s on: 2 configurations of 1 LLMs" in answer.stderr
+
+
+def test_what_the_load_of_twins_and_of_scores_refuses_is_reported(tmp_path):
+    place = Home.of(tmp_path)
+    parquet.land(place.landing, "a", {"runs": [run("a")]})
+    lines = []
+    with open_store(place) as store:
+        store.load()
+        for name, add in (("first", twins.add), ("second", training.train)):
+            path = place.landing / "runs" / f"{name}.parquet"
+            path.write_bytes(b"PAR1")
+            assert list(add(store, lines.append).quarantined) == [f"runs/{name}.parquet"]
+            path.unlink(missing_ok=True)
+
+
+def predict(home, *words) -> subprocess.CompletedProcess[str]:
+    return rooflake("predict", "--home", home, *words)
+
+
+def test_a_prediction_stands_beside_its_bound(home, tmp_path):
+    path = tmp_path / "answer.parquet"
+    words = ("--llm", "gpt2", "--phase", "decode", "--tokens", 128, "--batch-size", 2)
+    answer = predict(home, *words, "-f", "parquet", "-o", path)
+    assert answer.returncode == 0, answer.stderr
+    assert "gpt2 on test-cpu." in answer.stderr
+    rows = {row["metric"]: row for row in pq.read_table(path).to_pylist()}
+    assert rows["latency_s"]["analytical"] == pytest.approx(4 * 124e6 / 2e10, rel=0.2)
+    assert rows["latency_s"]["lower_90"] < rows["latency_s"]["predicted"] < rows["latency_s"]["upper_90"]
+    assert rows["latency_s"]["predicted"] == pytest.approx(4 * 124e6 / 16e9 + 2e-3 * 1.125, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--llm", "gpt2", "--phase", "banana"], "'banana' is not a phase. Known: forward, prefill, decode, generate"),
+        (["--llm", "gpt2", "-f", "parquet"], "Parquet is binary: name a file with --output FILE."),
+        (["--llm", "bert-base", "--phase", "decode"], "an encoder has no decode: it has forward."),
+        (["--llm", "gpt2", "--dtype", "fp64"], "prefill of gpt2 on test-cpu has no analytical value: "),
+    ],
+)
+def test_what_cannot_be_predicted_is_a_sentence(home, words, sentence):
+    answer = predict(home, *words)
+    assert answer.returncode == 2
+    assert sentence in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.stdout == ""
+
+
+CHOICES = {
+    "hardware_id": None, "batch_size": 1, "tokens": 64, "output_tokens": None, "dtype": "fp32", "attention": "sdpa",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("llm", "phase", "choices", "message"),
+    [
+        ("gpt2", "decode", {"dtype": "fp99"}, r"'fp99' is not a dtype\. Known: fp64, fp32"),
+        ("gpt2", "decode", {"attention": "foo"}, r"'foo' is not an attention implementation\. Known: eager, sdpa"),
+        ("gpt2", "generate", {}, r"generate of gpt2 \(decoder\) needs the decoder's tokens: --output-tokens"),
+        ("t5-small", "forward", {}, r"forward of t5-small \(encoder_decoder\) needs the decoder's tokens"),
+        ("gpt2", "prefill", {"output_tokens": 8}, r"prefill of gpt2 \(decoder\) has no output tokens"),
+    ],
+)
+def test_values_a_configuration_cannot_have_are_refused(llm, phase, choices, message):
+    with pytest.raises(ValueError, match=message):
+        training.configuration(llm, phase, **CHOICES | choices)
+
+
+@pytest.mark.parametrize(
+    ("llm", "phase", "output_tokens", "lengths"),
+    [
+        ("gpt2", "prefill", None, (64, None, None)),
+        ("gpt2", "decode", None, (None, None, 64)),
+        ("gpt2", "generate", 8, (64, 8, None)),
+        ("t5-small", "forward", 8, (64, 8, None)),
+        ("t5-small", "decode", 8, (64, None, 8)),
+        ("t5-small", "prefill", None, (64, None, None)),
+    ],
+)
+def test_lengths_are_the_columns_that_measurements_use(llm, phase, output_tokens, lengths):
+    config = training.configuration(llm, phase, **CHOICES | {"output_tokens": output_tokens})
+    assert tuple(config.get(name) for name in ("input_tokens", "output_tokens", "context_tokens")) == lengths
+
+
+def test_the_reason_of_no_prediction_is_the_analytical_one(home):
+    with open_store(home, read_only=True) as store:
+        artifacts = store.query("newest_predictors").to_pylist()
+    predictors = {row["metric"]: learned.Predictor.load(home / "predictors" / row["artifact"]) for row in artifacts}
+    config = {"llm_id": "bert-base", "hardware_id": "test-cpu", "phase": "decode", "batch_size": 1, "context_tokens": 8}
+    answer = learned.what_if(predictors, config, hardware_rows=[DEVICE])
+    assert answer.latency.value is None
+    assert answer.latency.reason == "an encoder has no decode: it has forward."
