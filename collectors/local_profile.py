@@ -2,6 +2,10 @@
 
 Architectures of the catalogue run with random weights, which changes no speed; `--checkpoint` runs a local checkpoint folder
 or a hub id. Each run lands by itself as soon as it ends, so a kill loses at most the one in progress.
+
+On a machine shared with other processes start it with OMP_WAIT_POLICY=passive (kept with the environment): waiting threads then
+sleep instead of spinning on a core that somebody else needs. A decode step of gpt2 in fp32, two threads on two cores, took 66 ms
+so and 693 ms otherwise beside two busy processes; 37 ms and 34 ms alone.
 """
 
 from __future__ import annotations
@@ -290,7 +294,7 @@ def _run(session: _Session, loaded: _Loaded, case: engine.Case, repeats_s: float
         return None
     finally:
         _trim()
-    run |= _measured(session, loaded, case, timing, work) | memory
+    run |= _measured(session, loaded, case, timing, work) | memory | {"other_load_ratio": busy}
     ops: list[dict[str, Any]] = []
     unhooked = None
     try:
@@ -408,7 +412,21 @@ def _measured(
         row["mfu"] = None if peak is None else row["achieved_flops_per_s"] / peak
         row["kv_cache_bytes"] = None if work.kv_cache_bytes is None else work.kv_cache_bytes * case.batch_size
         definitions["flops"] = "flop_counter"
+        row["mbu"] = _mbu(session, loaded, case, latency, row["kv_cache_bytes"])
     return row | {"metric_definitions": definitions}
+
+
+def _mbu(
+    session: _Session, loaded: _Loaded, case: engine.Case, latency: float, kv_cache_bytes: float | None
+) -> float | None:
+    """(weights and KV cache read by one decode step) / (T x bandwidth); None for what reads them otherwise than once."""
+    from collectors import _transformers as engine
+
+    bandwidth = session.hardware.get("memory_bandwidth_bytes_per_s")
+    is_read_once = case.phase == "decode" and loaded.target.llm.architecture == "decoder"
+    if not is_read_once or bandwidth is None or kv_cache_bytes is None:
+        return None
+    return (engine.decode_weight_bytes(loaded.model) + kv_cache_bytes) / (latency * bandwidth)
 
 
 def _failure(error: Exception) -> dict[str, Any]:
@@ -606,7 +624,9 @@ def _parameter_note(loaded: _Loaded) -> str | None:
 
 
 def _busy_note(busy: float | None) -> str | None:
-    return f"other processes kept {busy:.0%} of the cores busy meanwhile" if busy is not None and busy > 0.1 else None
+    if busy is None or busy <= schema.QUIET_LOAD_RATIO:
+        return None
+    return f"other processes kept {busy:.0%} of the cores busy meanwhile"
 
 
 def _joined(*notes: str | None) -> str | None:

@@ -13,6 +13,7 @@ import argparse
 import datetime
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from collectors import Collected, Report, silent
-from models.analytical import ENGINE_REVISION, RULESETS, evaluate, llmviewer
+from models.analytical import ENGINE_REVISION, RULESETS, default, evaluate, llmviewer
+from models.analytical.configs import Configs
 from models.analytical.devices import Device, device_rows, find_device
 from warehouse import catalog, parquet, schema
 from warehouse.catalog.llm import Llm
@@ -75,8 +77,9 @@ def collect(
 
     An axis that a phase does not have is left out of it: input_tokens counts for prefill, forward and generate (and for
     the encoder in decode of an encoder-decoder), output_tokens for generate (and for the decoder in forward of one),
-    context_tokens for decode. What a ruleset has no answer for lands as `unsupported`, counted in num_failed. Raises
-    UnknownEntryError for an LLM or device outside the catalogue, ValueError for a value that no row can have.
+    context_tokens for decode. Phases that an architecture lacks, and lengths beyond an LLM's learned positions (which a peer's
+    ruleset may answer), are left out and reported. What else a ruleset has no answer for lands as `unsupported`, counted in
+    num_failed. Raises UnknownEntryError for an LLM or device outside the catalogue, ValueError for a value that no row can have.
     """
     if ruleset not in RULESETS:
         raise ValueError(f"'{ruleset}' is not a ruleset. Known: {', '.join(RULESETS)}.")
@@ -96,10 +99,16 @@ def collect(
         "output_tokens": _counts("output_tokens", output_tokens),
         "context_tokens": _counts("context_tokens", context_tokens),
     }
-    configs = pa.concat_tables(
-        [_block(chosen, one, axes, lengths) for one in _distinct(phase) for chosen in _by_architecture(llms)]
-    )
+    is_peer = RULESETS[ruleset].is_peer
+    blocks = [
+        _possible(_block(alike, one, axes, lengths), alike, one, is_peer, report)
+        for one in _distinct(phase)
+        for alike in _alike(llms)
+    ]
+    configs = pa.concat_tables(blocks)
     report(f"{configs.num_rows} configurations under {ruleset}")
+    if configs.num_rows == 0:
+        return Collected(0, ())
     num_ops = _ops_limit(with_ops, configs.num_rows)
     return _land(landing, configs, ruleset, num_ops, {}, {}, report)
 
@@ -115,7 +124,7 @@ def twins(
     """Land the analytical row, with ops, of every distinct configuration of measured or published rows.
 
     `configs` holds the configuration columns, which are kept, so that config_id joins (only what config_id takes for the
-    same is spelled out: an absent parallel degree of one device is 1); rows of a phase without a closed form are left out. `hardware_rows` (rows of `hardware`) and `llm_rows` (rows of `llms`) describe what is
+    same is spelled out: an absent parallel degree of one device is 1); rows of a phase without a closed form are left out, and so is what has no answer, with a report. `hardware_rows` (rows of `hardware`) and `llm_rows` (rows of `llms`) describe what is
     not in the catalogue; a configuration of an LLM or device that neither knows is left out and reported.
     """
     configs = configs.select([name for name in schema.CONFIGURATION_NAMES if name in configs.column_names])
@@ -132,9 +141,22 @@ def twins(
         names = configs.column(column).unique().drop_null().to_pylist()
         known = [name for name in names if _is_found(find, name, report)]
         configs = configs.filter(pc.is_in(configs.column(column), pa.array(known, pa.string())))
+    configs = _answered(configs, hardware, llms, report)
     if configs.num_rows == 0:
         return Collected(0, ())
     return _land(landing, configs, "default", configs.num_rows, hardware, llms, report)
+
+
+def _answered(
+    configs: pa.Table, hardware: Mapping[str, Mapping[str, Any]], llms: Mapping[str, Llm], report: Report
+) -> pa.Table:
+    """The configurations that the default ruleset answers; how many others there are and why is reported."""
+    totals, _ = evaluate(configs, with_ops=False, hardware=hardware, llms=llms)
+    is_answered = pc.equal(totals.column("status"), "ok")
+    reasons = totals.filter(pc.invert(is_answered)).column("status_detail").to_pylist()
+    for reason, count in Counter(reasons).items():
+        report(f"{count} left out: {reason}")
+    return configs.filter(is_answered)
 
 
 def _spelled_out(configs: pa.Table) -> pa.Table:
@@ -173,16 +195,36 @@ def _is_found(find: Callable[[str], object], name: str, report: Report) -> bool:
 # The cross product
 
 
-def _by_architecture(llms: Sequence[Llm]) -> list[list[Llm]]:
-    """LLMs by what their lengths mean."""
-    kinds = _distinct(llm.architecture for llm in llms)
-    return [[llm for llm in llms if llm.architecture == kind] for kind in kinds]
+def _alike(llms: Sequence[Llm]) -> list[list[Llm]]:
+    """LLMs by what their lengths mean and where these end."""
+    kinds = [(llm.architecture, default.last_position(llm)) for llm in llms]
+    return [[llm for llm, own in zip(llms, kinds, strict=True) if own == kind] for kind in _distinct(kinds)]
+
+
+def _possible(block: pa.Table, llms: Sequence[Llm], phase: str, is_peer: bool, report: Report) -> pa.Table:
+    """The configurations of a block that its LLMs can run; how many others there are and why is reported."""
+    names = f"{llms[0].llm_id} and {len(llms) - 1} more" if len(llms) > 1 else llms[0].llm_id
+    reason = default.refuse(llms[0], phase)
+    if reason is not None:
+        report(f"{block.num_rows} left out, {names}: {reason}")
+        return block.slice(0, 0)
+    last = default.last_position(llms[0])
+    if last is None or is_peer:
+        return block
+    configs = Configs(block)
+    lengths = default.longest(
+        llms[0], phase, {name: configs.numbers(name) for name in ("input_tokens", "output_tokens", "context_tokens")}
+    )
+    kept = block.filter(pa.array(lengths <= last))
+    if kept.num_rows < block.num_rows:
+        report(f"{block.num_rows - kept.num_rows} left out, {names}: learned positions for {last} tokens, no more.")
+    return kept
 
 
 def _block(
     llms: Sequence[Llm], phase: str, axes: Mapping[str, list[Any]], lengths: Mapping[str, list[int]]
 ) -> pa.Table:
-    """All configurations of LLMs of one architecture in one phase."""
+    """The cross product over LLMs of one architecture in one phase."""
     own = {
         "prefill": ("input_tokens",),
         "decode": ("context_tokens",),
@@ -291,6 +333,7 @@ def _land(
         collector="roofline",
         source_kind="analytical",
         source_id=source_id,
+        engine_revision=ENGINE_REVISION,
         collected_at=pa.scalar(_revision_time(), schema.TIMESTAMP),
         is_excluded=False,
         metric_definitions=pa.scalar([("flops", "model_closed_form"), ("bytes_moved", "model_closed_form")], _MAP),
@@ -371,7 +414,7 @@ def _source(ruleset: str) -> dict[str, Any]:
         }
     return row | {
         "title": "Roofline of the default ruleset",
-        "published_at": ENGINE_REVISION,
+        "published_at": ENGINE_REVISION[:10],
         "locator": "models/analytical/default.py",
         "note": "Work summed over devices, memory of one device, seconds of one execution; assumptions in status_detail.",
     }

@@ -112,6 +112,10 @@ key: an analytical row has no framework, and would otherwise never meet its meas
 
 CONFIGURATION_NAMES = tuple(column.name for column in CONFIGURATION)
 
+QUIET_LOAD_RATIO = 0.1
+"""Largest `other_load_ratio` of a quiet machine. A latency measured under more is not the device's alone: its row says so,
+and predictors do not learn from it."""
+
 ONE_BY_DEFAULT = ("num_devices", "tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel")
 """Degrees that mean 1 where absent, in `config_id` too."""
 
@@ -150,6 +154,7 @@ RUNS = Table(
         Column("source_id", _S, "an id of `sources`: a paper's table, a tool, this machine", is_required=True),
         Column("source_cell", _S, "where in the source: row / column as printed"),
         Column("ruleset", _S, "analytical ruleset, else NULL"),
+        Column("engine_revision", _S, "revision of the analytical engine; the newest sorts last; NULL for other rows"),
         Column("quality_tier", _I, "0 imported summary, 1 imported raw, 2 own single run, 3 own repeats with full "
                "environment, 4 replicated; NULL for analytical and predicted rows"),
         Column("collected_at", TIMESTAMP, "when it was measured, printed or computed", is_required=True),
@@ -172,6 +177,7 @@ RUNS = Table(
         Column("slo_ttft_s", _F, "TTFT objective behind goodput; NULL for none"),
         Column("slo_tpot_s", _F, "TPOT objective behind goodput; NULL for none"),
         Column("profiler_overhead_ratio", _F, "profiled time over unprofiled time"),
+        Column("other_load_ratio", _F, "share of the cores other processes kept busy meanwhile; NULL where unknown"),
         Column("metric_definitions", pa.map_(_S, _S), "metric column -> definition id of warehouse/metrics.py"),
         *_metric_columns(),
         Column("is_fitting", _B, "does it fit in device memory"),

@@ -14,7 +14,7 @@ Pipeline parallel: stages run one after the other; memory is that of the fullest
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,6 +59,21 @@ def impossible(llm: Llm, tensor: Array, pipeline: Array) -> list[tuple[Any, str]
         ((pipeline > 1) & is_special, f"pipeline parallelism of an {llm.architecture} is not modelled."),
         ((tensor > 1) & (llm.bottleneck_size is not None), "tensor parallelism of a bottleneck layer is not modelled."),
     ]
+
+
+def longest(llm: Llm, phase: str, sizes: Mapping[str, Array]) -> Array:
+    """Tokens of the longest sequence that any stack of an LLM sees; of `sizes` only the lengths of the phase are read."""
+    if llm.architecture == "encoder_decoder":
+        names = {"prefill": ("input_tokens",), "decode": ("input_tokens", "context_tokens")}
+        return np.asarray(largest(*(sizes[name] for name in names.get(phase, ("input_tokens", "output_tokens")))))
+    if phase == "generate":
+        return sizes["input_tokens"] + sizes["output_tokens"] - 1  # the last token is never fed back
+    return sizes["context_tokens" if phase == "decode" else "input_tokens"]
+
+
+def last_position(llm: Llm) -> int | None:
+    """Tokens for which an LLM has learned positions, and that no sequence can exceed; None where positions are computed."""
+    return llm.max_context_tokens if llm.position == "learned" else None
 
 
 def inventory(llm: Llm, phase: str, group: Group, *, is_fused: bool) -> Inventory:

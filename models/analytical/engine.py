@@ -183,6 +183,7 @@ class _Rows:
         index = index[~self.is_refused[index]]
         if not self.rules.is_peer:
             self._fit_phase(llm, phase, index)
+            self._check_lengths(llm, phase, index)
             self._check_degrees(llm, index)
         index = index[~self.is_refused[index]]
         if index.size:
@@ -357,6 +358,17 @@ class _Rows:
         self.sizes[target][absent] = self.sizes[source][absent]
         what = "decoder" if phase == "forward" else "encoder"
         self._note_at(absent, f"{target} ({what}) is not stated: as {source}.")
+
+    def _check_lengths(self, llm: Llm, phase: str, index: Index) -> None:
+        """Learned positions end; computed ones go on, beyond what the LLM is made for."""
+        if llm.max_context_tokens is None:
+            return
+        sizes = {name: values[index] for name, values in self.sizes.items()}
+        beyond = index[default.longest(llm, phase, sizes) > llm.max_context_tokens]
+        if default.last_position(llm) is not None:
+            self._refuse_at(beyond, f"{llm.llm_id} has learned positions for {llm.max_context_tokens} tokens, no more.")
+        else:
+            self._note_at(beyond, f"longer than the {llm.max_context_tokens} tokens that {llm.llm_id} is made for.")
 
     def _check_degrees(self, llm: Llm, index: Index) -> None:
         for mask, sentence in default.impossible(llm, self.tensor_parallel[index], self.pipeline_parallel[index]):

@@ -168,7 +168,8 @@ def _usable(rows: pa.Table, metric: Metric) -> tuple[pa.Table, list[str]]:
     notes = []
     if num_incomplete := rows.num_rows - usable.num_rows:
         notes.append(f"{num_incomplete} of {rows.num_rows} measured rows lack {metric} or their analytical row.")
-    quiet = usable.filter(pc.invert(usable.column("is_disturbed")))
+    is_quiet = pc.less_equal(usable.column("other_load_ratio"), schema.QUIET_LOAD_RATIO)
+    quiet = usable.filter(pc.fill_null(is_quiet, True))  # unknown is no reason to leave a row out
     num_disturbed = usable.num_rows - quiet.num_rows
     if metric != "latency_s" or num_disturbed == 0:
         return usable, notes

@@ -12,13 +12,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+
 from collectors import _modules, local_profile  # noqa: E402
 from collectors import _transformers as engine  # noqa: E402
+from models.analytical import evaluate  # noqa: E402
 from warehouse import catalog, metrics, parquet, schema  # noqa: E402
 
 HIDDEN, HEADS, KV_HEADS, INNER, VOCABULARY, LAYERS = 64, 4, 2, 128, 256, 2
@@ -100,7 +104,8 @@ def test_a_checkpoint_folder_is_measured_in_every_phase(tmp_path, llama):
     parameters = (
         2 * VOCABULARY * HIDDEN + LAYERS * (HIDDEN * (2 * HIDDEN + 64) + 3 * HIDDEN * INNER + 2 * HIDDEN) + HIDDEN
     )
-    peak = landed(landing, "hardware")[0]["peak_fp32_flops_per_s"]
+    hardware = landed(landing, "hardware")[0]
+    peak, bandwidth = hardware["peak_fp32_flops_per_s"], hardware["memory_bandwidth_bytes_per_s"]
     for (phase, batch), run in by_shape.items():
         assert run["status"] == "ok"
         assert run["flops"] == flops[phase] * batch
@@ -111,6 +116,15 @@ def test_a_checkpoint_folder_is_measured_in_every_phase(tmp_path, llama):
         assert (run["input_tokens"], run["context_tokens"]) == ((None, 8) if phase == "decode" else (8, None))
         assert run["output_tokens"] is None
         assert run["config_id"] == schema.config_id(run)
+        read = (
+            4 * (parameters - VOCABULARY * HIDDEN) + kv_bytes * batch
+        )  # of the input table one row a sequence: left out
+        expected = pytest.approx(read / (run["latency_s"] * bandwidth)) if phase == "decode" else None
+        assert run["mbu"] == expected
+        assert 0.0 <= run["other_load_ratio"] < 1.5
+        assert ("other processes" in (run["status_detail"] or "")) == (
+            run["other_load_ratio"] > schema.QUIET_LOAD_RATIO
+        )
         assert run["attention"] == "sdpa"
         assert run["num_samples"] >= local_profile.MIN_REPEATS
         assert run["quality_tier"] == (3 if run["num_samples"] >= 5 else 2)
@@ -226,6 +240,16 @@ def test_random_weights_are_finite_and_not_zero(tmp_path):
         if parameter.ndim > 1:
             assert 0.01 < parameter.float().std() < 0.03, name
     assert model.embeddings.position_ids.tolist() == [list(range(32))]
+
+
+@pytest.mark.parametrize("llm_id", ["gpt2", "opt-350m", "pythia-160m"])
+def test_a_decode_step_reads_the_weights_that_the_closed_form_says(llm_id):
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = engine.build(engine.catalogued(llm_id), "fp32", None, "cpu")
+        read = engine.decode_weight_bytes(model)
+    config = {"llm_id": llm_id, "hardware_id": "t4", "phase": "decode", "batch_size": 1, "context_tokens": 64}
+    totals, _ = evaluate(pa.Table.from_pylist([config | {"weight_dtype": "fp32"}]), with_ops=False)
+    assert read == pytest.approx(totals["weight_bytes_read"][0].as_py(), rel=1e-4)  # which counts the looked-up rows
 
 
 def test_real_weights_are_loaded(llama):

@@ -17,6 +17,7 @@ import pytest
 
 from collectors import __main__ as command_line
 from collectors import roofline
+from models.analytical import ENGINE_REVISION
 from warehouse import catalog, parquet, schema
 
 ROOT = Path(__file__).parents[2]
@@ -109,12 +110,49 @@ def test_an_encoder_decoder_has_its_own_lengths(tmp_path: Path) -> None:
 
 
 def test_what_has_no_answer_lands_as_a_row_with_the_reason(tmp_path: Path) -> None:
-    collected = roofline.collect(tmp_path, **(SMALL | {"llm_id": ["llama-2-7b", "bert-base"]}))
+    collected = roofline.collect(tmp_path, **SMALL, tensor_parallel=[1, 3])
     assert (collected.num_runs, collected.num_failed) == (2, 1)
-    bert = next(row for row in landed(tmp_path, "runs").to_pylist() if row["llm_id"] == "bert-base")
-    assert (bert["status"], bert["status_detail"], bert["flops"]) == (
-        "unsupported", "an encoder has no decode: it has forward.", None,
+    odd = next(row for row in landed(tmp_path, "runs").to_pylist() if row["tensor_parallel"] == 3)
+    assert (odd["status"], odd["status_detail"], odd["flops"]) == (
+        "unsupported", "tensor_parallel does not divide 32 attention heads.", None,
     )  # fmt: skip
+
+
+def test_what_an_llm_cannot_run_is_left_out_of_a_sweep_and_said(tmp_path: Path) -> None:
+    lines: list[str] = []
+    collected = roofline.collect(
+        tmp_path, report=lines.append, llm_id=["llama-2-7b", "bert-base", "distilbert-base", "gpt2", "bart-base"],
+        hardware_id=["t4"], phase=["decode", "forward"], context_tokens=[1024, 1025], input_tokens=[512, 1024],
+        output_tokens=[64, 2048], batch_size=[1, 8],
+    )  # fmt: skip
+
+    runs = landed(tmp_path, "runs")
+    assert collected.num_failed == 0
+    assert {(row["llm_id"], row["phase"]): row["count"] for row in _counted(runs)} == {
+        ("llama-2-7b", "decode"): 4, ("llama-2-7b", "forward"): 4, ("gpt2", "decode"): 2, ("gpt2", "forward"): 4,
+        ("bert-base", "forward"): 2, ("distilbert-base", "forward"): 2, ("bart-base", "decode"): 4, ("bart-base", "forward"): 4,
+    }  # fmt: skip
+    assert lines[:-2] == [
+        "8 left out, bert-base and 1 more: an encoder has no decode: it has forward.",
+        "2 left out, gpt2: learned positions for 1024 tokens, no more.",
+        "4 left out, bart-base: learned positions for 1024 tokens, no more.",
+        "4 left out, bert-base and 1 more: learned positions for 512 tokens, no more.",
+        "4 left out, bart-base: learned positions for 1024 tokens, no more.",
+    ]
+    nothing = roofline.collect(tmp_path / "none", **(SMALL | {"llm_id": ["bert-base"]}))
+    assert (nothing.num_runs, nothing.paths) == (0, ())
+
+
+def _counted(runs: pa.Table) -> list[dict[str, Any]]:
+    grouped = runs.group_by(["llm_id", "phase"]).aggregate([([], "count_all")])
+    return grouped.rename_columns({"count_all": "count"}).to_pylist()
+
+
+def test_rows_carry_the_revision_of_the_engine(tmp_path: Path) -> None:
+    roofline.collect(tmp_path, **SMALL)
+    (row,) = landed(tmp_path, "runs").to_pylist()
+    assert row["engine_revision"] == ENGINE_REVISION
+    assert row["collected_at"].isoformat().startswith(ENGINE_REVISION)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +229,7 @@ def test_twins_keep_the_configuration_so_that_they_join(tmp_path: Path) -> None:
     "values",
     [
         {}, {"num_devices": None}, {"num_devices": None, "tensor_parallel": 2}, {"num_devices": 2}, {"optimizations": None},
-        {"num_devices": 4, "tensor_parallel": 2, "data_parallel": 2}, {"num_devices": 2, "tensor_parallel": 1},
+        {"num_devices": 4, "tensor_parallel": 2, "data_parallel": 2},
         {"num_devices": None, "data_parallel": 2},
     ],
 )  # fmt: skip
@@ -237,6 +275,30 @@ def test_twins_of_what_nobody_knows_are_left_out_and_said(tmp_path: Path) -> Non
     more = roofline.twins(pa.Table.from_pylist(rows[:1]), tmp_path / "b", hardware_rows=hardware, llm_rows=[llm])
     assert more.num_runs == 1
     none = roofline.twins(pa.Table.from_pylist(rows[1:2]), tmp_path / "c", hardware_rows=hardware)
+    assert (none.num_runs, none.paths) == (0, ())
+
+
+def test_a_twin_without_a_number_is_no_row(tmp_path: Path) -> None:
+    lines: list[str] = []
+    no_length = {"hardware_id": "a100-sxm-80gb", "phase": "decode", "input_tokens": None}
+    rows = [
+        measured(**no_length, tensor_parallel=1),
+        measured(**no_length, batch_size=8),
+        measured(phase="prefill", llm_id="bert-base"),
+        measured(num_devices=2, tensor_parallel=1),
+        measured(),
+    ]
+
+    collected = roofline.twins(pa.Table.from_pylist(rows), tmp_path, report=lines.append, hardware_rows=[MACHINE])
+
+    assert (collected.num_runs, collected.num_failed) == (1, 0)
+    assert landed(tmp_path, "runs")["status"].to_pylist() == ["ok"]
+    assert set(lines[:-1]) == {
+        "2 left out: decode needs context_tokens.",
+        "1 left out: an encoder has no prefill: it has forward.",
+        "1 left out: num_devices is not the product of the parallel degrees.",
+    }
+    none = roofline.twins(pa.Table.from_pylist(rows[:1]), tmp_path / "none")
     assert (none.num_runs, none.paths) == (0, ())
 
 

@@ -32,13 +32,14 @@ TINY = Llm.from_config("tiny", {
 
 def config(llm_id: str = "llama-2-7b", phase: str = "decode", **values: Any) -> dict[str, Any]:
     """One configuration, fp16 and eager on an A100 80 GB, with the lengths its phase needs."""
-    lengths: dict[str, Any] = {
-        "decode": {"context_tokens": 1024},
-        "prefill": {"input_tokens": 1024},
-        "forward": {"input_tokens": 1024},
-        "generate": {"input_tokens": 1024, "output_tokens": 64},
-    }.get(phase, {})
     known = llm_id in LLMS
+    tokens = 448 if known and LLMS[llm_id].position == "learned" else 1024
+    lengths: dict[str, Any] = {
+        "decode": {"context_tokens": tokens},
+        "prefill": {"input_tokens": tokens},
+        "forward": {"input_tokens": tokens},
+        "generate": {"input_tokens": tokens, "output_tokens": 64},
+    }.get(phase, {})
     if known and LLMS[llm_id].architecture == "encoder_decoder":
         lengths |= {"forward": {"output_tokens": 64}, "decode": {"input_tokens": 512}}.get(phase, {})
     start = {"llm_id": llm_id, "hardware_id": "a100-sxm-80gb", "phase": phase, "batch_size": 2, "attention": "eager"}
@@ -223,7 +224,7 @@ def test_the_activation_peak_is_of_what_lives_at_once() -> None:
     row = total(phase="prefill", input_tokens=4096)
     assert row["activation_peak_bytes"] == 2 * (2 * scores + 2 * tokens * 4096)
     # without scores, a forward pass of GPT-2 peaks in its logits
-    gpt2 = total(llm_id="gpt2", phase="forward", attention="flash")
+    gpt2 = total(llm_id="gpt2", phase="forward", input_tokens=1024, attention="flash")
     assert gpt2["activation_peak_bytes"] == 2 * (2048 * 768 + 2048 * 50257)
     assert row["memory_peak_bytes"] == row["weights_bytes"] + row["kv_cache_bytes"] + row["activation_peak_bytes"]
 
@@ -295,12 +296,14 @@ def test_blocks_leave_no_seam() -> None:
     """More rows than are evaluated at a time: every row is what it is alone."""
     lengths = np.arange(1, 40_001)
     size = len(lengths)
-    fixed = {name: pa.repeat(value, size) for name, value in config(llm_id="gpt2").items() if name != "context_tokens"}
+    fixed = {
+        name: pa.repeat(value, size) for name, value in config(llm_id="pythia-160m").items() if name != "context_tokens"
+    }
     totals, ops = evaluate(pa.table(fixed | {"context_tokens": lengths}))
     assert ops.num_rows % size == 0
     assert np.array_equal(ops["config_row"].to_numpy(), np.repeat(np.arange(size), ops.num_rows // size))
     for index in (0, 16_383, 16_384, 39_999):
-        alone = total(llm_id="gpt2", context_tokens=int(lengths[index]))
+        alone = total(llm_id="pythia-160m", context_tokens=int(lengths[index]))
         assert {name: totals[name][index].as_py() for name in WORK} == {name: alone[name] for name in WORK}
 
 
@@ -310,17 +313,58 @@ def test_blocks_leave_no_seam() -> None:
 def test_more_work_takes_more(phase: str, data: st.DataObject) -> None:
     """More sequences or longer ones never take less work, memory or time."""
     llm_id = data.draw(st.sampled_from([name for name, llm in LLMS.items() if llm.architecture != "encoder"]))
+    most, longer = (400, 100) if LLMS[llm_id].position == "learned" else (3000, 500)
     sizes = {
-        name: data.draw(st.integers(1, 3000))
+        name: data.draw(st.integers(1, most))
         for name in ("batch_size", "input_tokens", "output_tokens", "context_tokens")
     }
-    more = sizes | {(name := data.draw(st.sampled_from(sorted(sizes)))): sizes[name] + data.draw(st.integers(1, 500))}
+    more = sizes | {
+        (name := data.draw(st.sampled_from(sorted(sizes)))): sizes[name] + data.draw(st.integers(1, longer))
+    }
     attention = data.draw(st.sampled_from(["eager", "flash"]))
 
     low, high = run([config(llm_id, phase, attention=attention, **each) for each in (sizes, more)], with_ops=False)[0]
 
     for name in ("flops", "bytes_moved", "kv_cache_bytes", "activation_peak_bytes", "memory_peak_bytes", "roofline_s"):
         assert high[name] >= low[name] * (1 - 1e-12), name
+
+
+@pytest.mark.parametrize(
+    ("values", "last"),
+    [
+        ({"llm_id": "gpt2", "phase": "decode", "context_tokens": 1024}, 1024),
+        ({"llm_id": "gpt2", "phase": "generate", "input_tokens": 1000, "output_tokens": 25}, 1024),
+        ({"llm_id": "bert-base", "phase": "forward", "input_tokens": 512}, 512),
+        ({"llm_id": "bart-base", "phase": "forward", "input_tokens": 1024, "output_tokens": 1024}, 1024),
+        ({"llm_id": "bart-base", "phase": "generate", "input_tokens": 8, "output_tokens": 1024}, 1024),
+        ({"llm_id": "bart-base", "phase": "decode", "input_tokens": 1024, "context_tokens": 9}, 1024),
+        ({"llm_id": "opt-350m", "phase": "prefill", "input_tokens": 2048}, 2048),
+    ],
+)
+def test_learned_positions_end_and_are_refused_beyond(values: dict[str, Any], last: int) -> None:
+    assert total(**values)["status"] == "ok"
+    longest = max((name for name in values if name.endswith("_tokens")), key=lambda name: values[name])
+    row = total(**(values | {longest: values[longest] + 1}))
+    assert row["status"] == "unsupported"
+    assert row["status_detail"] == f"{values['llm_id']} has learned positions for {last} tokens, no more."
+    assert (row["flops"], row["memory_peak_bytes"], row["is_fitting"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("llm_id", "tokens"), [("llama-2-7b", 4096), ("bloom-560m", 2048), ("t5-small", 512), ("llama-3.1-8b", 131072)]
+)
+def test_computed_positions_go_on_and_it_is_said(llm_id: str, tokens: int) -> None:
+    within, beyond = (total(llm_id=llm_id, phase="prefill", input_tokens=length) for length in (tokens, tokens + 1))
+    said = f"longer than the {tokens} tokens that {llm_id} is made for."
+    assert (within["status"], beyond["status"]) == ("ok", "ok")
+    assert said not in (within["status_detail"] or "")
+    assert said in beyond["status_detail"]
+    assert beyond["flops"] > within["flops"]
+
+
+def test_the_peer_answers_whatever_the_length() -> None:
+    row = config("opt-350m", "decode", context_tokens=4096)
+    assert run(row, ruleset="llmviewer-472f71f")[0][0]["flops"] > 0
 
 
 # Generation in closed form

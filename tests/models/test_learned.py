@@ -84,7 +84,7 @@ def planted(
                                 "run_id": f"run-{len(rows):04d}",
                                 "config_id": schema.config_id(config),
                                 "task": task,
-                                "is_disturbed": False,
+                                "other_load_ratio": 0.02,
                                 "measured_latency_s": latency_s * factor[0],
                                 "measured_memory_peak_bytes": peak_bytes * factor[1],
                             }
@@ -363,7 +363,7 @@ def test_latencies_of_a_busy_machine_are_left_out_while_enough_remain(rows: pa.T
         value * (20.0 if is_slow else 1.0)
         for value, is_slow in zip(rows["measured_latency_s"].to_pylist(), every_fourth, strict=True)
     ]
-    busy = changed(rows, measured_latency_s=slowed, is_disturbed=every_fourth)
+    busy = changed(rows, measured_latency_s=slowed, other_load_ratio=[0.5 if one else 0.1 for one in every_fourth])
     trained = train(busy, "latency_s", snapshot_id=None, trained_at=NOW)
     assert trained.predictor.num_rows == 81
     assert trained.predictor.notes == (
@@ -374,7 +374,7 @@ def test_latencies_of_a_busy_machine_are_left_out_while_enough_remain(rows: pa.T
 
 
 def test_a_machine_that_is_always_busy_is_learnt_as_it_is_and_said(rows: pa.Table) -> None:
-    trained = train(changed(rows, is_disturbed=True), "latency_s", snapshot_id=None, trained_at=NOW)
+    trained = train(changed(rows, other_load_ratio=0.5), "latency_s", snapshot_id=None, trained_at=NOW)
     assert trained.predictor.num_rows == 108
     (note,) = trained.predictor.notes
     assert "108 of 108" in note

@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from collectors import local_profile
 from models.analytical import evaluate
 from models.learned import train, what_if
 from warehouse import parquet, schema
@@ -105,18 +104,25 @@ def test_each_measured_run_meets_its_bound_once(rows: pa.Table) -> None:
     assert (alone["measured_latency_s"], alone["roofline_s"], alone["num_layers"]) == (1.0, None, 12)
 
 
-def test_a_run_that_others_disturbed_is_known_by_the_collectors_own_words(tmp_path: Path) -> None:
+def test_the_newest_revision_of_the_engine_counts(tmp_path: Path) -> None:
     config = configurations()[0]
-    noted = run(config, "noted", source_kind="measured", latency_s=1.0, status_detail=local_profile._busy_note(0.5))
-    quiet = run(config, "quiet", source_kind="measured", latency_s=1.0, status_detail=local_profile._busy_note(0.01))
-    parquet.land(tmp_path / "landing", "rows", {"hardware": [DEVICE], "runs": [noted, quiet]})
+    (bound,) = analytical_rows([config])
+    rows = [
+        run(config, "measured", source_kind="measured", latency_s=1.0, other_load_ratio=0.25),
+        *(bound | {"run_id": f"bound-{name}", "engine_revision": name, "roofline_s": value}
+          for name, value in (("2026-11-21", 1.0), ("2026-11-22T07", 3.0), ("2026-11-22", 2.0))),
+        bound | {"run_id": "bound", "roofline_s": 0.5},
+    ]  # fmt: skip
+    parquet.land(tmp_path / "landing", "rows", {"hardware": [DEVICE], "runs": rows})
     with open_store(tmp_path) as store:
         store.load()
-        found = store.query("training_rows")
-    assert found.select(["run_id", "is_disturbed"]).to_pylist() == [
-        {"run_id": "noted", "is_disturbed": True},
-        {"run_id": "quiet", "is_disturbed": False},
-    ]
+        (found,) = store.query("training_rows").to_pylist()
+        untwinned = [
+            store.query("untwinned_configurations", revision=name).num_rows
+            for name in (None, "2026-11-22T07", "2026-11-23")
+        ]
+    assert (found["run_id"], found["roofline_s"], found["other_load_ratio"]) == ("measured", 3.0, 0.25)
+    assert untwinned == [0, 0, 1]
 
 
 def test_an_empty_lake_has_no_training_rows_and_says_what_to_do(tmp_path: Path) -> None:

@@ -1,18 +1,18 @@
 -- Purpose: what predictors learn from: measured runs beside the analytical row of the same configuration, with the LLM's shape.
 -- Grain: one measured run; analytical columns (no prefix) are NULL where no analytical row of ruleset `default` is loaded yet.
---   is_disturbed: local_profile saw other processes busy on the machine meanwhile, so the latency is not the device's alone.
+--   Of several engine revisions the newest row counts.
 -- Parameters: $hardware_id, NULL for every device.
 WITH analytical AS (
     SELECT DISTINCT ON (config_id) *
     FROM runs
     WHERE source_kind = 'analytical' AND ruleset = 'default' AND status = 'ok'
-    ORDER BY config_id, collected_at DESC, run_id
+    ORDER BY config_id, engine_revision DESC NULLS LAST, collected_at DESC, run_id
 )
 SELECT
     measured.run_id, measured.config_id, measured.llm_id, measured.hardware_id, measured.num_devices, measured.phase, measured.task,
     measured.batch_size, measured.input_tokens, measured.output_tokens, measured.context_tokens,
     measured.weight_dtype, measured.activation_dtype, measured.kv_dtype, measured.attention, measured.execution, measured.framework,
-    coalesce(measured.status_detail LIKE '%other processes kept%', false) AS is_disturbed,
+    measured.other_load_ratio,
     measured.latency_s AS measured_latency_s,
     measured.memory_peak_bytes AS measured_memory_peak_bytes,
     analytical.flops, analytical.bytes_moved, analytical.weight_bytes_read, analytical.activation_bytes_read,

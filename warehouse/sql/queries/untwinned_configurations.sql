@@ -1,5 +1,6 @@
--- Purpose: measured and published configurations that have no analytical row of the default ruleset yet.
+-- Purpose: measured and published configurations that have no analytical row of the default ruleset by a revision of the engine yet.
 -- Grain: one configuration (its columns as the first of its runs has them).
+-- Parameters: $revision, the engine's revision; NULL for any.
 SELECT DISTINCT ON (r.config_id)
     r.config_id, r.llm_id, r.hardware_id, r.num_devices, r.tensor_parallel, r.pipeline_parallel, r.data_parallel,
     r.expert_parallel, r.interconnect, r.phase, r.batch_size, r.input_tokens, r.output_tokens, r.context_tokens,
@@ -12,5 +13,6 @@ WHERE r.source_kind IN ('measured', 'published')
   AND NOT EXISTS (
       SELECT 1 FROM runs AS a
       WHERE a.config_id = r.config_id AND a.source_kind = 'analytical' AND a.ruleset = 'default'
+        AND ($revision::VARCHAR IS NULL OR a.engine_revision = $revision::VARCHAR)
   )
 ORDER BY r.config_id, r.run_id
