@@ -18,8 +18,8 @@ from warehouse.metrics import BY_KEY
 from warehouse.store import StoreError
 
 LOG = logging.getLogger("rooflake.dashboard")
-SHORT_GRID = 10
-"""A table of so many rows or fewer is as high as its rows."""
+PAGE_ROWS = 12
+"""Rows a table shows at once. Every table is as high as its rows, so that print and screenshots have all that is on its page."""
 ANY = "any"
 """The choice that leaves a column free."""
 
@@ -240,27 +240,26 @@ def grid(
     name: str,
     columns: Sequence[Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
-    *,
-    height: int = 480,
 ) -> Component:
-    """A sortable, filterable table, `height` pixels high where it has more than a few rows. A `link` column holds {"text", "href"}."""
+    """A sortable, filterable table, page by page. A `link` column holds {"text", "href"}."""
     options: dict[str, Any] = {
         "theme": {"function": GRID_THEME},
         "suppressFieldDotNotation": True,
         "tooltipShowDelay": 300,
         "enableCellTextSelection": True,
         "ensureDomOrder": True,
+        "domLayout": "autoHeight",
+        "pagination": len(rows) > PAGE_ROWS,
+        "paginationPageSize": PAGE_ROWS,
+        "paginationPageSizeSelector": [PAGE_ROWS, 50, 200],
     }
-    is_short = len(rows) <= SHORT_GRID
-    if is_short:
-        options["domLayout"] = "autoHeight"
     return dag.AgGrid(
         id={"grid": name},
         columnDefs=[{"width": _width(column, rows), **column} for column in columns],
         rowData=list(rows),
         defaultColDef={"sortable": True, "filter": True, "resizable": True, "minWidth": 80},
         dashGridOptions=options,
-        style={"height": None if is_short else f"{height}px", "width": "100%"},
+        style={"height": None, "width": "100%"},
         className="rl-grid",
     )
 

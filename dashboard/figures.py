@@ -145,9 +145,9 @@ def kinds(rows: pa.Table) -> go.Figure:
 def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
     """Devices under one another, the best on top; every run a marker in the colour of its kind, bars where a deviation is known.
 
-    Rows: run_id, source_kind, device, the metric's column and, where it has one, its `std` column. x is in
+    Rows: run_id, source_kind, device, unstated, the metric's column and, where it has one, its `std` column. x is in
     `metric.display_unit`; y is the device's position, one third of a line apart between kinds. A grey line joins the
-    bound of a device to the best value observed there.
+    bound of a device to the best value observed there. A marker is hollow where its source leaves part of the workload unstated.
     """
     points = [row for row in rows.to_pylist() if row[metric.key] is not None]
     if not points:
@@ -167,7 +167,7 @@ def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
             error_x={"type": "data", "array": deviations, "visible": any(deviations), "thickness": 1.5, "width": 4},
             mode="markers",
             name=kind,
-            marker=_marker(kind, 13 if kind != "analytical" else 18),
+            marker=_marker(kind, 13 if kind != "analytical" else 18) | {"symbol": [_symbol(row) for row in mine]},
             customdata=[[row["run_id"], _compare_hover(row, metric)] for row in mine],
             hovertemplate="%{customdata[1]}<extra></extra>",
         )
@@ -553,6 +553,12 @@ def _marker(kind: str, size: int) -> dict[str, Any]:
     }
 
 
+def _symbol(row: Row) -> str:
+    """The symbol of a row's kind, hollow where its source does not state all of the workload."""
+    symbol = KIND_SYMBOLS[row["source_kind"]]
+    return f"{symbol.removesuffix('-open')}-open" if row["unstated"] else symbol
+
+
 def _dodge(kind: str, present: Sequence[str]) -> float:
     """Vertical offset of a kind within its device's line, in lines."""
     return 0.24 * ((len(present) - 1) / 2 - present.index(kind))
@@ -595,8 +601,15 @@ def _compare_hover(row: Row, metric: Metric) -> str:
     parts.append(_wrapped(f"{row['phase']}, batch {row['batch']}, {row['tokens']}, {row['dtype']}", 60))
     if row["variant"]:
         parts.append(_wrapped(row["variant"], 60))
-    if row["source_kind"] == "analytical" and metric.key == "latency_s":
-        parts.append("roofline bound: the least time the device can take")
+    if row["unstated"]:
+        parts.append(f"{' and '.join(row['unstated'])} not stated")
+    if row["is_bound"] and metric.key == "latency_s":
+        whose = (
+            "roofline bound"
+            if row["source_kind"] == "analytical"
+            else "a bound as its source prints it, not a measurement"
+        )
+        parts.append(f"{whose}: the least time the device can take")
     definition = dict(row.get("metric_definitions") or []).get(metric.key)
     if definition is not None:
         parts.append(f"definition: {definition}")

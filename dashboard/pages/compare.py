@@ -18,6 +18,10 @@ from warehouse.store import StoreError
 NAME, TITLE, MENU = "compare", "Compare", "devices side by side"
 WORKLOAD = ("phase", "batch", "tokens", "dtype")
 OFFERED = [one.key for one in METRICS if one.better is not None]
+NUMBER_FORMATS = {"16-bit": "16-bit (fp16, bf16)", "8-bit": "8-bit (fp8, int8)"}
+"""Formats compared with one another, as the query `workloads` groups them; every row shows its own."""
+ASKED_FOR = ("latency_s", "total_tokens_per_s", "output_tokens_per_s", "tpot_s", "memory_peak_bytes")
+"""Metrics to open with; of a decode the rate comes before the time of its steps."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             c.select(NAME, "phase", "Phase", options["phase"], choice.phase, width=160),
             c.select(NAME, "batch", "Batch size", options["batch"], choice.batch, width=130),
             c.select(NAME, "tokens", "Tokens", options["tokens"], choice.tokens, width=200),
-            c.select(NAME, "dtype", "Number format", options["dtype"], choice.dtype, width=170),
+            c.select(NAME, "dtype", "Number format", options["dtype"], choice.dtype, width=200),
             c.select(NAME, "metric", "Metric", [{"value": key, "label": metric(key).label} for key in OFFERED], choice.metric, width=210),
             c.multi(NAME, "devices", "Devices", [{"value": row["hardware_id"], "label": row["name"]} for row in devices], list(choice.devices),
                     placeholder="All devices"),
@@ -137,7 +141,8 @@ def read(lake: Lake, params: c.Params, workloads: Sequence[dict[str, Any]], snap
     picked: dict[str, str] = {}
     for name in WORKLOAD:
         options = list(dict.fromkeys(row[name] for row in mine))
-        value = c.chosen(params, name, [*options, c.ANY], options[0] if options else c.ANY)
+        asked = {**params, "dtype": _grouped(params["dtype"], mine)} if "dtype" in params else params
+        value = c.chosen(asked, name, [*options, c.ANY], options[0] if options else c.ANY)
         picked[name] = value or c.ANY
         if value != c.ANY:
             mine = [row for row in mine if row[name] == value]
@@ -148,7 +153,7 @@ def read(lake: Lake, params: c.Params, workloads: Sequence[dict[str, Any]], snap
                 f"The link asks for device '{device}', which is not in this lake. Known: {', '.join(known_devices)}."
             )
     given = Choice(llm or "", picked["phase"], picked["batch"], picked["tokens"], picked["dtype"], devices=devices)
-    key = params.get("metric") or default_metric(lake.query("compare", snapshot, **given.parameters))
+    key = params.get("metric") or default_metric(lake.query("compare", snapshot, **given.parameters), given.phase)
     return replace(
         given,
         metric=c.chosen({"metric": key}, "metric", OFFERED) or key,
@@ -159,15 +164,15 @@ def read(lake: Lake, params: c.Params, workloads: Sequence[dict[str, Any]], snap
     )  # fmt: skip
 
 
-def default_metric(rows: pa.Table) -> str:
-    """Of the metrics asked for most, the one that most kinds know, then most rows."""
+def default_metric(rows: pa.Table, phase: str) -> str:
+    """Of the metrics asked for most, the one that most kinds know; of a decode its rate, else the one that most rows know."""
     table = rows.to_pylist()
 
-    def known(key: str) -> tuple[int, int]:
+    def known(key: str) -> tuple[int, bool, int]:
         having = [row["source_kind"] for row in table if row[key] is not None]
-        return len(set(having)), len(having)
+        return len(set(having)), phase == "decode" and key == "output_tokens_per_s", len(having)
 
-    return max(("latency_s", "total_tokens_per_s", "output_tokens_per_s", "tpot_s", "memory_peak_bytes"), key=known)
+    return max(ASKED_FOR, key=known)
 
 
 def workload_options(rows: Sequence[dict[str, Any]], phase: str) -> dict[str, list[dict[str, str]]]:
@@ -177,7 +182,10 @@ def workload_options(rows: Sequence[dict[str, Any]], phase: str) -> dict[str, li
     for name in WORKLOAD:
         mine = rows if name == "phase" or phase == c.ANY else [row for row in rows if row["phase"] == phase]
         values = sorted(dict.fromkeys(row[name] for row in mine), key=_natural)
-        labels = [{"value": value, "label": text.words(value) if name == "phase" else value} for value in values]
+        labels = [
+            {"value": value, "label": text.words(value) if name == "phase" else NUMBER_FORMATS.get(value, value)}
+            for value in values
+        ]
         options[name] = [*labels, {"value": c.ANY, "label": "Any"}]
     return options
 
@@ -213,7 +221,7 @@ def content(lake: Lake, choice: Choice, snapshot: str | None) -> list[c.Componen
                 f"{shown.label} by device and kind",
                 min_width=300,
             ),
-            about=f"{explained(shown)} Click a point for its row.{left_out(rows, shown)}",
+            about=f"{explained(shown)} Click a point for its row.{hollow(rows, shown)}{left_out(rows, shown)}",
             tools=c.exports("compare", snapshot, **_exported(choice)),
         ),
         c.card(
@@ -229,6 +237,12 @@ def explained(shown: Metric) -> str:
     formula = f" [{shown.formula}]" if shown.formula else ""
     direction = f" {shown.better.capitalize()} is better." if shown.better else ""
     return f"{shown.definition[:1].upper()}{shown.definition[1:]}{formula}.{direction}"
+
+
+def hollow(rows: pa.Table, shown: Metric) -> str:
+    """What the sources of hollow markers do not state, as a sentence."""
+    absent = {name for row in rows.to_pylist() if row[shown.key] is not None for name in row["unstated"]}
+    return f" A hollow marker's source does not state its {' or '.join(sorted(absent))}." if absent else ""
 
 
 def left_out(rows: pa.Table, shown: Metric) -> str:
@@ -310,24 +324,28 @@ def table(rows: pa.Table, shown: Metric, snapshot: str | None) -> c.Component:
         "source_cell",
         "quality_tier",
     )
+    numbers = [key for key in keys if any(row[key] is not None for row in ordered)]
     data = [
-        {**{name: row[name] for name in (*keep, *keys)}, "definition": dict(row["metric_definitions"] or []).get(shown.key),
+        {**{name: row[name] for name in (*keep, *numbers)}, "definition": dict(row["metric_definitions"] or []).get(shown.key),
+         "unstated": ", ".join(row["unstated"]), "is_bound": "a bound" if row["is_bound"] else None,
          "excluded": row["exclusion_reason"] if row["is_excluded"] else None,
          "link": c.link("Open", c.href("run", snapshot, run_id=row["run_id"]))}
         for row in ordered
     ]  # fmt: skip
     columns = [
-        c.link_column(), c.kind_column(), c.text_column("device"), *(c.metric_column(key) for key in keys if any(row[key] is not None for row in data)),
+        c.link_column(), c.kind_column(), c.text_column("device"), *(c.metric_column(key) for key in numbers), c.text_column("is_bound", "Latency is"),
         c.text_column("status"), c.text_column("phase"), c.text_column("batch"), c.text_column("tokens"), c.text_column("dtype", "Format"),
-        c.text_column("variant"), c.text_column("source_id", "Source"), c.text_column("source_cell", "Cell"),
+        c.text_column("unstated", "Not stated"), c.text_column("variant"), c.text_column("source_id", "Source"), c.text_column("source_cell", "Cell"),
         c.number_column("quality_tier", "Tier"), c.text_column("definition"), c.text_column("excluded", "Kept out because"),
     ]  # fmt: skip
-    return c.grid("compare-rows", columns, data, height=520)
+    return c.grid("compare-rows", columns, data)
 
 
 def _said(ranked: Sequence[dict[str, Any]], shown: Metric) -> str:
     first = ranked[0]
     value = text.quantity(shown, first[shown.key])
+    if first["is_bound"] and first["source_kind"] != "analytical" and shown.key == "latency_s":
+        value += " (a bound as its source prints it)"
     if len(ranked) == 1:
         return f"{value} on {first['device']}, the only device."
     second = ranked[1]
@@ -346,9 +364,11 @@ def _said(ranked: Sequence[dict[str, Any]], shown: Metric) -> str:
 def _beside_bound(row: dict[str, Any], table: Sequence[dict[str, Any]], shown: Metric) -> str:
     if row["source_kind"] == "analytical":
         return ""
-    bounds = [
-        other[shown.key] for other in table if other["source_kind"] == "analytical" and other["device"] == row["device"]
+    there = [other for other in table if other["source_kind"] == "analytical" and other["device"] == row["device"]]
+    alike = [other for other in there if other["config_id"] == row["config_id"]] or [
+        other for other in there if other["dtype"] == row["dtype"]
     ]
+    bounds = [other[shown.key] for other in alike or there]
     if not bounds or shown.better is None or shown.unit == "B":
         return ""
     bound = min(bounds) if shown.better == "lower" else max(bounds)
@@ -372,6 +392,11 @@ def _exported(choice: Choice) -> dict[str, Any]:
 def _default_ruleset(lake: Lake, snapshot: str | None) -> str:
     names = [row["ruleset"] for row in lake.rows("rulesets", snapshot)]
     return "default" if "default" in names else c.ANY
+
+
+def _grouped(dtype: str, workloads: Sequence[dict[str, Any]]) -> str:
+    """The number format that a dtype is compared in (`fp16`: `16-bit`); anything else as it is."""
+    return next((str(row["dtype"]) for row in workloads if dtype in row["dtypes"]), dtype)
 
 
 def _options(names: dict[str, str]) -> list[dict[str, str]]:

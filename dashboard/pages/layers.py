@@ -164,12 +164,7 @@ def ops_grid(rows: Sequence[dict[str, Any]], name: str = "ops") -> c.Component:
         *(c.number_column(key) for key in ("m", "n", "k") if any(row[key] is not None for row in shown)),
     ]  # fmt: skip
     keep = [column["field"] for column in columns]
-    return c.grid(
-        name,
-        columns,
-        [{key: row[key] for key in keep} for row in shown],
-        height=520,
-    )
+    return c.grid(name, columns, [{key: row[key] for key in keep} for row in shown])
 
 
 def run_options(runs: Sequence[dict[str, Any]], run_id: str | None) -> list[dict[str, str]]:

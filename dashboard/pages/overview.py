@@ -192,9 +192,7 @@ def trouble_card(lake: Lake, snapshot: str | None) -> c.Component:
     """Failed runs, rows kept out of charts, and quarantined files; a failure is a row, not a gap."""
     failures = lake.rows("failures", snapshot)
     refused = lake.rows("load_list", snapshot, outcome="quarantined")
-    parts: list[Any] = (
-        [c.grid("failures", _FAILURE_COLUMNS, _failure_rows(failures, snapshot), height=420)] if failures else []
-    )
+    parts: list[Any] = [c.grid("failures", _FAILURE_COLUMNS, _failure_rows(failures, snapshot))] if failures else []
     if refused:
         parts += [
             html.H3("Quarantined files", className="rl-sub"),

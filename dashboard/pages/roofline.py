@@ -206,7 +206,7 @@ def runs_card(points: pa.Table, snapshot: str | None) -> c.Component:
     keep = ["run_id", *(column["field"] for column in columns)]
     return c.card(
         "The runs",
-        c.grid("roofline-rows", columns, [{key: row[key] for key in keep} for row in rows], height=480),
+        c.grid("roofline-rows", columns, [{key: row[key] for key in keep} for row in rows]),
     )
 
 

@@ -77,11 +77,7 @@ def choose(lake: Lake, kind: str, snapshot: str | None) -> c.Component:
         c.text_column("tokens"), c.text_column("dtype", "Format"), c.metric_column("latency_s"), c.text_column("status"),
         c.text_column("source_id", "Source"), c.text_column("when"),
     ]  # fmt: skip
-    body = (
-        c.grid("run-list", columns, table, height=640)
-        if rows
-        else c.nothing("The lake has no runs yet.", "rooflake demo")
-    )
+    body = c.grid("run-list", columns, table) if rows else c.nothing("The lake has no runs yet.", "rooflake demo")
     return c.page(
         "Runs", "Open one to see all that is known about it. Measured runs come first; the other pages lead to every run.",
         c.card("The newest runs" if kind == "all" else f"The newest {kind} runs", body, tools=c.exports("run_list", snapshot, source_kind=source_kind)), c.controls_hidden(NAME, snapshot), dcc.Input(id=c.control(NAME, "kind"), type="hidden", value=kind), snapshot=snapshot, path=c.href(NAME),
@@ -92,7 +88,12 @@ def links(run: dict[str, Any], snapshot: str | None) -> list[c.Component]:
     """From here to the same workload on other devices, to the roofline and the layers."""
     targets = []
     if run["llm_id"] is not None:
-        workload = {"phase": run["phase"], "batch": run["batch"], "tokens": run["tokens"], "dtype": run["dtype"]}
+        workload = {
+            "phase": run["phase"],
+            "batch": run["batch"],
+            "tokens": run["tokens"],
+            "dtype": run["number_format"],
+        }
         extra = {"excluded": "1"} if run["is_excluded"] else {}
         targets.append(("Compare this workload", c.href("compare", snapshot, llm=run["llm_id"], **workload, **extra)))
     targets.append(("Operators on the roofline", c.href("roofline", snapshot, run=run["run_id"])))
@@ -138,7 +139,8 @@ def metrics_card(run: dict[str, Any], snapshot: str | None) -> c.Component:
     rows = []
     for metric in METRICS:
         known = {name: run[metric.column(name)] for name in metric.statistics if run[metric.column(name)] is not None}
-        if run[metric.key] is None and not known:
+        is_stand_in = metric.key == "latency_s" and run["is_bound"]
+        if (run[metric.key] is None or is_stand_in) and not known:
             continue
         spread = ", ".join(
             f"{'±' if name == 'std' else name} {text.quantity(metric, value)}" for name, value in known.items()
@@ -175,7 +177,7 @@ def twins_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Compo
         c.text_column("status"), c.text_column("variant"), c.text_column("source_id", "Source"), c.text_column("source_cell", "Cell"),
     ]  # fmt: skip
     return c.card(
-        "The same configuration elsewhere", c.grid("twins", columns, table, height=320),
+        "The same configuration elsewhere", c.grid("twins", columns, table),
         about="Rows with the same configuration id: measured, published, analytical and predicted meet here.",
         tools=c.exports("run_twins", snapshot, run_id=run["run_id"]),
     )  # fmt: skip
@@ -207,7 +209,7 @@ def samples_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Com
     if rest:
         shown = [{**row, "flags": ", ".join(row["flags"] or [])} for row in rest]
         charts.append(c.grid("tool-samples", [c.text_column("metric"), c.number_column("value"), c.text_column("unit"), c.text_column("sample_phase"),
-                                              c.text_column("flags")], shown, height=320))  # fmt: skip
+                                              c.text_column("flags")], shown))  # fmt: skip
     return c.card("Raw samples", html.Div(charts, className="rl-charts"), about="Every repeat, warm-up included; nothing is deleted.",
                   tools=c.exports("run_samples", snapshot, run_id=run["run_id"]))  # fmt: skip
 
@@ -228,7 +230,7 @@ def requests_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Co
             figures.distribution(table, ("ttft_s", "tpot_s", "e2el_s")),
             "Cumulative distribution of TTFT, TPOT and end-to-end latency",
         ),
-        c.grid("requests", columns, table.to_pylist(), height=420),
+        c.grid("requests", columns, table.to_pylist()),
         about=f"{text.plural(table.num_rows, 'request')}, {failed} failed. Latency is of requests that completed.",
         tools=c.exports("run_requests", snapshot, run_id=run["run_id"]),
     )

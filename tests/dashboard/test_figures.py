@@ -20,7 +20,7 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
 def point(run_id: str, kind: str, device: str, value: float | None, **more: Any) -> dict[str, Any]:
     row = {"run_id": run_id, "source_kind": kind, "device": device, "latency_s": value, "latency_std_s": None, "source_id": "s", "phase": "decode",
            "batch": "1", "tokens": "1 in", "dtype": "fp16", "variant": "", "metric_definitions": None, "quality_tier": None, "is_excluded": False,
-           "exclusion_reason": None}  # fmt: skip
+           "exclusion_reason": None, "unstated": [], "is_bound": kind == "analytical"}  # fmt: skip
     return row | more
 
 

@@ -91,16 +91,25 @@ def test_compare_state_survives_the_url(lake: Lake) -> None:
               "devices": "a6000,t4", "ruleset": "any", "scale": "log", "excluded": "1"}  # fmt: skip
     choice = compare.read(lake, params, lake.rows("workloads"), None)
     assert choice == compare.Choice(
-        "llama-2-7b", "decode", "any", "1024 context", "fp16", "memory_peak_bytes", ("a6000", "t4"), "any", "log", True
+        "llama-2-7b",
+        "decode",
+        "any",
+        "1024 context",
+        "16-bit",
+        "memory_peak_bytes",
+        ("a6000", "t4"),
+        "any",
+        "log",
+        True,
     )
 
 
 def test_narrowing_keeps_what_is_still_there(lake: Lake) -> None:
     rows = lake.rows("workloads", llm_id="llama-2-7b")
     *_, phase, batch, tokens, dtype = compare.narrowed(
-        rows, {"phase": "serve", "batch": "64", "tokens": "any", "dtype": "fp16"}
+        rows, {"phase": "serve", "batch": "64", "tokens": "any", "dtype": "16-bit"}
     )
-    assert (phase, batch, tokens, dtype) == ("serve", "1", "any", "fp16")
+    assert (phase, batch, tokens, dtype) == ("serve", "1", "any", "16-bit")
 
 
 def test_every_run_of_a_comparison_is_one_click_away(lake: Lake) -> None:

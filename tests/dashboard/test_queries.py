@@ -54,7 +54,12 @@ def test_headline_counts_what_was_landed(lake: Lake) -> None:
 
 def test_the_workload_known_best_comes_first(lake: Lake) -> None:
     first = lake.rows("workloads")[0]
-    assert (first["phase"], first["batch"], first["tokens"], first["dtype"]) == ("decode", "1", "1024 context", "fp16")
+    assert (first["phase"], first["batch"], first["tokens"], first["dtype"]) == (
+        "decode",
+        "1",
+        "1024 context",
+        "16-bit",
+    )
     assert first["num_kinds"] == 3
 
 

@@ -13,7 +13,7 @@ WITH chosen AS (
             AND twin.source_kind = 'analytical'
             AND twin.ruleset = 'default'
             AND twin.run_id IN (SELECT run_id FROM ops)
-        ORDER BY twin.run_id
+        ORDER BY twin.engine_revision DESC NULLS LAST, twin.collected_at DESC, twin.run_id
         LIMIT 1
     )
 ),

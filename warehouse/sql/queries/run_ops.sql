@@ -19,7 +19,7 @@ twin AS (
     FROM runs
     JOIN own USING (config_id)
     WHERE runs.source_kind = 'analytical' AND runs.ruleset = 'default' AND runs.run_id <> own.run_id
-    ORDER BY runs.run_id
+    ORDER BY runs.engine_revision DESC NULLS LAST, runs.collected_at DESC, runs.run_id
     LIMIT 1
 ),
 twin_kinds AS (

@@ -1,4 +1,4 @@
--- Purpose: what is known about a configuration, from every kind of truth.
+-- Purpose: what is known about a configuration, from every kind of truth; analytical rows of the newest revision of the engine only.
 -- Grain: one run.
 -- Parameters: $config_id.
 SELECT
@@ -6,5 +6,6 @@ SELECT
     output_tokens_per_s, is_excluded, quality_tier
 FROM comparable
 WHERE config_id = $config_id::VARCHAR
+    AND run_id NOT IN (SELECT run_id FROM outdated)
 ORDER BY source_kind, source_id, run_id
 LIMIT 200

@@ -1,8 +1,10 @@
--- Purpose: how far off each predictor is, leave-out and random splits together; of one trained again, the newest only.
+-- Purpose: how far off each predictor is, leave-out and random splits together; of one trained again, the newest only. A predictor
+--   that others published names its source.
 -- Grain: one predictor, split and fold.
 -- Parameters: $metric, NULL for every metric; $fold, `all` for the pooled score, NULL for every fold.
 SELECT
-    predictors.name, predictors.metric, predictors.method, predictors.is_baseline, predictors.trained_at, predictors.snapshot_id,
+    predictors.name, predictors.metric, predictors.method, predictors.is_baseline, predictors.source_id, predictors.trained_at,
+    predictors.snapshot_id,
     predictor_scores.*
 FROM predictor_scores
 JOIN predictors USING (predictor_id)

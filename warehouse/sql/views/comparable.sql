@@ -1,42 +1,75 @@
--- Purpose: runs as people compare them: names joined in, the words a chart prints, and the analytical bound standing where a
---   measured run has its latency and its rates.
+-- Purpose: runs as people compare them: names joined in, the words a chart prints, and a bound standing where a measured run
+--   has its latency: the analytical one, or the one a source prints in place of a time (`is_bound` says so).
+--   `number_format` puts dtypes of one width together; `unstated` lists what a source keeps to itself of the workload.
 -- Grain: one run.
 SELECT
     runs.* REPLACE (
-        coalesce(runs.latency_s, CASE WHEN runs.source_kind = 'analytical' THEN runs.roofline_s END) AS latency_s
+        coalesce(runs.latency_s, CASE WHEN runs.source_kind IN ('analytical', 'published') THEN runs.roofline_s END) AS latency_s
     ),
+    runs.latency_s IS NULL AND runs.roofline_s IS NOT NULL AND runs.source_kind IN ('analytical', 'published') AS is_bound,
     hardware.name AS hardware_name,
     llms.name AS llm_name,
     sources.title AS source_title,
     sources.url AS source_url,
-    coalesce(CASE WHEN runs.num_devices > 1 THEN runs.num_devices || ' × ' END, '')
-        || coalesce(hardware.name, runs.hardware_id, 'device not stated')
-        || CASE WHEN runs.num_devices > 1 AND runs.interconnect IS NOT NULL THEN ' (' || runs.interconnect || ')' ELSE '' END AS device,
+    list_filter(
+        [
+            CASE
+                WHEN runs.tensor_parallel = runs.num_devices AND runs.num_devices > 1 THEN 'tensor parallel'
+                WHEN runs.tensor_parallel > 1 THEN 'tensor parallel ' || runs.tensor_parallel
+            END,
+            CASE
+                WHEN runs.pipeline_parallel = runs.num_devices AND runs.num_devices > 1 THEN 'pipeline parallel'
+                WHEN runs.pipeline_parallel > 1 THEN 'pipeline parallel ' || runs.pipeline_parallel
+            END,
+            CASE
+                WHEN runs.expert_parallel = runs.num_devices AND runs.num_devices > 1 THEN 'expert parallel'
+                WHEN runs.expert_parallel > 1 THEN 'expert parallel ' || runs.expert_parallel
+            END
+        ],
+        lambda words: words IS NOT NULL
+    ) AS parallelism,
+    concat_ws(
+        ', ',
+        coalesce(CASE WHEN runs.num_devices > 1 THEN runs.num_devices || ' × ' END, '')
+            || coalesce(hardware.name, runs.hardware_id, 'device not stated'),
+        nullif(array_to_string(parallelism, ' + '), '')
+    ) || CASE WHEN runs.num_devices > 1 AND runs.interconnect IS NOT NULL THEN ' (' || runs.interconnect || ')' ELSE '' END AS device,
     coalesce(runs.batch_size::VARCHAR, 'not stated') AS batch,
-    coalesce(
-        nullif(concat_ws(
-            ', ',
-            CASE WHEN runs.input_tokens IS NOT NULL THEN runs.input_tokens || ' in' END,
-            CASE WHEN runs.output_tokens IS NOT NULL THEN runs.output_tokens || ' out' END,
-            CASE WHEN runs.context_tokens IS NOT NULL THEN runs.context_tokens || ' context' END,
-            CASE WHEN runs.concurrency IS NOT NULL THEN runs.concurrency || ' at once' END,
-            CASE WHEN runs.request_rate_per_s IS NOT NULL THEN runs.request_rate_per_s || ' requests/s' END
-        ), ''),
-        'not stated'
-    ) AS tokens,
+    list_filter(
+        [
+            runs.input_tokens || ' in',
+            runs.output_tokens || ' out',
+            runs.context_tokens || ' context',
+            runs.concurrency || ' at once',
+            runs.request_rate_per_s || ' requests/s'
+        ],
+        lambda words: words IS NOT NULL
+    ) AS token_parts,
+    coalesce(nullif(array_to_string(token_parts, ', '), ''), 'not stated') AS tokens,
     CASE
         WHEN runs.weight_dtype IS NULL AND runs.activation_dtype IS NULL THEN 'not stated'
         WHEN coalesce(runs.activation_dtype, runs.weight_dtype) = coalesce(runs.weight_dtype, runs.activation_dtype)
             THEN coalesce(runs.weight_dtype, runs.activation_dtype)
         ELSE runs.weight_dtype || ' weights, ' || runs.activation_dtype
     END AS dtype,
+    regexp_replace(regexp_replace(dtype, '\b(fp16|bf16)\b', '16-bit', 'g'), '\b(fp8|int8)\b', '8-bit', 'g') AS number_format,
+    list_filter(
+        [
+            CASE WHEN runs.batch_size IS NULL AND runs.phase <> 'serve' THEN 'batch size' END,
+            CASE
+                WHEN runs.phase = 'decode' AND runs.context_tokens IS NULL THEN 'tokens'
+                WHEN runs.phase NOT IN ('decode', 'microbench') AND runs.input_tokens IS NULL THEN 'tokens'
+                WHEN runs.phase IN ('generate', 'serve') AND runs.output_tokens IS NULL THEN 'tokens'
+            END,
+            CASE WHEN dtype = 'not stated' THEN 'number format' END
+        ],
+        lambda words: words IS NOT NULL
+    ) AS unstated,
     concat_ws(
         ', ',
         runs.framework,
         CASE WHEN runs.attention IS NOT NULL THEN runs.attention || ' attention' END,
         nullif(array_to_string(runs.optimizations, ' + '), ''),
-        CASE WHEN runs.tensor_parallel > 1 THEN 'TP ' || runs.tensor_parallel END,
-        CASE WHEN runs.pipeline_parallel > 1 THEN 'PP ' || runs.pipeline_parallel END,
         CASE WHEN runs.ruleset IS NOT NULL THEN 'ruleset ' || runs.ruleset END,
         runs.task
     ) AS variant
