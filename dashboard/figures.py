@@ -41,6 +41,12 @@ DEVICE_COLOURS = (
 FAULT_COLOUR = "#e03131"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 INK, GRID = "#343a40", "#e9ecef"
+EVIDENCE = ("analytical", "predicted", "published", "measured")
+"""Kinds of truth, the strongest last."""
+EVIDENCE_COLOURS = {**KIND_COLOURS, "analytical": "rgba(43, 154, 102, 0.22)"}
+"""Colours of whole cells: what is only computed stays in the background."""
+MOST_COVERED_LLMS, MOST_COVERED_DEVICES = 24, 20
+"""What the coverage matrix has room for on a first screen."""
 MOST_DEVICES = 24
 """Devices that a comparison has room for."""
 LOG_FROM = 15.0
@@ -67,62 +73,90 @@ def empty(message: str) -> go.Figure:
     return figure
 
 
-def coverage(rows: pa.Table) -> go.Figure:
-    """LLM x device, coloured by the number of rows (log scale); a marker for each kind that observed something there.
+def coverage(rows: pa.Table, is_whole: bool = False) -> go.Figure:
+    """LLM x device, coloured by the strongest kind of truth there (`EVIDENCE`), a symbol where something was observed or predicted.
 
-    Rows: llm_id, hardware_id, llm_name, hardware_name, source_kind, num_runs.
+    Rows: llm_id, hardware_id, llm_name, hardware_name, source_kind, num_runs. Unless whole, the LLMs and devices known best.
     """
-    cells: dict[tuple[str, str], dict[str, int]] = {}
-    llm_names, device_names = dict[str, str](), dict[str, str]()
-    for row in rows.to_pylist():
-        cells.setdefault((row["llm_id"], row["hardware_id"]), {})[row["source_kind"]] = row["num_runs"]
-        llm_names[row["llm_id"]], device_names[row["hardware_id"]] = row["llm_name"], row["hardware_name"]
+    cells = _cells(rows)
     if not cells:
         return empty("No rows of this kind yet.")
-    llm_ids = sorted(llm_names, key=lambda key: (_observed(cells, key, 0), llm_names[key]))
-    devices = sorted(device_names, key=lambda key: (-_observed(cells, key, 1), device_names[key]))
-    totals = [[sum(cells.get((llm, device), {}).values()) or None for device in devices] for llm in llm_ids]
-    largest = max(value for line in totals for value in line if value is not None)
-    ticks = [10**power for power in range(math.ceil(math.log10(largest)) + 1)]
+    llm_names = dict(zip(rows.column("llm_id").to_pylist(), rows.column("llm_name").to_pylist(), strict=True))
+    device_names = dict(
+        zip(rows.column("hardware_id").to_pylist(), rows.column("hardware_name").to_pylist(), strict=True)
+    )
+    llms, devices = covered(rows, is_whole)
+    best = {place: max(map(EVIDENCE.index, counts)) for place, counts in cells.items()}
+    details = {
+        (llm, device): [_link("compare", llm=llm, devices=device), _cell(cells, llm, device, llm_names, device_names)]
+        for llm in llms
+        for device in devices
+    }
     figure = go.Figure(
         go.Heatmap(
-            z=[[None if value is None else math.log10(value) for value in line] for line in totals],
-            x=[text.short_device(device_names[key]) for key in devices],
-            y=[llm_names[key] for key in llm_ids],
-            zmin=0,
-            zmax=max(1.0, math.log10(largest)),
-            customdata=[[[_link("compare", llm=llm, devices=device), _cell(cells, llm, device, llm_names, device_names)] for device in devices] for llm in llm_ids],
+            z=[[best.get((llm, device)) for device in devices] for llm in llms],
+            x=devices,
+            y=llms,
+            zmin=-0.5,
+            zmax=len(EVIDENCE) - 0.5,
+            customdata=[[details[llm, device] for device in devices] for llm in llms],
             hovertemplate="%{customdata[1]}<extra></extra>",
             hoverongaps=False,
-            colorscale=[[0, "#dbe4ff"], [0.5, "#91a7ff"], [1, "#4263eb"]],
+            colorscale=[
+                [(step + side) / len(EVIDENCE), EVIDENCE_COLOURS[kind]]
+                for step, kind in enumerate(EVIDENCE)
+                for side in (0, 1)
+            ],
+            showscale=False,
             xgap=2,
             ygap=2,
-            colorbar={
-                "title": {"text": "Rows"}, "tickvals": [math.log10(tick) for tick in ticks],
-                "ticktext": [text.count(tick) for tick in ticks], "thickness": 12, "lenmode": "pixels", "len": 110, "y": 1, "yanchor": "top",
-            },
         )
-    )  # fmt: skip
-    for kind in ("published", "measured", "predicted"):
-        marked = [(llm, device) for llm in llm_ids for device in devices if kind in cells.get((llm, device), {})]
-        if marked:
+    )
+    for strength, kind in reversed(list(enumerate(EVIDENCE))):
+        marked = [place for place in details if best.get(place) == strength]
+        if not marked:
+            continue
+        figure.add_scatter(
+            x=[None], y=[None], mode="markers", name=kind if kind != "analytical" else "analytical only",
+            marker={"symbol": "square", "size": 13, "color": EVIDENCE_COLOURS[kind]},
+        )  # fmt: skip
+        if kind != "analytical":
             figure.add_scatter(
-                x=[text.short_device(device_names[device]) for _, device in marked],
-                y=[llm_names[llm] for llm, _ in marked],
+                x=[device for _, device in marked],
+                y=[llm for llm, _ in marked],
                 mode="markers",
+                showlegend=False,
                 name=kind,
-                marker={
-                    "symbol": KIND_SYMBOLS[kind], "size": 10, "color": KIND_COLOURS[kind], "line": {"color": "#ffffff", "width": 1.5},
-                },
-                customdata=[[_link("compare", llm=llm, devices=device), _cell(cells, llm, device, llm_names, device_names)] for llm, device in marked],
+                marker={"symbol": KIND_SYMBOLS[kind].removesuffix("-open"), "size": 7, "color": "#ffffff"},
+                customdata=[details[place] for place in marked],
                 hovertemplate="%{customdata[1]}<extra></extra>",
-            )  # fmt: skip
-    longest = max(len(text.short_device(name)) for name in device_names.values())
-    _styled(figure, height=70 + 24 * max(5, len(llm_ids)) + int(5.6 * longest))
-    figure.update_layout(legend={"yref": "container", "y": 1, "yanchor": "top"})
-    figure.update_xaxes(tickangle=-50, showgrid=False, dtick=1)
-    figure.update_yaxes(showgrid=False, dtick=1)
+            )
+    _styled(figure, height=40 + 14 * max(8, len(llms)) + 120)
+    figure.update_layout(legend={"yref": "container", "y": 1, "yanchor": "top"}, margin={"t": 34})
+    figure.update_xaxes(
+        type="category", tickvals=devices, ticktext=[_cut(text.short_device(device_names[key]), 20) for key in devices],
+        tickangle=-45, showgrid=False, tickfont={"size": 12}, range=[-0.5, len(devices) - 0.5],
+    )  # fmt: skip
+    figure.update_yaxes(
+        type="category", tickvals=llms, ticktext=[_cut(llm_names[key], 26) for key in llms], showgrid=False, tickfont={"size": 12},
+        range=[len(llms) - 0.5, -0.5],
+    )  # fmt: skip
     return figure
+
+
+def covered(rows: pa.Table, is_whole: bool = False) -> tuple[list[str], list[str]]:
+    """LLMs and devices of a coverage matrix, those known best first: by what was measured, published, predicted, then computed."""
+    cells = _cells(rows)
+
+    def ranked(side: int, most: int) -> list[str]:
+        known = {place[side]: [0] * len(EVIDENCE) for place in cells}
+        for place, counts in cells.items():
+            for kind in counts:
+                known[place[side]][len(EVIDENCE) - 1 - EVIDENCE.index(kind)] += 1
+        names = sorted(known, key=lambda key: ([-number for number in known[key]], key))
+        return names if is_whole else names[:most]
+
+    return ranked(0, MOST_COVERED_LLMS), ranked(1, MOST_COVERED_DEVICES)
 
 
 def kinds(rows: pa.Table) -> go.Figure:
@@ -227,7 +261,7 @@ def roofline(roofs: pa.Table, points: pa.Table, metric_name: str = "run") -> go.
                 row["peak_flops_per_s"] / 1e12,
             ],
             mode="lines",
-            name=f"{text.short_device(row['hardware_name'])}, {row['dtype']}",
+            name=_wrapped(f"{text.short_device(row['hardware_name'])}, {row['dtype']}", 32),
             legendgroup="roofs",
             line={"color": colours[row["hardware_name"]], "width": 2, "dash": dashes[row["dtype"]]},
             hovertemplate=(
@@ -511,7 +545,12 @@ def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     digits = (1, 2, 5) if math.log10(max(values) / min(values)) <= 1.3 else (1,)
     ticks = [digit * 10.0**power for power in range(low - 1, high + 1) for digit in digits]
-    return {"tickvals": ticks, "ticktext": [text.number(tick) for tick in ticks], "tickangle": 0}
+    return {"tickvals": ticks, "ticktext": [_short_number(tick) for tick in ticks], "tickangle": 0}
+
+
+def _short_number(value: float) -> str:
+    """A tick that fits a phone: 10k instead of 10,000."""
+    return f"{value / 1000:g}k" if 1000 <= value < 1e6 else text.number(value)
 
 
 def _largest_leaf(nodes: Sequence[Row]) -> float:
@@ -527,9 +566,16 @@ def _link(page: str, **parameters: str) -> str:
     return f"/{page}?" + "&".join(f"{key}={value}" for key, value in parameters.items())
 
 
-def _observed(cells: Mapping[tuple[str, str], Mapping[str, int]], key: str, side: int) -> int:
-    """Cells of a row (side 0) or column (side 1) in which something was measured or published."""
-    return sum(1 for place, counts in cells.items() if place[side] == key and {"measured", "published"} & set(counts))
+def _cells(rows: pa.Table) -> dict[tuple[str, str], dict[str, int]]:
+    """(LLM, device) -> rows of each kind."""
+    cells: dict[tuple[str, str], dict[str, int]] = {}
+    for row in rows.to_pylist():
+        cells.setdefault((row["llm_id"], row["hardware_id"]), {})[row["source_kind"]] = row["num_runs"]
+    return cells
+
+
+def _cut(words: str, most: int) -> str:
+    return words if len(words) <= most else f"{words[: most - 1].rstrip(' ,(')}…"
 
 
 def _cell(

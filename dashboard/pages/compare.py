@@ -309,7 +309,16 @@ def table(rows: pa.Table, shown: Metric, snapshot: str | None) -> c.Component:
             ]
         )
     )
-    ordered = sorted(rows.to_pylist(), key=lambda row: (row[shown.key] is None, row["source_kind"], row["device"]))
+    sign = -1 if shown.better == "higher" else 1
+    ordered = sorted(
+        rows.to_pylist(),
+        key=lambda row: (
+            row[shown.key] is None,
+            text.KINDS.index(row["source_kind"]),
+            0.0 if row[shown.key] is None else sign * row[shown.key],
+            row["device"],
+        ),
+    )
     keep = (
         "run_id",
         "source_kind",

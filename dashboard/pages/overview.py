@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import dash_mantine_components as dmc
-import pyarrow as pa
 from dash import Dash, Input, Output, html
 
 from dashboard import components as c
@@ -14,28 +13,32 @@ from dashboard import figures, text
 from dashboard.data import Lake
 
 NAME, TITLE, MENU = "overview", "Overview", "what is in the lake"
-COVERAGES = [("observed", "Measured or published"), ("all", "All"), *((kind, kind.capitalize()) for kind in text.KINDS)]
-"""What the coverage matrix can show; by default LLMs and devices of which something was measured or published."""
+COVERAGES = [("all", "All kinds"), *((kind, kind.capitalize()) for kind in text.KINDS)]
+"""What the coverage matrix can show."""
 
 
 def layout(lake: Lake, params: c.Params) -> c.Component:
     snapshot = params.get("snapshot")
     head = lake.rows("headline", snapshot)[0]
-    kind = c.chosen(params, "kind", [key for key, _ in COVERAGES], COVERAGES[0][0])
+    kind = c.chosen(params, "kind", [key for key, _ in COVERAGES], COVERAGES[0][0]) or "all"
+    is_whole = params.get("all") == "1"
     return c.page(
         "How fast is an LLM, on what, and why?",
         subtitle(head),
         headline(head, snapshot),
         c.card(
             "Coverage",
-            c.controls(
-                NAME,
-                snapshot,
-                c.segments(NAME, "kind", "Show", COVERAGES, kind),
+            c.loading(coverage(lake, kind, is_whole, snapshot), "overview-coverage"),
+            tools=dmc.Group(
+                [
+                    c.segments(NAME, "kind", "Show", COVERAGES, kind),
+                    c.switch(NAME, "all", "Show all", is_whole),
+                    c.exports("coverage", snapshot),
+                    c.controls_hidden(NAME, snapshot),
+                ],
+                className="rl-controls rl-inline",
+                gap="sm",
             ),
-            c.loading(coverage(lake, kind, snapshot), "overview-coverage"),
-            about="Rows of each LLM on each device; a marker where something was measured or published. Click a cell to compare.",
-            tools=c.exports("coverage", snapshot),
         ),
         kinds_card(lake, snapshot),
         sources_card(lake, snapshot),
@@ -49,19 +52,20 @@ def register(app: Dash, lake: Lake) -> None:
     @app.callback(
         Output("overview-coverage", "children"),
         Input(c.control(NAME, "kind"), "value"),
+        Input(c.switch_id(NAME, "all"), "checked"),
         Input(c.control(NAME, "snapshot"), "value"),
         prevent_initial_call=True,
     )
-    def show_coverage(kind: str, snapshot: str) -> c.Component:
-        return c.guarded(lambda: coverage(lake, kind, snapshot))
+    def show_coverage(kind: str, is_whole: bool, snapshot: str) -> c.Component:
+        return c.guarded(lambda: coverage(lake, kind, is_whole, snapshot))
 
 
 def subtitle(head: dict[str, Any]) -> str:
     """The lake in a sentence."""
     return (
-        "Rooflake keeps four kinds of truth about the same configuration side by side: measured, published, computed from the roofline, "
-        f"and predicted. {text.plural(head['num_joined_configs'], 'configuration')} here "
-        f"{'is' if head['num_joined_configs'] == 1 else 'are'} known from more than one of them."
+        "Measured, published, computed and predicted results of the same configuration side by side. "
+        f"{text.plural(head['num_joined_configs'], 'configuration')} here "
+        f"{'is' if head['num_joined_configs'] == 1 else 'are'} known from more than one kind."
     )
 
 
@@ -106,40 +110,26 @@ def headline(head: dict[str, Any], snapshot: str | None) -> c.Component:
     )
 
 
-def coverage(lake: Lake, kind: str | None, snapshot: str | None) -> list[c.Component]:
+def coverage(lake: Lake, kind: str, is_whole: bool, snapshot: str | None) -> list[c.Component]:
     """The matrix, and a sentence about what it leaves out."""
     rows = lake.query("coverage", snapshot, source_kind=kind if kind in text.KINDS else None)
-    shown = observed(rows) if kind == "observed" else rows
-    if shown.num_rows == 0:
-        kind = "measured" if kind == "observed" else kind
-        return [
-            c.nothing(
-                "No row names both an LLM and a device yet." if kind == "all" else f"The lake has no {kind} rows yet.",
-                filling(kind or "all"),
-            )
-        ]
-    num_devices = len(set(shown.column("hardware_id").to_pylist()))
+    if rows.num_rows == 0:
+        sentence = (
+            "No row names both an LLM and a device yet." if kind == "all" else f"The lake has no {kind} rows yet."
+        )
+        return [c.nothing(sentence, filling(kind))]
+    llms, devices = figures.covered(rows, is_whole)
+    all_llms, all_devices = figures.covered(rows, is_whole=True)
     chart = c.graph(
         "coverage",
-        figures.coverage(shown),
-        "Heat map: rows of each LLM on each device",
-        min_width=max(320, 230 + 26 * num_devices),
+        figures.coverage(rows, is_whole),
+        "Heat map: strongest kind of evidence for each LLM on each device",
+        min_width=max(320, 220 + 24 * len(devices)),
     )
-    left_out = len(set(rows.column("llm_id").to_pylist())) - len(set(shown.column("llm_id").to_pylist()))
-    if not left_out:
-        return [chart]
-    return [
-        chart,
-        dmc.Text(f"{text.plural(left_out, 'more LLM')} have analytical rows only: choose All.", size="sm", c="dimmed"),
-    ]
-
-
-def observed(rows: pa.Table) -> pa.Table:
-    """Cells of LLMs and devices of which something was measured or published."""
-    table = rows.to_pylist()
-    seen = [row for row in table if row["source_kind"] in ("measured", "published")]
-    llms, devices = {row["llm_id"] for row in seen}, {row["hardware_id"] for row in seen}
-    return rows.filter(pa.array([row["llm_id"] in llms and row["hardware_id"] in devices for row in table], pa.bool_()))
+    words = "The strongest kind of evidence for each LLM on each device. Click a cell to compare."
+    if (len(llms), len(devices)) != (len(all_llms), len(all_devices)):
+        words += f" These are the {len(llms)} best known of {text.plural(len(all_llms), 'LLM')} and {len(devices)} of {text.plural(len(all_devices), 'device')}."
+    return [chart, dmc.Text(words, size="sm", c="dimmed")]
 
 
 def filling(kind: str) -> str:

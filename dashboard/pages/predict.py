@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, dcc, html
+from dash import Dash, Input, Output, State, dcc, html
 
 from dashboard import components as c
 from dashboard import figures, text
@@ -24,6 +24,8 @@ PHASES = ("forward", "prefill", "decode", "generate")
 DTYPES = ("fp32", "bf16", "fp16", "fp8", "int8", "int4")
 FORM = ("llm", "device", "phase", "batch_size", "input_tokens", "context_tokens", "output_tokens", "dtype", "attention")
 TRUST = ("metric", "split")
+DEFAULTS = {"batch_size": 1, "input_tokens": 512, "context_tokens": 512, "output_tokens": 128}
+"""What the form asks where a link is silent; a phase takes the counts it has and leaves the rest."""
 
 
 def layout(lake: Lake, params: c.Params) -> c.Component:
@@ -50,7 +52,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             snapshot,
             c.select(NAME, "llm", "LLM", [{"value": row["llm_id"], "label": row["name"]} for row in llms], form["llm"], width=220),
             c.select(NAME, "device", "Device", [{"value": row["hardware_id"], "label": row["name"]} for row in devices], form["device"], width=300),
-            c.select(NAME, "phase", "Phase", [{"value": one, "label": text.words(one)} for one in PHASES], form["phase"], width=140),
+            c.select(NAME, "phase", "Phase", phase_options(_architecture(llms, form["llm"])), form["phase"], width=140),
             c.number_input(NAME, "batch_size", "Batch size", form["batch_size"], maximum=4096),
             c.number_input(NAME, "input_tokens", "Input tokens", form["input_tokens"]),
             c.number_input(NAME, "context_tokens", "Context tokens", form["context_tokens"]),
@@ -87,6 +89,20 @@ def register(app: Dash, lake: Lake) -> None:
         return c.guarded(lambda: answer(lake, form, snapshot))
 
     @app.callback(
+        Output(c.control(NAME, "phase"), "data"),
+        Output(c.control(NAME, "phase"), "value"),
+        Input(c.control(NAME, "llm"), "value"),
+        State(c.control(NAME, "phase"), "value"),
+        State(c.control(NAME, "snapshot"), "value"),
+        prevent_initial_call=True,
+    )
+    def narrow(llm: str, phase: str, snapshot: str) -> tuple[Any, str]:
+        """Offer the phases that the chosen LLM has; keep the chosen one where it is still there."""
+        options = phase_options(_architecture(lake.rows("llm_list", snapshot), llm))
+        values = [option["value"] for option in options]
+        return options, phase if phase in values else values[0]
+
+    @app.callback(
         Output("predict-evidence", "children"),
         inputs={"trust": {name: Input(c.control(NAME, name), "value") for name in (*TRUST, "snapshot")}},
         prevent_initial_call=True,
@@ -115,13 +131,15 @@ def read(
         "phase": c.chosen(
             params, "phase", PHASES, "forward" if architectures.get(str(llm)) == "encoder" else "prefill"
         ),
-        "batch_size": _whole(params, "batch_size", 1),
-        "input_tokens": _whole(params, "input_tokens", 512 if is_fresh else None),
-        "context_tokens": _whole(params, "context_tokens", 512 if is_fresh else None),
-        "output_tokens": _whole(params, "output_tokens", 128 if is_fresh else None),
+        **{name: _whole(params, name, default) for name, default in DEFAULTS.items()},
         "dtype": c.chosen(params, "dtype", DTYPES, "fp32" if is_fresh and seen else "bf16"),
         "attention": c.chosen(params, "attention", ATTENTIONS, "sdpa"),
     }
+
+
+def phase_options(architecture: str | None) -> list[dict[str, str]]:
+    """Phases of an LLM: an encoder has a forward pass only."""
+    return [{"value": one, "label": text.words(one)} for one in (PHASES[:1] if architecture == "encoder" else PHASES)]
 
 
 def configuration(form: Mapping[str, Any], architecture: str) -> dict[str, Any]:
@@ -170,7 +188,7 @@ def answer(lake: Lake, form: Mapping[str, Any], snapshot: str | None) -> list[c.
         predictors, config, hardware_rows=lake.query("device_list", snapshot).drop_columns(["num_runs", "num_observed"])
     )
     total = result.analytical
-    if total.get("status") == "unsupported":
+    if total.get("roofline_s") is None:
         return [c.nothing(f"The analytical model has no answer: {total.get('status_detail')}")]
     observed = [
         row
@@ -278,10 +296,15 @@ def bound_card(total: Mapping[str, Any]) -> c.Component:
 def evidence(lake: Lake, metric_key: str, split: str, snapshot: str | None) -> list[c.Component]:
     """Scores, predicted against actual, residuals, features."""
     metric = BY_KEY[metric_key]
-    scores = lake.rows("score_list", snapshot, metric=metric_key, fold="all")
+    everyone = lake.rows("score_list", snapshot, fold="all")
+    scores = [row for row in everyone if row["metric"] == metric_key and row["source_id"] is None]
+    published = [published_card(everyone, snapshot)] if any(row["source_id"] is not None for row in everyone) else []
     predictions = lake.query("prediction_list", snapshot, metric=metric_key, split=split)
     if not scores and predictions.num_rows == 0:
-        return [c.nothing(f"No predictor of {metric.label.lower()} has been trained on this lake.", "rooflake train")]
+        return [
+            c.nothing(f"No predictor of {metric.label.lower()} has been trained on this lake.", "rooflake train"),
+            *published,
+        ]
     held = "an LLM it has never seen" if split == "leave_model_out" else "rows drawn at random (for reference only)"
     parts: list[c.Component] = [
         c.card("Scores", score_table(scores), tools=c.exports("score_list", snapshot, metric=metric_key),
@@ -301,7 +324,7 @@ def evidence(lake: Lake, metric_key: str, split: str, snapshot: str | None) -> l
                 cols={"base": 1, "lg": 2}, spacing="md",
             )
         )  # fmt: skip
-    return [*parts, predictor_card(lake, metric_key, snapshot)]
+    return [*parts, predictor_card(lake, metric_key, snapshot), *published]
 
 
 def score_table(scores: Sequence[dict[str, Any]]) -> c.Component:
@@ -333,6 +356,48 @@ def score_table(scores: Sequence[dict[str, Any]]) -> c.Component:
     return html.Div(html.Table([head, html.Tbody(rows)], className="rl-table"), className="rl-scroll")
 
 
+def published_card(scores: Sequence[dict[str, Any]], snapshot: str | None) -> c.Component:
+    """Predictors of others as their papers score them: nobody here can run them."""
+    rows = []
+    for row in (row for row in scores if row["source_id"] is not None):
+        metric = BY_KEY[row["metric"]]
+        shown = row["name"] if not is_degenerate(row) else row["name"].partition(" (degenerate")[0]
+        badge = (
+            dmc.Badge("degenerate: no error at all", color="orange", variant="light", className="rl-badge")
+            if is_degenerate(row)
+            else None
+        )
+        cells = [
+            text.quantity(metric, row["mae"]),
+            text.quantity(metric, row["rmse"]),
+            text.number(row["r2"]),
+            text.count(row["num_rows"]),
+        ]
+        rows.append(
+            html.Tr(
+                [
+                    html.Th([shown, html.Div(row["source_id"], className="rl-quieter"), badge], scope="row"),
+                    html.Td(metric.label),
+                    *(html.Td(words, className="rl-number") for words in cells),
+                ]
+            )
+        )
+    heads = ("Predictor", "Of", "Mean absolute error", "Root mean squared error", "R²", "Rows")
+    head = html.Thead(html.Tr([html.Th(words, scope="col") for words in heads]))
+    return c.card(
+        "Published baselines",
+        html.Div(html.Table([head, html.Tbody(rows)], className="rl-table"), className="rl-scroll"),
+        about="Scores as their papers print them, on splits and data that are not ours: to read beside the table above, not against it. "
+        "A dash: the paper does not say.",
+        tools=c.exports("score_list", snapshot, fold="all"),
+    )  # fmt: skip
+
+
+def is_degenerate(score: Mapping[str, Any]) -> bool:
+    """A score without any error is no score: the target was computed from the features, or is constant."""
+    return score["rmse"] == 0 or score["r2"] == 1
+
+
 def predictor_card(lake: Lake, metric_key: str, snapshot: str | None) -> c.Component:
     """What the predictor is made of."""
     rows = [row for row in lake.rows("newest_predictors", snapshot) if row["metric"] == metric_key]
@@ -344,7 +409,13 @@ def predictor_card(lake: Lake, metric_key: str, snapshot: str | None) -> c.Compo
         ("Lake snapshot", dcc.Link(str(row["snapshot_id"]), href=c.href(NAME, row["snapshot_id"]), className="rl-link") if row["snapshot_id"] is not None else text.ABSENT),
         ("LLMs", ", ".join(row["llm_ids"] or [])), ("Devices", ", ".join(row["hardware_ids"] or [])), ("Artifact", html.Code(row["artifact"])),
     ]  # fmt: skip
-    return c.card("The predictor", c.facts(pairs), html.Details([html.Summary(f"{len(row['features'] or [])} features"), html.P(", ".join(row["features"] or []))]),
+    artifact = load(lake, snapshot).get(metric_key)
+    notes = (
+        html.Ul([html.Li(note) for note in artifact.notes], className="rl-notes")
+        if artifact is not None and artifact.notes
+        else None
+    )
+    return c.card("The predictor", c.facts(pairs), notes, html.Details([html.Summary(f"{len(row['features'] or [])} features"), html.P(", ".join(row["features"] or []))]),
                   tools=c.exports("predictor_list", snapshot))  # fmt: skip
 
 
@@ -363,6 +434,10 @@ def load(lake: Lake, snapshot: str | None) -> dict[str, Predictor]:
 def _artifact(path: Path, _: int) -> Predictor:
     """An artifact, read again when its file changes."""
     return Predictor.load(path)
+
+
+def _architecture(llms: Sequence[dict[str, Any]], llm_id: str | None) -> str | None:
+    return next((row["architecture"] for row in llms if row["llm_id"] == llm_id), None)
 
 
 def _first(preferred: Sequence[str] | None, known: Sequence[str]) -> str | None:

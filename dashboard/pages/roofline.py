@@ -18,6 +18,7 @@ from warehouse.store import StoreError
 NAME, TITLE, MENU = "roofline", "Roofline", "how far from the limit"
 STATE = ("devices", "llms", "phase", "dtype", "run", "snapshot")
 MAX_LISTED_FAULTS = 100
+YARDSTICKS = ("a100-sxm-80gb", "h100-sxm")
 ABOUT = {
     "run": "An analytical point lies at its bound; it is below the roof as far as its memory-bound operators hold it down. Click a point for its row.",
     "operator": "Leaf operators of the run, and of its analytical bound. A measured operator takes the arithmetic intensity of its kind from the bound.",
@@ -38,7 +39,9 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
     choices = lake.rows("roofline_choices", snapshot)
     state = read(params, devices, choices)
     if state["run"]:
-        state["devices"] = state["devices"] if "devices" in params else [_device_of(lake, state["run"], snapshot)]
+        run = _run(lake, state["run"], snapshot)
+        state["devices"] = state["devices"] if "devices" in params else [run["hardware_id"]]
+        state["dtype"] = params.get("dtype") or run["dtype"]
     phases = list(dict.fromkeys(row["phase"] for row in choices))
     dtypes = list(dict.fromkeys([*(row["dtype"] for row in choices), *_dtypes(lake, snapshot)]))
     llms = {row["llm_id"]: row["llm_name"] for row in choices}
@@ -75,7 +78,7 @@ def register(app: Dash, lake: Lake) -> None:
 
 
 def read(params: c.Params, devices: Sequence[dict[str, Any]], choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The state in the URL; without one, devices something was observed on, and the format they share most."""
+    """The state in the URL; what it does not say comes from the points known best, so that there are some to see."""
     known = [row["hardware_id"] for row in devices]
     chosen = c.listed(params, "devices")
     for device in chosen or []:
@@ -83,28 +86,42 @@ def read(params: c.Params, devices: Sequence[dict[str, Any]], choices: Sequence[
             raise StoreError(
                 f"The link asks for device '{device}', which is not in the hardware catalogue. Known: {', '.join(known)}."
             )
-    observed = list(dict.fromkeys(row["hardware_id"] for row in choices if row["num_observed"]))
+    llms, phase, dtype = c.listed(params, "llms") or [], params.get("phase") or c.ANY, params.get("dtype")
+    of_these = [
+        row
+        for row in choices
+        if (chosen is None or row["hardware_id"] in chosen)
+        and (not llms or row["llm_id"] in llms)
+        and phase in (c.ANY, row["phase"])
+        and dtype in (None, "", c.ANY, row["dtype"])
+    ]
+    best = of_these[0] if of_these else {"dtype": c.ANY, "num_observed": None, "llm_id": None}
+    dtype = dtype or best["dtype"]
     if chosen is None:
-        chosen = (
-            observed
-            + [device for device in ("a100-sxm-80gb", "h100-sxm") if device in known and device not in observed]
-        )[:3] or known[:2]
-    of_these = [row for row in choices if row["hardware_id"] in chosen]
-    best = of_these[0] if of_these else None
-    return {
-        "devices": chosen,
-        "llms": c.listed(params, "llms") or [],
-        "phase": params.get("phase") or c.ANY,
-        "dtype": params.get("dtype") or (best["dtype"] if best else c.ANY),
-        "run": c.free(params.get("run")),
-    }
+        alike = [row for row in of_these if dtype in (c.ANY, row["dtype"])]
+        if best["num_observed"] == 0 and not llms:
+            llms = [str(best["llm_id"])]
+        chosen = _best_devices([row for row in alike if not llms or row["llm_id"] in llms]) or known[:2]
+    return {"devices": chosen, "llms": llms, "phase": phase, "dtype": dtype, "run": c.free(params.get("run"))}
+
+
+def _best_devices(choices: Sequence[dict[str, Any]]) -> list[str]:
+    """Devices something was measured on, then published ones, then the usual yardsticks, then any that has points; at most three."""
+    ranked = sorted(
+        choices,
+        key=lambda row: (not row["num_measured"], not row["num_observed"], row["hardware_id"] not in YARDSTICKS),
+    )
+    return list(dict.fromkeys(row["hardware_id"] for row in ranked))[:3]
 
 
 def content(lake: Lake, state: dict[str, Any], snapshot: str | None) -> list[c.Component]:
     """The chart, what is faulty in it, and its table."""
     dtype = c.free(state["dtype"])
     roofs = lake.query(
-        "roof_list", snapshot, hardware_ids=state["devices"] or [""], dtypes=None if dtype is None else [dtype]
+        "roof_list",
+        snapshot,
+        hardware_ids=state["devices"] or [""],
+        dtypes=None if dtype is None else [dtype.rpartition(", ")[2]],
     )
     if state["run"]:
         points, noun, query, parameters = (
@@ -225,11 +242,11 @@ def point_options(lake: Lake, state: dict[str, Any], snapshot: str | None) -> li
     ]
 
 
-def _device_of(lake: Lake, run_id: str, snapshot: str | None) -> str:
+def _run(lake: Lake, run_id: str, snapshot: str | None) -> dict[str, Any]:
     found = lake.rows("run", snapshot, run_id=run_id)
     if not found:
         raise StoreError(f"There is no run '{run_id}' in this lake. Choose one on the Roofline page.")
-    return str(found[0]["hardware_id"])
+    return found[0]
 
 
 def _dtypes(lake: Lake, snapshot: str | None) -> list[str]:

@@ -103,17 +103,34 @@ def test_a_point_above_its_own_roof_is_ringed() -> None:
     assert "above its own roof: data fault" not in [trace.name for trace in figures.roofline(roofs(), points()).data]
 
 
-def test_coverage_counts_rows_of_all_kinds_in_a_cell() -> None:
+def test_coverage_is_coloured_by_the_strongest_kind_and_counts_them_all() -> None:
     base = {"llm_id": "l", "hardware_id": "h", "llm_name": "L", "hardware_name": "NVIDIA H"}
     figure = figures.coverage(
         table(
             [{**base, "source_kind": "measured", "num_runs": 1}, {**base, "source_kind": "analytical", "num_runs": 9}]
         )
     )
-    assert [list(line) for line in figure.data[0].z] == [[1.0]]  # log10 of ten rows
-    assert list(figure.data[0].x) == ["H"]
-    assert figure.data[0].customdata[0][0][0] == "/compare?llm=l&devices=h"
-    assert [trace.name for trace in figure.data[1:]] == ["measured"]
+    assert [list(line) for line in figure.data[0].z] == [[figures.EVIDENCE.index("measured")]]
+    assert (list(figure.data[0].x), list(figure.layout.xaxis.ticktext)) == (["h"], ["H"])
+    link, words = figure.data[0].customdata[0][0]
+    assert link == "/compare?llm=l&devices=h"
+    assert "measured: 1 row<br>analytical: 9 rows" in words
+    assert {trace.name for trace in figure.data[1:]} == {"measured"}
+
+
+def test_coverage_keeps_the_best_known_within_a_screen_unless_asked_for_all() -> None:
+    names = [(f"l{i:02}", f"h{i:02}") for i in range(30)]
+    rows = [{"llm_id": llm, "hardware_id": device, "llm_name": llm, "hardware_name": device, "source_kind": "analytical", "num_runs": 1}
+            for llm, _ in names for _, device in names]  # fmt: skip
+    rows += [rows[-1] | {"source_kind": "published"}, rows[-2] | {"source_kind": "measured"}]
+    llms, devices = figures.covered(table(rows))
+    assert (len(llms), len(devices)) == (figures.MOST_COVERED_LLMS, figures.MOST_COVERED_DEVICES)
+    assert (llms[:2], devices[:3]) == (
+        ["l29", "l00"],
+        ["h28", "h29", "h00"],
+    )  # measured before published before computed
+    assert [len(side) for side in figures.covered(table(rows), is_whole=True)] == [30, 30]
+    assert len(figures.coverage(table(rows)).data[0].z) == figures.MOST_COVERED_LLMS
 
 
 def test_samples_show_warm_up_apart_and_the_median_of_the_rest() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -145,6 +146,58 @@ def test_a_failure_is_shown_as_one(lake: Lake) -> None:
 
 def test_an_endpoint_run_shows_its_requests(lake: Lake) -> None:
     assert "3 requests, 1 failed." in said(run.layout(lake, {"run_id": "m-serve"}))
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"dtype": "fp16"}, {"devices": "h100-sxm"}, {"llms": "llama-2-7b"}, {"run": "m-a6000"}]
+)
+def test_the_roofline_opens_on_points_under_their_roofs(lake: Lake, params: dict[str, str]) -> None:
+    shown = said(roofline.layout(lake, params))
+    title = re.search(r"(\d+) (?:run|operator)s? under (\d+) roof", shown)
+    assert title is not None
+    assert int(title[1]) > 0
+    assert int(title[2]) > 0
+
+
+def test_the_roofline_of_bounds_alone_opens_on_one_llm() -> None:
+    choice = {"llm_id": "llama-2-7b", "phase": "decode", "num_measured": 0, "num_observed": 0, "num_runs": 9}
+    choices = [
+        choice | {"hardware_id": device, "dtype": "fp16"} for device in ("t4", "h100-sxm", "l4", "a100-sxm-80gb")
+    ]
+    state = roofline.read({}, [{"hardware_id": row["hardware_id"]} for row in choices], choices)
+    assert (state["devices"], state["llms"], state["dtype"]) == (
+        ["h100-sxm", "a100-sxm-80gb", "t4"],
+        ["llama-2-7b"],
+        "fp16",
+    )
+
+
+def test_predictors_of_others_are_baselines_and_a_score_without_error_is_marked(lake: Lake) -> None:
+    score = {"source_id": "paper/table-1", "metric": "achieved_bytes_per_s", "mae": 0.0, "rmse": 0.0, "r2": 1.0, "num_rows": None,
+             "name": "Random forest of bandwidth, as published (degenerate: constant)"}  # fmt: skip
+    sane = score | {"name": "Random forest of latency", "metric": "latency_s", "mae": 0.02, "rmse": 0.03, "r2": 0.7}
+    ours = sane | {"name": "Ours", "source_id": None}
+    card = said(predict.published_card([score, sane, ours], None))
+    assert card.count("degenerate: no error at all") == 1
+    assert "20 ms" in card
+    assert "Ours" not in card
+
+
+def test_a_table_is_as_high_as_its_rows_page_by_page() -> None:
+    few, many = (c.grid("g", [c.text_column("a")], [{"a": "x"}] * count).dashGridOptions for count in (3, 40))
+    assert few["domLayout"] == many["domLayout"] == "autoHeight"
+    assert (few["pagination"], many["pagination"], many["paginationPageSize"]) == (False, True, c.PAGE_ROWS)
+
+
+@pytest.mark.parametrize("llm", ["t5-small", "bert-base", "llama-2-7b"])
+def test_the_what_if_form_has_an_answer_for_every_phase_it_offers(lake: Lake, llm: str) -> None:
+    llms, devices = lake.rows("llm_list"), lake.rows("device_list")
+    architecture = next(row["architecture"] for row in llms if row["llm_id"] == llm)
+    for option in predict.phase_options(architecture):
+        form = predict.read(
+            lake, {"llm": llm, "device": "a100-sxm-80gb", "phase": option["value"]}, llms, devices, None
+        )
+        assert "What the analytical model says" in said(predict.answer(lake, form, None))
 
 
 def test_the_roofline_names_its_faults(lake: Lake) -> None:
