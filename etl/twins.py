@@ -14,8 +14,9 @@ def add(store: Store, report: Callable[[str], None]) -> LoadReport:
     LLMs and devices are the lake's as well as the catalogue's. What cannot be bounded is reported. Returns what the load did.
     """
     from collectors import roofline
+    from models.analytical import ENGINE_REVISION
 
-    configs = store.query("untwinned_configurations")
+    configs = store.query("untwinned_configurations", revision=ENGINE_REVISION)
     if configs.num_rows == 0:
         return LoadReport()
     known = catalog.llms()
