@@ -12,6 +12,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pyarrow as pa
+from plotly.colors import sample_colorscale
 
 from dashboard import text
 from warehouse.metrics import BY_KEY, Metric
@@ -38,6 +39,7 @@ DEVICE_COLOURS = (
     "#5f3dc4",
     "#c2255c",
 )
+SHADES, UNKNOWN_COLOUR = "YlGnBu", "#ced4da"
 FAULT_COLOUR = "#e03131"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 INK, GRID = "#343a40", "#e9ecef"
@@ -304,6 +306,7 @@ def icicle(nodes: Sequence[Row], size: Metric, colour: Metric) -> go.Figure:
     """Modules of a run as nested bars. Nodes (see `dashboard.trees.tree`): id, parent, label, value, colour, hover, link."""
     if not any(node["value"] for node in nodes):
         return empty(f"No operator of this run has {size.label.lower()}.")
+    largest = _largest_leaf(nodes)
     figure = go.Figure(
         go.Icicle(
             ids=[node["id"] for node in nodes],
@@ -316,16 +319,20 @@ def icicle(nodes: Sequence[Row], size: Metric, colour: Metric) -> go.Figure:
             texttemplate="%{label}<br>%{percentRoot:.0%}",
             tiling={"orientation": "v", "pad": 1},
             root={"color": "rgba(0,0,0,0)"},
+            leaf={"opacity": 1},
             pathbar={"thickness": 26},
-            marker={
-                "colors": [None if node["colour"] is None else node["colour"] * colour.display_factor for node in nodes],
-                "colorscale": "YlGnBu", "cmin": 0, "cmax": _largest_leaf(nodes) * colour.display_factor, "showscale": True, "line": {"width": 1, "color": "#ffffff"},
-                "colorbar": {"title": {"text": colour.axis(), "side": "right"}, "thickness": 12, "len": 0.9},
-            },
+            marker={"colors": _shades([node["colour"] for node in nodes], largest), "line": {"width": 1, "color": "#ffffff"}},
         )
     )  # fmt: skip
+    figure.add_scatter(
+        x=[None], y=[None], mode="markers", showlegend=False, hoverinfo="skip",
+        marker={
+            "color": [0], "colorscale": SHADES, "cmin": 0, "cmax": largest * colour.display_factor, "showscale": True,
+            "colorbar": {"title": {"text": colour.axis(), "side": "right"}, "thickness": 12, "len": 0.9},
+        },
+    )  # fmt: skip
     figure.update_layout(uniformtext={"minsize": 10, "mode": "hide"})
-    return _styled(figure, height=480)
+    return _styled(figure, height=480).update_xaxes(visible=False).update_yaxes(visible=False)
 
 
 def op_kinds(rows: pa.Table, metric: Metric) -> go.Figure:
@@ -354,7 +361,7 @@ def op_kinds(rows: pa.Table, metric: Metric) -> go.Figure:
             )
     _styled(figure, height=140 + 40 * len(order))
     figure.update_layout(barmode="group", bargap=0.25)
-    figure.update_xaxes(title=f"{metric.axis()}, summed over leaves", rangemode="tozero")
+    figure.update_xaxes(title=metric.axis(), rangemode="tozero")
     figure.update_yaxes(
         categoryorder="array",
         categoryarray=[text.words(kind) for kind in reversed(order)],
@@ -551,6 +558,12 @@ def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
 def _short_number(value: float) -> str:
     """A tick that fits a phone: 10k instead of 10,000."""
     return f"{value / 1000:g}k" if 1000 <= value < 1e6 else text.number(value)
+
+
+def _shades(values: Sequence[float | None], largest: float) -> list[str]:
+    """A colour for each value between 0 and the largest, grey where it is not known."""
+    shares = [None if value is None else min(1.0, max(0.0, value / largest)) if largest else 0.0 for value in values]
+    return [UNKNOWN_COLOUR if share is None else sample_colorscale(SHADES, [share])[0] for share in shares]
 
 
 def _largest_leaf(nodes: Sequence[Row]) -> float:

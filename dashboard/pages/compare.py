@@ -86,7 +86,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             c.select(NAME, "phase", "Phase", options["phase"], choice.phase, width=160),
             c.select(NAME, "batch", "Batch size", options["batch"], choice.batch, width=130),
             c.select(NAME, "tokens", "Tokens", options["tokens"], choice.tokens, width=200),
-            c.select(NAME, "dtype", "Number format", options["dtype"], choice.dtype, width=200),
+            c.select(NAME, "dtype", "Number format", options["dtype"], choice.dtype, width=230),
             c.select(NAME, "metric", "Metric", [{"value": key, "label": metric(key).label} for key in OFFERED], choice.metric, width=210),
             c.multi(NAME, "devices", "Devices", [{"value": row["hardware_id"], "label": row["name"]} for row in devices], list(choice.devices),
                     placeholder="All devices"),
@@ -381,6 +381,8 @@ def _beside_bound(row: dict[str, Any], table: Sequence[dict[str, Any]], shown: M
     if not bounds or shown.better is None or shown.unit == "B":
         return ""
     bound = min(bounds) if shown.better == "lower" else max(bounds)
+    if row["is_bound"] and shown.key == "latency_s":
+        return f" The bound computed there is {text.quantity(shown, bound)}."
     ratio = row[shown.key] / bound if shown.better == "lower" else bound / row[shown.key]
     if ratio < 1:
         return f" That is beyond the bound there ({text.number(ratio)} times): look at the row."

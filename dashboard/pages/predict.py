@@ -362,11 +362,7 @@ def published_card(scores: Sequence[dict[str, Any]], snapshot: str | None) -> c.
     for row in (row for row in scores if row["source_id"] is not None):
         metric = BY_KEY[row["metric"]]
         shown = row["name"] if not is_degenerate(row) else row["name"].partition(" (degenerate")[0]
-        badge = (
-            dmc.Badge("degenerate: no error at all", color="orange", variant="light", className="rl-badge")
-            if is_degenerate(row)
-            else None
-        )
+        badge = html.Div("degenerate: no error at all", className="rl-warn") if is_degenerate(row) else None
         cells = [
             text.quantity(metric, row["mae"]),
             text.quantity(metric, row["rmse"]),

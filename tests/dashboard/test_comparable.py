@@ -108,6 +108,8 @@ def test_a_printed_bound_stands_for_its_latency_and_is_called_one(lake: Lake) ->
     (row,) = (row for row in lake.rows("compare", llm_id="llama-2-7b") if row["run_id"] == "printed-bound")
     assert (row["latency_s"], row["is_bound"]) == (0.0179, True)
     table = lake.query("compare", llm_id="llama-2-7b", batch="1")
+    (line,) = compare.answer(table, metric("latency_s"))
+    assert line.words.startswith("17.9 ms (a bound as its source prints it)")
     (trace,) = (trace for trace in figures.compare(table, metric("latency_s")).data if trace.name == "published")
     assert "a bound as its source prints it, not a measurement" in trace.customdata[0][1]
 

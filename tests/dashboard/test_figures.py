@@ -186,6 +186,20 @@ def test_a_container_is_as_large_as_itself_or_its_children() -> None:
     assert nodes == {"m": ("", 10.0), "a × 3": ("op-0", 6.0), "b": ("op-0", 1.0), "c": ("op-2", 1.0)}
 
 
+def test_a_module_of_unknown_colour_is_grey_and_the_scale_keeps_its_unit() -> None:
+    rows = [
+        operator(0, "m", None, 2.0) | {"flops": 1e12},
+        operator(1, "m.a", "m", 1.0) | {"flops": 5e11},
+        operator(2, "m.b", "m", 1.0),
+    ]
+    flops = trees.OP_METRICS["flops"]
+    icicle, scale = figures.icicle(trees.tree(rows, "seconds", "flops"), LATENCY, flops).data
+    colours = dict(zip(icicle.labels, icicle.marker.colors, strict=True))
+    assert colours["b"] == figures.UNKNOWN_COLOUR
+    assert figures.UNKNOWN_COLOUR not in (colours["a"], colours["m"])
+    assert scale.marker.cmax == 5e11 * flops.display_factor
+
+
 def test_parents_that_no_row_names_are_made_from_the_path() -> None:
     rows = [
         operator(0, "model.layers.*.mlp", None, 1.0, 2, "forward"),
