@@ -124,7 +124,8 @@ def refresh(plan: str = "starter", home: str = "rooflake-data") -> dict[str, Any
                 failures += _quarantined(done.result()) if done.is_completed() else [f"{title}: {done.message}"]
                 progress.advance(bar)
         progress.update(bar, description="done")
-    with open_store(home, read_only=True) as store:
+    with open_store(home) as store:
+        store.compact()
         snapshot = store.snapshot_id()
         totals = store.sql("SELECT source_kind, count(*) AS runs FROM runs GROUP BY ALL ORDER BY ALL").to_pylist()
     create_table_artifact(
@@ -143,7 +144,8 @@ def _with_lake(collector: str, options: dict[str, Any], place: Home) -> dict[str
     """A sweep's options; local measurements also learn what this machine is and what it has measured already."""
     if collector != "local_profile":
         return options
-    with open_store(place, read_only=True) as store:
+    with open_store(place) as store:
+        store.load()  # on a retry: what the try before has landed needs no measuring again
         return options | {
             "skip": machine.measured(store),
             "hardware_row": machine.hardware_row(store, options.get("device", "auto")),

@@ -203,8 +203,10 @@ class Store:
         return result
 
     def compact(self) -> None:
-        """Merge small data files; drop nothing a snapshot still shows."""
+        """Merge small data files. Every snapshot still shows what it showed; files merged a day ago are deleted."""
         _retry(lambda: self._cursor().execute("CALL lake.merge_adjacent_files()").fetchall())
+        cleanup = "CALL ducklake_cleanup_old_files('lake', older_than => now() - INTERVAL 1 DAY)"
+        _retry(lambda: self._cursor().execute(cleanup).fetchall())
 
     def _ready(self, result: LoadReport) -> Iterator[_Batch]:
         """Batches that are complete. A file that was refused before is tried again: what it lacked may be there now."""
