@@ -101,7 +101,7 @@ def refresh(plan: str = "starter", home: str = "rooflake-data") -> dict[str, Any
 
             def report(line: str, title: str = sweep.title) -> None:
                 progress.update(bar, description=f"{title}: {line}"[:150])
-                if "measured already" in line:
+                if "measured already" in line or "left out" in line:
                     say(f"{title}: {line}")
 
             state = collect_sweep(sweep.title, sweep.collector, sweep.options, home, report, return_state=True)

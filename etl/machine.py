@@ -18,5 +18,5 @@ def hardware_row(store: Store, device: str) -> dict[str, Any] | None:
 
 
 def measured(store: Store) -> set[tuple[str, str | None]]:
-    """(config_id, task) of what `local_profile` has measured well."""
+    """(config_id, task) of what `local_profile` has measured."""
     return {(row["config_id"], row["task"]) for row in store.query("measured_configurations").to_pylist()}

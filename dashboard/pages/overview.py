@@ -99,7 +99,7 @@ def headline(head: dict[str, Any], snapshot: str | None) -> c.Component:
             c.stat(
                 text.count(head["num_predictors"]),
                 "predictors",
-                "trained on these rows",
+                "ours, older ones and published",
                 target=c.href("predict", snapshot),
             ),
             c.stat(
