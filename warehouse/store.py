@@ -28,7 +28,9 @@ from filelock import FileLock
 from warehouse import catalog, parquet, schema
 
 SQL = Path(__file__).parent / "sql"
-ENTRY_TABLES = ("hardware", "llms", "prices", "sources")
+CATALOGUES = ("hardware", "llms", "prices")
+"""Tables that the TOML catalogue fills at every load; its own entries win over landed ones."""
+ENTRY_TABLES = (*CATALOGUES, "sources")
 """Tables of entries: a landed entry replaces the one of the same id. Every other table refuses different content for a key."""
 ROWS_PER_TRANSACTION = 1_000_000
 RETRY_S = 60.0
@@ -304,7 +306,6 @@ class Store:
     def _insert(self, batches: list[_Batch]) -> dict[str, str]:
         """Stage and insert; returns batch name -> reason where rows contradict what is there (nothing is to be committed)."""
         conflicts: dict[str, str] = {}
-        cursor = self._cursor()
         staged: dict[str, list[pa.Table]] = {}
         for batch in batches:
             for file, rows in batch.rows:
@@ -315,9 +316,7 @@ class Store:
                     pa.table([*rows.columns, *lineage.columns], names=[*rows.column_names, *lineage.column_names])
                 )
         for table_name in sorted(staged, key=lambda name: (name not in ENTRY_TABLES, name)):
-            cursor.register("staged", pa.concat_tables(staged[table_name]))
-            cursor.execute("CREATE OR REPLACE TEMP TABLE stage AS SELECT * FROM staged")
-            cursor.unregister("staged")
+            self._stage(pa.concat_tables(staged[table_name]))
             if table_name in ENTRY_TABLES:
                 self._upsert(schema.table(table_name))
             else:
@@ -346,18 +345,35 @@ class Store:
         )
         return bool(row["found"])
 
+    def _stage(self, rows: pa.Table) -> None:
+        """Put rows into the temporary table `stage`."""
+        cursor = self._cursor()
+        cursor.register("staged", rows)
+        cursor.execute("CREATE OR REPLACE TEMP TABLE stage AS SELECT * FROM staged")
+        cursor.unregister("staged")
+
     def _upsert(self, table: schema.Table) -> None:
+        """Landed entries: the catalogue's own stay as they are, one of each other id is taken."""
         (key,) = table.key
         cursor = self._cursor()
-        if table.name in ("hardware", "llms", "prices"):
+        if table.name in CATALOGUES:
             own = [row[key] for row in catalog.rows(table.name)]
             cursor.execute(f"DELETE FROM stage WHERE list_contains(?, {key})", [own])
-        cursor.execute(f"CREATE OR REPLACE TEMP TABLE stage AS SELECT DISTINCT ON ({key}) * FROM stage")
+        cursor.execute(
+            f"CREATE OR REPLACE TEMP TABLE stage AS SELECT DISTINCT ON ({key}) * EXCLUDE (batch_name) FROM stage"
+        )
+        self._replace_entries(table)
+
+    def _replace_entries(self, table: schema.Table) -> None:
+        """Let staged entries take the place of those of the same id that differ."""
+        (key,) = table.key
+        cursor = self._cursor()
         cursor.execute(
             f"DELETE FROM stage USING lake.{table.name} AS old WHERE stage.{key} = old.{key} AND NOT ({_differs(table)})"
         )
-        cursor.execute(f"DELETE FROM lake.{table.name} WHERE {key} IN (SELECT {key} FROM stage)")
-        cursor.execute(f"INSERT INTO lake.{table.name} BY NAME SELECT * EXCLUDE (batch_name) FROM stage")
+        if self._rows("SELECT count(*) AS n FROM stage")[0]["n"]:
+            cursor.execute(f"DELETE FROM lake.{table.name} WHERE {key} IN (SELECT {key} FROM stage)")
+            cursor.execute(f"INSERT INTO lake.{table.name} BY NAME SELECT * FROM stage")
 
     def _contradictions(self, table: schema.Table) -> dict[str, str]:
         """Rows of a known key with different content, in the lake or within the stage: batch name -> reason."""
@@ -474,20 +490,9 @@ class Store:
             connection.execute(f"CREATE OR REPLACE TEMP VIEW {path.stem} AS {path.read_text(encoding='utf-8')}")
 
     def _sync_catalog(self) -> None:
-        for table_name in ("hardware", "llms", "prices"):
-            table = schema.table(table_name)
-            rows = parquet.check(table_name, catalog.rows(table_name))
-            cursor = self._cursor()
-            cursor.register("staged", rows)
-            cursor.execute("CREATE OR REPLACE TEMP TABLE stage AS SELECT * FROM staged")
-            cursor.unregister("staged")
-            (key,) = table.key
-            cursor.execute(
-                f"DELETE FROM stage USING lake.{table_name} AS old WHERE stage.{key} = old.{key} AND NOT ({_differs(table)})"
-            )
-            if self._rows("SELECT count(*) AS n FROM stage")[0]["n"]:
-                cursor.execute(f"DELETE FROM lake.{table_name} WHERE {key} IN (SELECT {key} FROM stage)")
-                cursor.execute(f"INSERT INTO lake.{table_name} BY NAME SELECT * FROM stage")
+        for table_name in CATALOGUES:
+            self._stage(parquet.check(table_name, catalog.rows(table_name)))
+            self._replace_entries(schema.table(table_name))
 
     def _in_transaction(self, work: Callable[[], None]) -> None:
         cursor = self._cursor()

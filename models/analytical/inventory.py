@@ -12,8 +12,6 @@ Array = NDArray[np.float64]
 Value = Array | float
 """One number for every configuration of a group, shape (configurations,), or one for all of them."""
 
-PARENT_OF_ROOT = ""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Op:

@@ -17,6 +17,14 @@ from sample_rows import WHEN, op, run
 from warehouse import parquet
 from warehouse.store import Home, LoadReport, StoreError, _grouped, open_for_people, open_store, query_names, query_text
 
+DEVICE = {
+    "hardware_id": "cpu-here",
+    "name": "This CPU",
+    "kind": "cpu",
+    "source": "measured",
+    "source_date": "2026-01-01",
+}
+
 
 @pytest.fixture
 def home(tmp_path):
@@ -144,16 +152,9 @@ def test_refused_content_that_comes_again_is_refused_again(home):
 
 def test_what_was_refused_is_loaded_once_what_it_lacked_is_there(home):
     land(home, "a", runs=[run("a", hardware_id="cpu-here")], ops=[op("a", 0)])
-    device = {
-        "hardware_id": "cpu-here",
-        "name": "This CPU",
-        "kind": "cpu",
-        "source": "measured",
-        "source_date": "2026-01-01",
-    }
     with open_store(home) as store:
         assert set(store.load().quarantined) == {"runs/a.parquet", "ops/a.parquet"}
-        land(home, "device", hardware=[device])
+        land(home, "device", hardware=[DEVICE])
         for path in home.quarantine.glob("*/*.parquet"):
             path.rename(home.landing / path.parent.name / "a.parquet")
         assert store.load().quarantined == {}
@@ -266,14 +267,7 @@ def test_a_run_of_something_unknown_is_refused(home, change, message):
 
 
 def test_a_device_landed_with_its_run_is_known(home):
-    device = {
-        "hardware_id": "cpu-here",
-        "name": "This CPU",
-        "kind": "cpu",
-        "source": "measured",
-        "source_date": "2026-01-01",
-    }
-    land(home, "a", runs=[run("a", hardware_id="cpu-here")], hardware=[device])
+    land(home, "a", runs=[run("a", hardware_id="cpu-here")], hardware=[DEVICE])
     with open_store(home) as store:
         assert store.load().quarantined == {}
         assert count(store) == 1
