@@ -30,14 +30,15 @@ EXECUTIONS = ("eager", "compiled", "graph", "engine")
 BOUNDS = ("compute", "memory", "communication", "launch")
 DTYPE_BYTES: dict[str, float] = {
     "fp64": 8.0, "fp32": 4.0, "tf32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "fp6": 0.75, "fp4": 0.5,
-    "int4": 0.5, "nf4": 0.5, "int2": 0.25, "int1": 0.125,
+    "int4": 0.5, "nf4": 0.5, "int2": 0.25, "int1": 0.125, "nvfp4": 0.5625, "mxfp4": 0.53125,
 }  # fmt: skip
-"""Stored bytes of one element, without scales or zero points."""
+"""Stored bytes of one element, without scales or zero points; nvfp4 and mxfp4 with their block scales (one byte for 16 and
+for 32 elements), which are part of the format."""
 
 OP_KINDS = (
     "embedding", "norm", "qkv_proj", "q_proj", "k_proj", "v_proj", "rope", "attention", "attention_scores", "softmax",
     "attention_values", "o_proj", "gate_proj", "up_proj", "down_proj", "activation", "mlp", "residual_add", "lm_head",
-    "router", "experts", "loss", "all_reduce", "all_gather", "reduce_scatter", "reduce", "all_to_all", "send_recv",
+    "router", "experts", "dequantize", "loss", "all_reduce", "all_gather", "reduce_scatter", "reduce", "all_to_all", "send_recv",
     "memcpy", "memcpy_h2d", "memcpy_d2h", "gemm", "optimizer", "elementwise", "layer", "model", "forward", "backward",
     "communication", "compute", "idle", "other",
 )  # fmt: skip
@@ -103,7 +104,13 @@ CONFIGURATION: tuple[Column, ...] = (
     Column("activation_dtype", _S, "dtype of activations", tuple(DTYPE_BYTES)),
     Column("kv_dtype", _S, "dtype of the KV cache", tuple(DTYPE_BYTES)),
     Column("attention", _S, "attention implementation", ATTENTIONS),
-    Column("optimizations", pa.list_(_S), "sorted: zero2 zero3 offload recompute flash lora qlora quantized ..."),
+    Column("optimizations", pa.list_(_S), "sorted: zero1 zero2 zero3 offload recompute flash lora qlora quantized ..."),
+    Column("prefix_tokens", _I, "prompt tokens of one sequence that a prefill finds in the cache; input_tokens are the others"),
+    Column("chunk_tokens", _I, "prompt tokens of one sequence that a prefill takes at a time; NULL for the whole prompt"),
+    Column("num_micro_batches", _I, "parts that pipeline stages (or gradient accumulation) cut a batch into; NULL for one"),
+    Column("optimizer_dtype", _S, "dtype of one optimizer state of one parameter", tuple(DTYPE_BYTES)),
+    Column("gradient_dtype", _S, "dtype of gradients", tuple(DTYPE_BYTES)),
+    Column("lora_rank", _I, "rank of LoRA adapters"),
 )
 """What was asked for: hashed into `config_id`, the key that joins measured, published, analytical and predicted rows.
 
@@ -111,6 +118,12 @@ CONFIGURATION: tuple[Column, ...] = (
 key: an analytical row has no framework, and would otherwise never meet its measurement."""
 
 CONFIGURATION_NAMES = tuple(column.name for column in CONFIGURATION)
+
+ADDED_TO_CONFIGURATION = (
+    "prefix_tokens", "chunk_tokens", "num_micro_batches", "optimizer_dtype", "gradient_dtype", "lora_rank",
+)  # fmt: skip
+"""Configuration columns that came later: hashed into `config_id` only where they have a value, so that the ids of rows
+written before them stay."""
 
 QUIET_LOAD_RATIO = 0.1
 """Largest `other_load_ratio` of a quiet machine. A latency measured under more is not the device's alone: its row says so,
@@ -181,6 +194,10 @@ RUNS = Table(
         Column("metric_definitions", pa.map_(_S, _S), "metric column -> definition id of warehouse/metrics.py"),
         *_metric_columns(),
         Column("is_fitting", _B, "does it fit in device memory"),
+        Column("max_batch_size", _I, "largest batch that fits at these lengths; 0 where not even one sequence does"),
+        Column("max_context_tokens", _I, "longest sequence that fits at this batch, at most what the LLM is made for; 0 for none"),
+        Column("calibration_id", _S, "an id of `calibrations`: the constants behind estimate_s"),
+        Column("price_id", _S, "an id of `prices`: the price behind a cost"),
         Column("bound", _S, "which side of the ridge point, or which other limit", BOUNDS),
     ),
 )  # fmt: skip
@@ -210,6 +227,8 @@ OPS = Table(
         Column("memory_bytes", _F, "memory allocated by the op"),
         Column("arithmetic_intensity", _F, "FLOP/B"),
         Column("roofline_s", _F, "bound: max(F / peak, B / bandwidth)"),
+        Column("estimate_s", _F, "calibrated estimate, launches and link latency included"),
+        Column("num_kernels", _F, "kernels that one execution launches under the run's execution profile"),
         Column("bound", _S, "side of the ridge point", BOUNDS),
         Column("inputs", pa.list_(_I), "op_index of the ops this one consumes: the graph's edges"),
     ),
@@ -338,6 +357,8 @@ HARDWARE = Table(
         Column("clock_hz", _F, "boost clock"),
         Column("link_bandwidth_bytes_per_s", _F, "device-to-device link, one direction"),
         Column("host_link_bandwidth_bytes_per_s", _F, "host link, one direction"),
+        Column("linked_devices", _I, "devices that the link connects at full speed"),
+        Column("network_bandwidth_bytes_per_s", _F, "network of one device beyond those, one direction"),
         Column("tdp_w", _F, "board power"),
         Column("source", _S, "where the numbers come from", is_required=True),
         Column("source_date", _S, "when they were read, ISO date", is_required=True),
@@ -404,6 +425,33 @@ SOURCES = Table(
         Column("url", _S, "where to read it"),
         Column("licence", _S, "terms"),
         Column("note", _S, "definitions, assumptions and known faults"),
+    ),
+)
+
+CALIBRATIONS = Table(
+    "calibrations",
+    "one set of constants of the analytical estimate: a device class under an execution profile",
+    ("calibration_id",),
+    (
+        Column("calibration_id", _S, "digest of the constants and of the rows they come from", is_required=True),
+        Column("device_class", _S, "what they hold for: a hardware_id, an architecture, a kind, or `any`", is_required=True),
+        Column("execution", _S, "execution profile", EXECUTIONS, is_required=True),
+        Column("matrix_efficiency", _F, "share of the matrix peak that large products reach"),
+        Column("vector_efficiency", _F, "share of the vector peak that element-wise kernels reach"),
+        Column("bandwidth_efficiency", _F, "share of the memory bandwidth that large streams reach"),
+        Column("attention_efficiency", _F, "share of the matrix peak that fused attention reaches"),
+        Column("kernel_s", _F, "device time that a kernel takes beside its work"),
+        Column("dispatch_s", _F, "host time to issue one kernel"),
+        Column("step_s", _F, "host time of one execution beside its kernels"),
+        Column("collective_s", _F, "latency of one step of a collective"),
+        Column("link_efficiency", _F, "share of the link bandwidth that large collectives reach"),
+        Column("ratio_p05", _F, "5th percentile of measured / estimate over the rows"),
+        Column("ratio_p50", _F, "median of measured / estimate over the rows"),
+        Column("ratio_p95", _F, "95th percentile of measured / estimate over the rows"),
+        Column("num_rows", _I, "measured rows behind them"),
+        Column("snapshot_id", _I, "lake snapshot of the rows; NULL for shipped constants"),
+        Column("fitted_at", TIMESTAMP, "when"),
+        Column("source", _S, "which rows they come from", is_required=True),
     ),
 )
 
@@ -486,7 +534,8 @@ LOADS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        RUNS, OPS, REQUESTS, SAMPLES, TELEMETRY, ENVIRONMENTS, HARDWARE, LLMS, PRICES, SOURCES, PREDICTORS,
+        RUNS, OPS, REQUESTS, SAMPLES, TELEMETRY, ENVIRONMENTS, HARDWARE, LLMS, PRICES, SOURCES,
+        CALIBRATIONS, PREDICTORS,
         PREDICTOR_SCORES, PREDICTIONS, LOADS,
     )
 }  # fmt: skip
@@ -494,7 +543,7 @@ TABLES: dict[str, Table] = {
 OF_A_RUN = ("ops", "requests", "samples", "telemetry")
 """Tables whose rows belong to a run: a file of these waits in landing until its `runs` file (same name) is there."""
 
-VOLATILE = ("collected_at", "trained_at", "environment_id", "command", "snapshot_id")
+VOLATILE = ("collected_at", "trained_at", "fitted_at", "environment_id", "command", "snapshot_id")
 """Columns left out when two rows of one key are compared: when a thing was computed does not make it another thing."""
 
 
@@ -508,7 +557,9 @@ def table(name: str) -> Table:
 
 def config_id(config: Mapping[str, Any]) -> str:
     """Hash of one configuration: 16 hexadecimal digits over the configuration columns; absent and None are the same."""
-    return _digest([_text(config.get(name)) or _absent(name) for name in CONFIGURATION_NAMES])
+    parts = [_text(config.get(name)) or _absent(name) for name in _ALWAYS_HASHED]
+    added = [(name, _text(config.get(name))) for name in ADDED_TO_CONFIGURATION]
+    return _digest(parts + [f"{name}={text}" for name, text in added if text])
 
 
 def config_ids(table: pa.Table) -> pa.Array:
@@ -517,9 +568,18 @@ def config_ids(table: pa.Table) -> pa.Array:
         [text or _absent(name) for text in _text_column(table.column(name))]
         if name in table.column_names
         else [_absent(name)] * table.num_rows
-        for name in CONFIGURATION_NAMES
+        for name in _ALWAYS_HASHED
     ]
-    return pa.array([_digest(parts) for parts in zip(*columns, strict=True)], pa.string())
+    added = [
+        [f"{name}={text}" if text else "" for text in _text_column(table.column(name))]
+        for name in ADDED_TO_CONFIGURATION
+        if name in table.column_names and table.column(name).null_count < table.num_rows
+    ]
+    if not added:
+        return pa.array([_digest(parts) for parts in zip(*columns, strict=True)], pa.string())
+    late = [[text for text in texts if text] for texts in zip(*added, strict=True)]
+    parts = zip(zip(*columns, strict=True), late, strict=True)
+    return pa.array([_digest([*first, *last]) for first, last in parts], pa.string())
 
 
 def digest(*parts: object) -> str:
@@ -529,6 +589,9 @@ def digest(*parts: object) -> str:
 
 def _digest(parts: Any) -> str:
     return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).hexdigest()
+
+
+_ALWAYS_HASHED = tuple(name for name in CONFIGURATION_NAMES if name not in ADDED_TO_CONFIGURATION)
 
 
 def _absent(name: str) -> str:

@@ -10,6 +10,17 @@ Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class LayerKind:
+    """Equal layers of an LLM that mixes several kinds: how many, the window they attend to, and what their MLP is."""
+
+    count: int
+    window: int | None = None
+    """Tokens attended to at most; None for all."""
+    is_moe: bool = False
+    """Routed experts in place of one MLP."""
+
+
+@dataclass(frozen=True)
 class Llm:
     """One LLM architecture. Widths in elements, counts in layers and heads; `config` holds the config.json keys."""
 
@@ -63,7 +74,30 @@ class Llm:
     num_relative_buckets: int = 0
     """Buckets of the relative position bias, one scalar a head and stack (T5)."""
     sliding_window: int | None = None
-    """Tokens attended to at most, where every layer is limited."""
+    """Tokens attended to at most, in the layers that are limited."""
+    layer_kinds: tuple[LayerKind, ...] = ()
+    """Decoder layers by kind, counts adding up to num_layers; of an encoder or encoder-decoder one kind."""
+    num_experts: int = 0
+    """Routed experts of one MoE layer; 0 for an LLM without."""
+    experts_per_token: int = 0
+    expert_size: int = 0
+    """Feed-forward width of one routed expert; intermediate_size is that of the dense layers."""
+    shared_expert_size: int = 0
+    """Feed-forward width of all shared experts of a layer together; 0 for none."""
+    has_shared_expert_gate: bool = False
+    """A hidden -> 1 gate on the shared experts (Qwen2-MoE)."""
+    has_router_bias: bool = False
+    has_expert_bias: bool = False
+    query_lora_rank: int | None = None
+    """MLA: width that queries are compressed to; None where they are not."""
+    kv_lora_rank: int | None = None
+    """MLA: width of the latent that keys and values share and the cache holds; None for ordinary attention."""
+    rope_head_dim: int = 0
+    """MLA: rotated part of head_dim, cached once for all heads."""
+    value_head_dim: int | None = None
+    """Width of one value head where it is not head_dim (MLA)."""
+    has_attention_sinks: bool = False
+    """A learned scalar a head in every softmax (gpt-oss)."""
     bottleneck_size: int | None = None
     """Width inside a MobileBERT layer; queries, keys and every feed-forward network work on it."""
     num_feedforward: int = 1
