@@ -41,6 +41,11 @@ class Device:
     memory: float | None
     link: float | None
     host_link: float | None
+    num_cores: float | None
+    l2: float | None
+    tdp: float | None
+    linked_devices: float | None
+    network: float | None
 
 
 def find_device(name: str, own: Callable[[str], Row | None], brought: Mapping[str, Row]) -> Device:
@@ -102,6 +107,11 @@ def _device(name: str, row: Row) -> Device:
         memory=_number(name, row, "memory_bytes"),
         link=_number(name, row, "link_bandwidth_bytes_per_s"),
         host_link=_number(name, row, "host_link_bandwidth_bytes_per_s"),
+        num_cores=_number(name, row, "num_cores"),
+        l2=_number(name, row, "l2_bytes"),
+        tdp=_number(name, row, "tdp_w"),
+        linked_devices=_number(name, row, "linked_devices"),
+        network=_number(name, row, "network_bandwidth_bytes_per_s"),
     )
 
 

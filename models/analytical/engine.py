@@ -136,6 +136,9 @@ class _Rows:
         self.sizes = {
             name: configs.numbers(name) for name in ("batch_size", "input_tokens", "output_tokens", "context_tokens")
         }
+        self.prefix_tokens = np.nan_to_num(configs.numbers("prefix_tokens"), nan=0.0)
+        self.chunk_tokens = np.nan_to_num(configs.numbers("chunk_tokens"), nan=np.inf)
+        self.lora_rank = configs.numbers("lora_rank")
         self._refuse(self.llm_names.codes == NULL, "llm_id is NULL: no architecture to count.")
         self._refuse(self.device_codes == NULL, "hardware_id is NULL: no device to bound.")
         self._read_attention()
@@ -202,12 +205,23 @@ class _Rows:
             tensor_parallel=self.tensor_parallel[index],
             pipeline_parallel=self.pipeline_parallel[index],
             data_parallel=self.data_parallel[index],
+            expert_parallel=self.expert_parallel[index],
+            prefix_tokens=self.prefix_tokens[index],
+            chunk_tokens=self.chunk_tokens[index],
+            micro_batches=self.micro_batches[index],
+            gradient_bytes=self.gradient_bytes[index],
+            optimizer_bytes=self.optimizer_bytes[index],
+            lora_rank=self.lora_rank[index],
             bandwidth=self.bandwidth[index],
             matrix_peak=self.matrix_peak[index],
+            attention_peak=self.attention_peak[index],
             vector_peak=self.vector_peak[index],
             onchip=self.onchip[index],
             memory=self.memory[index],
             link=self.link[index],
+            host_link=self.host_link[index],
+            num_cores=self.device_numbers("num_cores")[index],
+            l2=self.device_numbers("l2")[index],
         )
 
     def note(self, mask: Mask, sentence: str) -> None:
@@ -257,6 +271,8 @@ class _Rows:
         self.activation_bytes = dtype_bytes(Names(self.compute_dtypes, self.compute_codes), np.nan)
         self.kv_bytes = dtype_bytes(kv, self.activation_bytes)
         self.is_kv_assumed: Mask = kv.codes == NULL
+        self.gradient_bytes = dtype_bytes(self.configs.names("gradient_dtype"), self.activation_bytes)
+        self.optimizer_bytes = dtype_bytes(self.configs.names("optimizer_dtype"), 4.0)
 
     def _compute_dtype(self, weight: Names, activation: Names) -> tuple[list[str], Codes]:
         """Dtype of activations, which is the dtype products are computed in."""
@@ -275,9 +291,11 @@ class _Rows:
         self.tensor_parallel = configs.degree("tensor_parallel")
         self.pipeline_parallel = configs.degree("pipeline_parallel")
         self.data_parallel = configs.degree("data_parallel")
-        for name in ("tensor_parallel", "pipeline_parallel", "data_parallel"):
+        for name in ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel"):
             self._refuse(~(getattr(self, name) >= 1), f"{name} must be 1 or more.")
-        self._refuse(configs.degree("expert_parallel") != 1, "expert parallelism of a dense LLM is not modelled.")
+        self._refuse(~(self.micro_batches >= 1), "num_micro_batches must be 1 or more.")
+        self.expert_parallel = configs.degree("expert_parallel")
+        self.micro_batches = configs.degree("num_micro_batches")
         devices = configs.numbers("num_devices")
         others = self.pipeline_parallel * self.data_parallel
         is_silent = np.isnan(configs.numbers("tensor_parallel")) & (devices > others) & (devices % others == 0)
@@ -293,7 +311,7 @@ class _Rows:
     def _read_peaks(self) -> None:
         self.bandwidth, self.onchip = self.device_numbers("bandwidth"), self.device_numbers("onchip")
         self.memory = self.device_numbers("memory")
-        host = self.device_numbers("host_link")
+        host = self.host_link = self.device_numbers("host_link")
         direct = self.device_numbers("link")
         interconnect = self.configs.names("interconnect")
         is_pcie = np.array([value == "pcie" for value in interconnect.values] + [False])[interconnect.codes]
@@ -302,6 +320,7 @@ class _Rows:
             self._read_peer_peaks()
             return
         self.matrix_peak = self._matrix_peak()
+        self.attention_peak = self.matrix_peak
         vector = self.device_numbers("vector_peak")
         self.vector_peak = np.where(np.isnan(vector), self.matrix_peak, vector)
 
@@ -309,7 +328,7 @@ class _Rows:
         """The INT8 peak where weights, activations and KV all have 8 bits or fewer, else the FP16 peak."""
         is_int8 = (self.weight_bytes <= 1) & (self.activation_bytes <= 1) & (self.kv_bytes <= 1)
         peaks = {dtype: self._peak_of(dtype) for dtype in ("fp16", "int8")}
-        self.matrix_peak = self.vector_peak = np.where(is_int8, peaks["int8"], peaks["fp16"])
+        self.matrix_peak = self.attention_peak = self.vector_peak = np.where(is_int8, peaks["int8"], peaks["fp16"])
         is_absent = np.isnan(self.matrix_peak)
         self._refuse(
             is_absent & is_int8,

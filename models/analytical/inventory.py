@@ -13,6 +13,10 @@ Value = Array | float
 """One number for every configuration of a group, shape (configurations,), or one for all of them."""
 
 
+ATTENTION_KINDS = ("attention", "attention_scores", "attention_values")
+"""Op kinds that multiply activations with keys or values."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Op:
     """One op of one device, executed `count` times. FLOPs 2 per multiply-add; sizes in bytes."""
@@ -32,6 +36,12 @@ class Op:
     kv_written: Value = 0.0
     sent: Value = 0.0
     """Bytes over the link between devices."""
+    hops: Value = 0.0
+    """Steps of a collective, each with the link's latency: 2 (N - 1) of a ring all-reduce."""
+    over_host: Value = 0.0
+    """Bytes between device and host memory: streamed weights, offloaded states."""
+    hidden: Value = 0.0
+    """Seconds of earlier ops that this one overlaps with: only what is left of it counts."""
     live: Value = 0.0
     """Activations alive while the op runs: what it reads, what it writes, and what waits for later ops."""
     gemm: tuple[Value, Value, Value] | None = None
@@ -56,6 +66,13 @@ class Inventory:
     weights: Value
     kv_cache: Value
     activation_peak: Value
+    """Largest set of live activations, logits included where they are alive at it."""
+    logits: Value = 0.0
+    gradients: Value = 0.0
+    optimizer: Value = 0.0
+    """Optimizer states and master weights."""
+    workspace: Value = 0.0
+    """Communication buffers and what kernels need beside operands and results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +90,36 @@ class Group:
     tensor_parallel: Array
     pipeline_parallel: Array
     data_parallel: Array
+    expert_parallel: Array
+    prefix_tokens: Array
+    """Prompt tokens found in the cache; 0 without."""
+    chunk_tokens: Array
+    """Prompt tokens taken at a time; infinite for all."""
+    micro_batches: Array
+    """Parts that a batch is cut into; 1 without."""
+    gradient_bytes: Array
+    """Bytes of one gradient."""
+    optimizer_bytes: Array
+    """Bytes of one optimizer state of one parameter; Adam keeps two."""
+    lora_rank: Array
     bandwidth: Array
     """B/s of one device."""
     matrix_peak: Array
-    """FLOP/s of one device in the compute dtype."""
+    """FLOP/s of one device in the compute dtype: the wider of a product's two."""
+    attention_peak: Array
+    """FLOP/s of one device in the wider of activation and KV dtype."""
     vector_peak: Array
     onchip: Array
     """Bytes of registers and shared memory."""
     memory: Array
     link: Array
     """B/s between devices, one direction."""
+    host_link: Array
+    """B/s between device and host, one direction."""
+    num_cores: Array
+    """SMs, compute units or cores."""
+    l2: Array
+    """Bytes of the last-level cache."""
 
     def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Group:
         """The chosen configurations."""
@@ -90,7 +127,9 @@ class Group:
 
     def peak(self, op: Op) -> Array:
         """FLOP/s of the units that run an op."""
-        return self.matrix_peak if op.is_matrix else self.vector_peak
+        if not op.is_matrix:
+            return self.vector_peak
+        return self.attention_peak if op.kind in ATTENTION_KINDS else self.matrix_peak
 
 
 def total(ops: tuple[Op, ...] | list[Op], name: str) -> Any:
