@@ -291,11 +291,11 @@ class _Rows:
         self.tensor_parallel = configs.degree("tensor_parallel")
         self.pipeline_parallel = configs.degree("pipeline_parallel")
         self.data_parallel = configs.degree("data_parallel")
+        self.expert_parallel = configs.degree("expert_parallel")
+        self.micro_batches = configs.degree("num_micro_batches")
         for name in ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel"):
             self._refuse(~(getattr(self, name) >= 1), f"{name} must be 1 or more.")
         self._refuse(~(self.micro_batches >= 1), "num_micro_batches must be 1 or more.")
-        self.expert_parallel = configs.degree("expert_parallel")
-        self.micro_batches = configs.degree("num_micro_batches")
         devices = configs.numbers("num_devices")
         others = self.pipeline_parallel * self.data_parallel
         is_silent = np.isnan(configs.numbers("tensor_parallel")) & (devices > others) & (devices % others == 0)
