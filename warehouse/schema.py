@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from warehouse.metrics import METRICS
 
@@ -557,29 +559,25 @@ def table(name: str) -> Table:
 
 def config_id(config: Mapping[str, Any]) -> str:
     """Hash of one configuration: 16 hexadecimal digits over the configuration columns; absent and None are the same."""
-    parts = [_text(config.get(name)) or _absent(name) for name in _ALWAYS_HASHED]
-    added = [(name, _text(config.get(name))) for name in ADDED_TO_CONFIGURATION]
-    return _digest(parts + [f"{name}={text}" for name, text in added if text])
+    return _digest(_part(name, _text(config.get(name))) for name in (*_ALWAYS_HASHED, *ADDED_TO_CONFIGURATION))
 
 
 def config_ids(table: pa.Table) -> pa.Array:
-    """`config_id` of every row of an Arrow table with (some of) the configuration columns; shape (rows,), string."""
-    columns = [
-        [text or _absent(name) for text in _text_column(table.column(name))]
-        if name in table.column_names
-        else [_absent(name)] * table.num_rows
-        for name in _ALWAYS_HASHED
-    ]
-    added = [
-        [f"{name}={text}" if text else "" for text in _text_column(table.column(name))]
-        for name in ADDED_TO_CONFIGURATION
-        if name in table.column_names and table.column(name).null_count < table.num_rows
-    ]
-    if not added:
-        return pa.array([_digest(parts) for parts in zip(*columns, strict=True)], pa.string())
-    late = [[text for text in texts if text] for texts in zip(*added, strict=True)]
-    parts = zip(zip(*columns, strict=True), late, strict=True)
-    return pa.array([_digest([*first, *last]) for first, last in parts], pa.string())
+    """`config_id` of every row of an Arrow table with (some of) the configuration columns; shape (rows,), string.
+
+    Configurations of a table have few distinct values: neighbouring columns are joined once for every combination of
+    theirs, so that a row costs one or two concatenations and one hash.
+    """
+    groups: list[tuple[list[str], _Codes]] = [([""], np.zeros(table.num_rows, np.int64))]
+    for name in (*_ALWAYS_HASHED, *ADDED_TO_CONFIGURATION):
+        (known, so_far), (values, codes) = groups[-1], _parts(table, name)
+        if len(known) * len(values) <= max(table.num_rows, 1):
+            joined = [text + value for text in known for value in values] if values != [""] else known
+            groups[-1] = joined, so_far * len(values) + codes
+        else:
+            groups.append((values, codes))
+    columns = [np.array(values, object)[codes].tolist() for values, codes in groups]
+    return pa.array([_digest(parts) for parts in zip(*columns, strict=True)], pa.string())
 
 
 def digest(*parts: object) -> str:
@@ -587,9 +585,11 @@ def digest(*parts: object) -> str:
     return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
-def _digest(parts: Any) -> str:
-    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).hexdigest()
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.blake2b("".join(parts).encode(), digest_size=8).hexdigest()
 
+
+_Codes: TypeAlias = NDArray[np.int64]
 
 _ALWAYS_HASHED = tuple(name for name in CONFIGURATION_NAMES if name not in ADDED_TO_CONFIGURATION)
 
@@ -608,9 +608,35 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _text_column(column: pa.ChunkedArray) -> list[str]:
+def _part(name: str, text: str) -> str:
+    """What a configuration column adds to the text that is hashed."""
+    if name in ADDED_TO_CONFIGURATION:
+        return f"\x1f{name}={text}" if text else ""
+    return ("" if name == _ALWAYS_HASHED[0] else "\x1f") + (text or _absent(name))
+
+
+def _parts(table: pa.Table, name: str) -> tuple[list[str], _Codes]:
+    """A configuration column as the distinct parts it adds and, for every row, the index of its part."""
+    if name not in table.column_names or table.column(name).null_count == table.num_rows:
+        return [_part(name, "")], np.zeros(table.num_rows, np.int64)
+    texts, codes = _text_column(table.column(name))
+    return [_part(name, text) for text in texts], codes
+
+
+def _text_column(column: pa.ChunkedArray) -> tuple[list[str], _Codes]:
+    """Distinct values of a column as text (twice the same where they read alike), and the index of every row's."""
     if pa.types.is_nested(column.type):
-        return [_text(value) for value in column.to_pylist()]
+        column = _joined(column)
     encoded = pc.dictionary_encode(column.combine_chunks())
-    values = [_text(value) for value in encoded.dictionary.to_pylist()]
-    return ["" if index is None else values[index] for index in encoded.indices.to_pylist()]
+    texts = [_text(value) for value in encoded.dictionary.to_pylist()]
+    if encoded.indices.null_count:
+        texts.append("")
+    codes = pc.fill_null(encoded.indices.cast(pa.int64()), len(texts) - 1)
+    return texts, codes.to_numpy(zero_copy_only=False)
+
+
+def _joined(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Lists as text; without looking at its rows where no list holds anything."""
+    if pa.types.is_list(column.type) and pc.max(pc.list_value_length(column)).as_py() == 0:
+        return pa.chunked_array([pa.repeat("", len(column))])
+    return pa.chunked_array([pa.array([_text(value) for value in column.to_pylist()], pa.string())])
