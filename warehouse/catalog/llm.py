@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-Config = Mapping[str, Any]
+from warehouse.catalog.readers import READERS, REFUSED, Config, text_part
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,14 @@ class Llm:
     has_output_bias: bool = False
     """Bias on the attention's output projection."""
     has_head_bias: bool = False
+    has_norm_shift: bool = True
+    """LayerNorms add a shift; not in Cohere's."""
+    is_side_by_side: bool = False
+    """Attention and MLP read the same input and are added together (GPT-J, GPT-NeoX, Phi, Falcon, Cohere)."""
     has_qk_norm: bool = False
-    """A norm of width head_dim on queries and one on keys (Qwen3)."""
+    """A norm on queries and one on keys, each a scale of width head_dim (Qwen3)."""
+    is_qk_norm_wide: bool = False
+    """The scales of those norms span all heads: attention_size and kv_size (OLMo 2, MiniMax M2)."""
     has_embedding_norm: bool = False
     has_final_norm: bool = True
     has_pooler: bool = False
@@ -89,7 +99,8 @@ class Llm:
     has_router_bias: bool = False
     has_expert_bias: bool = False
     query_lora_rank: int | None = None
-    """MLA: width that queries are compressed to; None where they are not."""
+    """MLA: width that queries are compressed to; None where they are not. has_attention_bias is then the bias of the
+    compressing projections only."""
     kv_lora_rank: int | None = None
     """MLA: width of the latent that keys and values share and the cache holds; None for ordinary attention."""
     rope_head_dim: int = 0
@@ -149,42 +160,64 @@ class Llm:
         source_date: str = "",
         note: str | None = None,
     ) -> Llm:
-        """An LLM from the keys of a config.json; absent keys take the values Hugging Face gives them.
+        """An LLM from the keys of a config.json (`read_config`); absent keys take the values Hugging Face gives them.
 
-        Raises ValueError for a model_type without a reader, and for an absent or impossible shape.
+        Of a multimodal config.json the text part is read. Raises ValueError for a model_type without a reader or without
+        a closed form, and for an absent or impossible shape.
         """
-        model_type = str(config.get("model_type"))
-        reader = READERS.get(model_type)
-        if reader is None:
-            raise ValueError(
-                f"'{llm_id}': model_type '{model_type}' cannot be read. Known: {', '.join(READERS)}. "
-                "Mixture-of-experts, latent-attention and state-space layers have no closed form here yet. "
-                "Add a reader in warehouse/catalog/llm.py."
-            )
-        try:
-            shapes = reader(config)
-        except KeyError as error:
-            raise ValueError(f"'{llm_id}': a {model_type} config.json needs {error}.") from None
+        shapes = _shapes(llm_id, config)
+        text = text_part(config)
+        if text is not config and note is None:
+            note = f"Text part of a {config.get('model_type')} config.json."
         llm = cls(
-            llm_id=llm_id, name=name or llm_id, model_type=model_type, num_parameters=num_parameters,
+            llm_id=llm_id, name=name or llm_id, model_type=str(text["model_type"]), num_parameters=num_parameters,
             organisation=organisation, family=family, hf_id=hf_id, source=source, source_date=source_date, note=note,
-            config=dict(config), **shapes,
+            config=dict(text), **shapes,
         )  # fmt: skip
         _check(llm)
         return llm
 
 
+def read_config(source: str | Path) -> dict[str, Any]:
+    """The keys of a config.json: from its path (or its folder's), or from its pasted text.
+
+    Raises ValueError where there is no such file, or where the text is not JSON or no object.
+    """
+    text = source if isinstance(source, str) and source.lstrip().startswith(("{", "[")) else None
+    if text is None:
+        path = Path(source)
+        path = path / "config.json" if path.is_dir() else path
+        if not path.is_file():
+            raise ValueError(f"'{source}' is neither a file nor the text of a config.json (which starts with '{{').")
+        text = path.read_text(encoding="utf-8")
+    what = "the pasted text" if text is source else f"'{source}'"
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{what} is not JSON: {error}. Paste or name the model's config.json.") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{what} holds a JSON {type(config).__name__}, but a config.json is an object of keys.")
+    return config
+
+
 def parameter_count(llm: Llm) -> int:
     """Unique weights of an LLM in closed form: embeddings, layers, norms, biases, head (once where tied).
 
-    An encoder is counted without a task head and with its pooler, as published. Equal to counting the tensors of the real
-    model (tests/warehouse/test_catalog.py builds them without memory).
+    An encoder is counted without a task head and with its pooler, as published; a multimodal LLM without its towers, and
+    any without modules that only draft further tokens (MTP). Equal to counting the tensors of the real model
+    (tests/warehouse/test_catalog.py builds them without memory).
     """
-    layers = llm.num_layers * _layer(llm)
+    layers = sum(kind.count * _layer(llm, kind.is_moe) for kind in llm.layer_kinds)
     if llm.architecture == "encoder_decoder":
-        layers += llm.num_encoder_layers * _layer(llm)
+        layers += llm.num_encoder_layers * _layer(llm, False)
         layers += llm.num_layers * (_attention(llm) + _norm(llm, llm.hidden_size))
     return _embeddings(llm) + layers + _head(llm)
+
+
+def active_parameter_count(llm: Llm) -> int:
+    """Weights that one token meets: parameter_count less the routed experts it is not sent to. The embedding table counts whole."""
+    moe_layers = sum(kind.count for kind in llm.layer_kinds if kind.is_moe)
+    return parameter_count(llm) - moe_layers * (llm.num_experts - llm.experts_per_token) * _expert(llm)
 
 
 def _linear(inputs: int, outputs: int, has_bias: bool) -> int:
@@ -193,28 +226,62 @@ def _linear(inputs: int, outputs: int, has_bias: bool) -> int:
 
 def _norm(llm: Llm, width: int) -> int:
     """A scale, and a shift except in RMSNorm."""
-    return width if llm.norm == "rms" else 2 * width
+    return width if llm.norm == "rms" or not llm.has_norm_shift else 2 * width
 
 
 def _attention(llm: Llm) -> int:
+    if llm.kv_lora_rank is not None:
+        return _latent_attention(llm, llm.kv_lora_rank)
     inner = llm.bottleneck_size or llm.hidden_size
     query = _linear(inner, llm.attention_size, llm.has_attention_bias)
     key = _linear(inner, llm.kv_size, llm.has_attention_bias)
     value = _linear(llm.hidden_size, llm.kv_size, llm.has_attention_bias)
     output = _linear(llm.attention_size, inner, llm.has_output_bias)
-    return query + key + value + output + (2 * llm.head_dim if llm.has_qk_norm else 0)
+    sinks = llm.num_heads if llm.has_attention_sinks else 0
+    return query + key + value + output + sinks + _qk_norm(llm)
 
 
-def _mlp(llm: Llm) -> int:
+def _qk_norm(llm: Llm) -> int:
+    if not llm.has_qk_norm:
+        return 0
+    return llm.attention_size + llm.kv_size if llm.is_qk_norm_wide else 2 * llm.head_dim
+
+
+def _latent_attention(llm: Llm, rank: int) -> int:
+    """MLA: queries, keys and values leave their latents without bias; the rotated key leaves the hidden state."""
+    width, value_dim = llm.hidden_size, llm.value_head_dim or llm.head_dim
+    if llm.query_lora_rank is None:
+        query = width * llm.attention_size
+    else:
+        query = _linear(width, llm.query_lora_rank, llm.has_attention_bias) + _norm(llm, llm.query_lora_rank)
+        query += llm.query_lora_rank * llm.attention_size
+    latent = _linear(width, rank + llm.rope_head_dim, llm.has_attention_bias) + _norm(llm, rank)
+    key_value = rank * llm.num_heads * (llm.head_dim - llm.rope_head_dim + value_dim)
+    return query + latent + key_value + _linear(llm.num_heads * value_dim, width, llm.has_output_bias)
+
+
+def _mlp(llm: Llm, width: int, has_bias: bool) -> int:
     inner = llm.bottleneck_size or llm.hidden_size
-    up = _linear(inner, llm.intermediate_size, llm.has_mlp_bias)
-    down = _linear(llm.intermediate_size, inner, llm.has_mlp_bias)
-    return (2 if llm.is_gated_mlp else 1) * up + down
+    up = _linear(inner, width, has_bias)
+    return (2 if llm.is_gated_mlp else 1) * up + _linear(width, inner, has_bias)
 
 
-def _layer(llm: Llm) -> int:
+def _expert(llm: Llm) -> int:
+    return _mlp(llm, llm.expert_size, llm.has_expert_bias)
+
+
+def _experts(llm: Llm) -> int:
+    """Router, routed experts, shared experts and their gate."""
+    router = _linear(llm.hidden_size, llm.num_experts, llm.has_router_bias)
+    shared = _mlp(llm, llm.shared_expert_size, llm.has_mlp_bias) if llm.shared_expert_size else 0
+    gate = llm.hidden_size if llm.has_shared_expert_gate else 0
+    return router + llm.num_experts * _expert(llm) + shared + gate
+
+
+def _layer(llm: Llm, is_moe: bool) -> int:
     """One layer without cross-attention."""
-    weights = _attention(llm) + llm.num_feedforward * _mlp(llm)
+    dense = llm.num_feedforward * _mlp(llm, llm.intermediate_size, llm.has_mlp_bias)
+    weights = _attention(llm) + (_experts(llm) if is_moe else dense)
     if llm.bottleneck_size is None:
         return weights + llm.norms_per_layer * _norm(llm, llm.hidden_size)
     width, inner = llm.hidden_size, llm.bottleneck_size
@@ -244,12 +311,69 @@ def _head(llm: Llm) -> int:
     return head + (llm.vocab_size if llm.has_head_bias else 0)
 
 
+def _shapes(llm_id: str, config: Config) -> dict[str, Any]:
+    """Fields of Llm that a config.json decides. Raises ValueError where it cannot be read."""
+    text = text_part(config)
+    model_type = text.get("model_type")
+    for name in (config.get("model_type"), model_type):
+        if name in REFUSED:
+            raise ValueError(
+                f"'{llm_id}': a {name} has {REFUSED[name]}, which have no closed form here. {_known(name)}"
+            )
+    strange = sorted(set(text.get("layer_types") or ()) - set(_LAYER_TYPES))
+    if strange:
+        raise ValueError(
+            f"'{llm_id}': layer_types of this {model_type} name {', '.join(strange)}, which have no closed form here. "
+            f"Known: {', '.join(_LAYER_TYPES)}."
+        )
+    if model_type not in READERS:
+        what = "config.json has no model_type" if model_type is None else f"model_type '{model_type}' has no reader"
+        raise ValueError(f"'{llm_id}': {what}. {_known(model_type)} Add a reader in warehouse/catalog/readers.py.")
+    try:
+        shapes = READERS[str(model_type)](text)
+    except KeyError as error:
+        raise ValueError(f"'{llm_id}': a {model_type} config.json needs {error}.") from None
+    except (TypeError, ZeroDivisionError) as error:
+        wrong = [f"{key} = {value!r}" for key, value in text.items() if _is_no_size(value)]
+        raise ValueError(
+            f"'{llm_id}': a size of this {model_type} config.json is not a positive whole number "
+            f"({', '.join(wrong) or error})."
+        ) from None
+    windows = shapes.pop("windows", None) or [None] * shapes["num_layers"]
+    moe_layers = shapes.pop("moe_layers", None) or [False] * shapes["num_layers"]
+    if not len(windows) == len(moe_layers) == shapes["num_layers"]:
+        raise ValueError(f"'{llm_id}': layer_types names {len(windows)} layers, but there are {shapes['num_layers']}.")
+    kinds = Counter(zip(windows, moe_layers, strict=True))  # in order of first appearance
+    shapes["layer_kinds"] = tuple(LayerKind(count, window, is_moe) for (window, is_moe), count in kinds.items())
+    shapes["sliding_window"] = next((window for window in windows if window is not None), None)
+    return shapes
+
+
+_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "dense", "sparse")
+"""Entries of layer_types that have a closed form."""
+
+
+def _is_no_size(value: Any) -> bool:
+    return (isinstance(value, str) and value.strip().isdigit()) or (type(value) is int and value < 1)
+
+
+def _known(model_type: object) -> str:
+    """The model_types that can be read, what was perhaps meant first."""
+    close = difflib.get_close_matches(str(model_type), READERS, n=3)
+    return f"Known: {', '.join(dict.fromkeys([*close, *READERS]))}."
+
+
 def _check(llm: Llm) -> None:
     """Raises ValueError for shapes that no model can have."""
-    widths = ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size")
-    bad = [f"{width} = {getattr(llm, width)}" for width in widths if getattr(llm, width) < 1]
-    if llm.num_kv_heads > 0 and llm.num_heads % llm.num_kv_heads:
+    widths = ["num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size"]
+    widths += ["experts_per_token", "expert_size"] if llm.num_experts else []
+    sizes = {width: getattr(llm, width) for width in widths}
+    bad = [f"{width} = {size!r}" for width, size in sizes.items() if type(size) is not int or size < 1]
+    bad += [f"window = {kind.window!r}" for kind in llm.layer_kinds if kind.window is not None and kind.window < 1]
+    if not bad and llm.num_heads % llm.num_kv_heads:
         bad.append(f"num_heads = {llm.num_heads} is not a multiple of num_kv_heads = {llm.num_kv_heads}")
+    if not bad and llm.experts_per_token > llm.num_experts:
+        bad.append(f"experts_per_token = {llm.experts_per_token} is more than num_experts = {llm.num_experts}")
     if bad:
         raise ValueError(f"'{llm.llm_id}': {'; '.join(bad)}. Check its config.json keys.")
 
@@ -258,328 +382,3 @@ _FACT_FIELDS = (
     "name", "num_parameters", "organisation", "family", "hf_id", "source", "source_date", "note",
 )  # fmt: skip
 _ENTRY_FIELDS = (*_FACT_FIELDS, "architecture", "aliases", "config")
-
-
-# Readers: config.json keys -> fields of Llm. The values after a key are Hugging Face's own where config.json omits it.
-
-
-def _get(config: Config, key: str, default: Any) -> Any:
-    """A key's value, or the default where it is absent or null (0 and false are values)."""
-    value = config.get(key)
-    return default if value is None else value
-
-
-def _decoder(config: Config) -> dict[str, Any]:
-    """Keys that most decoders share."""
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    return {
-        "architecture": "decoder",
-        "num_layers": config["num_hidden_layers"],
-        "num_encoder_layers": 0,
-        "hidden_size": hidden,
-        "num_heads": heads,
-        "num_kv_heads": _get(config, "num_key_value_heads", heads),
-        "head_dim": _get(config, "head_dim", hidden // heads),
-        "intermediate_size": _get(config, "intermediate_size", 4 * hidden),
-        "vocab_size": config["vocab_size"],
-        "max_context_tokens": config.get("max_position_embeddings"),
-        "embedding_size": hidden,
-        "is_gated_mlp": False,
-        "is_embedding_tied": _get(config, "tie_word_embeddings", False),
-        "has_attention_bias": False,
-        "has_mlp_bias": False,
-        "norm": "layer",
-        "norms_per_layer": 2,
-        "position": "rope",
-    }
-
-
-def _llama(config: Config) -> dict[str, Any]:
-    bias = _get(config, "attention_bias", False)
-    return _decoder(config) | {
-        "intermediate_size": config["intermediate_size"],
-        "is_gated_mlp": True,
-        "norm": "rms",
-        "has_attention_bias": bias,
-        "has_output_bias": bias,
-        "has_mlp_bias": _get(config, "mlp_bias", False),
-    }
-
-
-def _mistral(config: Config) -> dict[str, Any]:
-    return _llama(config) | {"sliding_window": config.get("sliding_window")}
-
-
-def _qwen2(config: Config) -> dict[str, Any]:
-    return _llama(config) | {"has_attention_bias": True, "has_output_bias": False}
-
-
-def _qwen3(config: Config) -> dict[str, Any]:
-    return _llama(config) | {"head_dim": _get(config, "head_dim", 128), "has_qk_norm": True}
-
-
-def _gemma(config: Config) -> dict[str, Any]:
-    return _llama(config) | {
-        "head_dim": _get(config, "head_dim", 256),
-        "is_embedding_tied": _get(config, "tie_word_embeddings", True),
-    }
-
-
-def _phi(config: Config) -> dict[str, Any]:
-    return _decoder(config) | {
-        "has_attention_bias": True,
-        "has_output_bias": True,
-        "has_mlp_bias": True,
-        "has_head_bias": True,
-        "norms_per_layer": 1,  # attention and MLP run side by side on one norm
-    }
-
-
-def _gpt_neox(config: Config) -> dict[str, Any]:
-    bias = _get(config, "attention_bias", True)
-    return _decoder(config) | {"has_attention_bias": bias, "has_output_bias": bias, "has_mlp_bias": True}
-
-
-def _falcon(config: Config) -> dict[str, Any]:
-    shapes = _decoder(config)
-    is_new = _get(config, "new_decoder_architecture", False)
-    if is_new:
-        kv_heads = _get(config, "num_kv_heads", shapes["num_heads"])
-        norms = _get(config, "num_ln_in_parallel_attn", 2)
-    else:
-        kv_heads = 1 if _get(config, "multi_query", True) else shapes["num_heads"]
-        norms = 1 if _get(config, "parallel_attn", True) else 2
-    bias = _get(config, "bias", False)
-    return shapes | {
-        "num_kv_heads": kv_heads,
-        "intermediate_size": _get(config, "ffn_hidden_size", 4 * shapes["hidden_size"]),
-        "max_context_tokens": _get(config, "max_position_embeddings", 2048),
-        "is_embedding_tied": _get(config, "tie_word_embeddings", True),
-        "has_attention_bias": bias,
-        "has_output_bias": bias,
-        "has_mlp_bias": bias,
-        "norms_per_layer": norms,
-        "position": "alibi" if _get(config, "alibi", False) else "rope",
-    }
-
-
-def _chatglm(config: Config) -> dict[str, Any]:
-    """ChatGLM2 and 3: queries in `num_attention_heads` of kv_channels, keys and values in `multi_query_group_num`."""
-    heads = config["num_attention_heads"]
-    bias = _get(config, "add_bias_linear", False)
-    is_grouped = _get(config, "multi_query_attention", False)
-    shared = {
-        **config,
-        "num_hidden_layers": config["num_layers"],
-        "vocab_size": config["padded_vocab_size"],
-        "head_dim": _get(config, "kv_channels", config["hidden_size"] // heads),
-        "num_key_value_heads": config["multi_query_group_num"] if is_grouped else heads,
-        "intermediate_size": config["ffn_hidden_size"],
-        "max_position_embeddings": config.get("seq_length"),
-    }
-    return _decoder(shared) | {
-        "is_gated_mlp": True,
-        "norm": "rms" if _get(config, "rmsnorm", True) else "layer",
-        "has_attention_bias": bias or _get(config, "add_qkv_bias", False),
-        "has_output_bias": bias,
-        "has_mlp_bias": bias,
-    }
-
-
-def _opt(config: Config) -> dict[str, Any]:
-    bias = _get(config, "enable_bias", True)
-    is_pre_norm = _get(config, "do_layer_norm_before", True)
-    return _decoder(config) | {
-        "intermediate_size": config["ffn_dim"],
-        "embedding_size": _get(config, "word_embed_proj_dim", config["hidden_size"]),
-        "is_embedding_tied": _get(config, "tie_word_embeddings", True),
-        "has_attention_bias": bias,
-        "has_output_bias": bias,
-        "has_mlp_bias": bias,
-        "has_final_norm": is_pre_norm and not _get(config, "_remove_final_layer_norm", False),
-        "position": "learned",
-        "num_positions": config["max_position_embeddings"] + 2,
-    }
-
-
-def _gpt2(config: Config) -> dict[str, Any]:
-    shapes = _decoder(_gpt_names(config))
-    return shapes | {
-        "is_embedding_tied": _get(config, "tie_word_embeddings", True),
-        "has_attention_bias": True,
-        "has_output_bias": True,
-        "has_mlp_bias": True,
-        "position": "learned",
-        "num_positions": shapes["max_context_tokens"],
-    }
-
-
-def _gptj(config: Config) -> dict[str, Any]:
-    return _decoder(_gpt_names(config)) | {"has_mlp_bias": True, "has_head_bias": True, "norms_per_layer": 1}
-
-
-def _gpt_names(config: Config) -> dict[str, Any]:
-    """GPT-2's spelling of the shared keys."""
-    return {
-        **config,
-        "hidden_size": config["n_embd"],
-        "num_attention_heads": config["n_head"],
-        "num_hidden_layers": config["n_layer"],
-        "max_position_embeddings": _get(config, "n_positions", 1024),
-        "intermediate_size": config.get("n_inner"),
-    }
-
-
-def _bloom(config: Config) -> dict[str, Any]:
-    shared = {
-        **config,
-        "hidden_size": _either(config, "hidden_size", "n_embed"),
-        "num_attention_heads": _either(config, "n_head", "num_attention_heads"),
-        "num_hidden_layers": _either(config, "n_layer", "num_hidden_layers"),
-        "max_position_embeddings": config.get("seq_length"),
-    }
-    return _decoder(shared) | {
-        "is_embedding_tied": _get(config, "tie_word_embeddings", True),
-        "has_attention_bias": True,
-        "has_output_bias": True,
-        "has_mlp_bias": True,
-        "has_embedding_norm": True,
-        "position": "alibi",
-    }
-
-
-def _either(config: Config, key: str, other: str) -> Any:
-    return config[key] if key in config else config[other]
-
-
-def _t5(config: Config) -> dict[str, Any]:
-    heads, layers = config["num_heads"], config["num_layers"]
-    return {
-        "architecture": "encoder_decoder",
-        "num_layers": _get(config, "num_decoder_layers", layers),
-        "num_encoder_layers": layers,
-        "hidden_size": config["d_model"],
-        "num_heads": heads,
-        "num_kv_heads": heads,
-        "head_dim": config["d_kv"],
-        "intermediate_size": config["d_ff"],
-        "vocab_size": config["vocab_size"],
-        "max_context_tokens": config.get("n_positions"),
-        "embedding_size": config["d_model"],
-        "is_gated_mlp": str(_get(config, "feed_forward_proj", "relu")).startswith("gated"),
-        "is_embedding_tied": _get(config, "tie_word_embeddings", True),
-        "has_attention_bias": False,
-        "has_mlp_bias": False,
-        "norm": "rms",
-        "norms_per_layer": 2,
-        "position": "relative",
-        "num_relative_buckets": _get(config, "relative_attention_num_buckets", 32),
-    }
-
-
-def _bart(config: Config) -> dict[str, Any]:
-    heads, width = config["decoder_attention_heads"], config["d_model"]
-    for key in ("attention_heads", "ffn_dim"):
-        if config[f"encoder_{key}"] != config[f"decoder_{key}"]:
-            raise ValueError(f"bart: encoder_{key} differs from decoder_{key}, which has no closed form here yet.")
-    return {
-        "architecture": "encoder_decoder",
-        "num_layers": config["decoder_layers"],
-        "num_encoder_layers": config["encoder_layers"],
-        "hidden_size": width,
-        "num_heads": heads,
-        "num_kv_heads": heads,
-        "head_dim": width // heads,
-        "intermediate_size": config["decoder_ffn_dim"],
-        "vocab_size": config["vocab_size"],
-        "max_context_tokens": config["max_position_embeddings"],
-        "embedding_size": width,
-        "is_gated_mlp": False,
-        "is_embedding_tied": _get(config, "tie_word_embeddings", True),
-        "has_attention_bias": True,
-        "has_output_bias": True,
-        "has_mlp_bias": True,
-        "norm": "layer",
-        "norms_per_layer": 2,
-        "position": "learned",
-        "num_positions": config["max_position_embeddings"] + 2,
-        "has_embedding_norm": True,
-        "has_final_norm": False,
-    }
-
-
-def _bert(config: Config) -> dict[str, Any]:
-    return _decoder(config) | {
-        "architecture": "encoder",
-        "is_embedding_tied": True,
-        "has_attention_bias": True,
-        "has_output_bias": True,
-        "has_mlp_bias": True,
-        "position": "learned",
-        "num_positions": config["max_position_embeddings"],
-        "num_token_types": _get(config, "type_vocab_size", 2),
-        "has_embedding_norm": True,
-        "has_final_norm": False,
-        "has_pooler": True,
-    }
-
-
-def _distilbert(config: Config) -> dict[str, Any]:
-    shared = {
-        **config,
-        "hidden_size": config["dim"],
-        "num_attention_heads": config["n_heads"],
-        "num_hidden_layers": config["n_layers"],
-        "intermediate_size": config["hidden_dim"],
-        "type_vocab_size": 0,
-    }
-    return _bert(shared) | {"has_pooler": False}
-
-
-def _mobilebert(config: Config) -> dict[str, Any]:
-    """Layers of `hidden_size` around a bottleneck of `intra_bottleneck_size`, as in the published checkpoint."""
-    inner, heads = config["intra_bottleneck_size"], config["num_attention_heads"]
-    published = {
-        "use_bottleneck": True,
-        "key_query_shared_bottleneck": True,
-        "use_bottleneck_attention": False,
-        "trigram_input": True,
-        "normalization_type": "no_norm",
-        "classifier_activation": False,
-    }
-    strange = [key for key, value in published.items() if _get(config, key, value) != value]
-    if strange:
-        raise ValueError(f"mobilebert: only the published layer has a closed form here, and {strange} differ from it.")
-    num_feedforward = _get(config, "num_feedforward_networks", 4)
-    return _bert(config) | {
-        "head_dim": inner // heads,
-        "embedding_size": config["embedding_size"],
-        "norm": "none",
-        "norms_per_layer": num_feedforward + 4,  # attention, each network, two into and one out of the bottleneck
-        "bottleneck_size": inner,
-        "num_feedforward": num_feedforward,
-        "has_pooler": False,
-    }
-
-
-READERS: dict[str, Callable[[Config], dict[str, Any]]] = {
-    "llama": _llama,
-    "mistral": _mistral,
-    "qwen2": _qwen2,
-    "qwen3": _qwen3,
-    "gemma": _gemma,
-    "phi": _phi,
-    "gpt_neox": _gpt_neox,
-    "falcon": _falcon,
-    "chatglm": _chatglm,
-    "opt": _opt,
-    "gpt2": _gpt2,
-    "gptj": _gptj,
-    "bloom": _bloom,
-    "t5": _t5,
-    "bart": _bart,
-    "bert": _bert,
-    "distilbert": _distilbert,
-    "mobilebert": _mobilebert,
-}
-"""model_type of a config.json -> its reader."""
