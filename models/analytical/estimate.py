@@ -1,0 +1,264 @@
+"""The estimate beside the bound: what an op takes with the kernels that an execution profile really runs.
+
+One execution of an op on one device takes
+
+    t = sqrt((F / (e_c P))^2 + (B / (e_m BW))^2) + kernels x kernel_s + hops x collective_s + sent / (e_l link)
+
+F: FLOPs. B: the bytes the op counts, and those that the profile's further passes over memory move (`LAUNCHES`). P: peak of
+the units that run it. The root of squares is the smooth maximum that public GEMM tables prefer to max(a, b) and to a + b.
+A run takes max(sum of t, kernels x dispatch_s) + step_s: where the host issues kernels slower than the device runs them,
+the host decides.
+
+Execution profiles. `eager`: PyTorch as a Hugging Face model runs it, one kernel for every element-wise step. `graph`: the
+same kernels, replayed. `compiled`: chains of element-wise steps are one kernel each. `engine`: a serving engine's fused
+kernels; queries, keys and values are one product, gate and up another.
+
+Constants belong to a device class and a profile; the shipped ones (calibrations.toml) say which rows they come from.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.analytical.devices import Device
+from models.analytical.inventory import Group, Op, Value
+from warehouse import schema
+from warehouse.catalog import UnknownEntryError, find_hardware
+
+FILE = Path(__file__).parent / "calibrations.toml"
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Constants of the estimate, one number each or one for every configuration of a group, shape (configurations,)."""
+
+    matrix_efficiency: Value
+    """Share of the matrix peak that large products reach; the next three likewise, of what their names say."""
+    attention_efficiency: Value
+    vector_efficiency: Value
+    bandwidth_efficiency: Value
+    kernel_s: Value
+    """Device time that a kernel takes beside its work."""
+    dispatch_s: Value
+    """Host time to issue one kernel."""
+    step_s: Value
+    """Host time of one execution beside its kernels."""
+    collective_s: Value
+    """Latency of one step of a collective."""
+    link_efficiency: Value
+    ratio_p05: Value
+    """Quantiles of measured / estimate over the rows behind the constants: estimate x ratio is the 90 % interval."""
+    ratio_p50: Value
+    ratio_p95: Value
+
+
+NAMES = tuple(field.name for field in fields(Constants))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a profile launches for one op, beyond the one read and one write of its tensor that the op itself counts."""
+
+    kernels: float
+    passes: float = 0.0
+    """Reads and writes of the tensor in the activation dtype."""
+    wide: float = 0.0
+    """Reads and writes of the tensor in fp32, whatever the activation dtype."""
+    casts: float = 0.0
+    """Kernels that exist only where activations are narrower than fp32."""
+    cast_bytes: float = 0.0
+    """Bytes of one element that those move."""
+
+
+_ONE = Launch(1.0)
+_NONE = Launch(0.0)
+
+LAUNCHES: dict[str, dict[str, Launch]] = {
+    "eager": {
+        "rms_norm": Launch(6.0, wide=5.0, casts=2.0, cast_bytes=12.0),
+        "layer_norm": Launch(1.0, passes=1.0),
+        "plain_norm": Launch(2.0, passes=2.0),
+        "rope": Launch(14.0, passes=8.0, casts=2.0),
+        "attention_scores": Launch(3.0, passes=4.0),
+        "softmax": Launch(1.0, passes=0.7, casts=1.0, cast_bytes=8.0),
+        "attention_values": Launch(2.0, passes=2.0),
+        "attention": Launch(2.0, passes=2.0),
+        "gated_activation": Launch(2.0, passes=2.0),
+        "residual_add": _ONE,
+        "embedding": Launch(2.0, passes=1.0),
+        "router": Launch(8.0, passes=4.0),
+    },
+    "compiled": {
+        "residual_add": _NONE,
+        "router": Launch(3.0),
+    },
+    "engine": {
+        "attention": Launch(3.0),
+        "residual_add": _NONE,
+        "k_proj": _NONE,
+        "v_proj": _NONE,
+        "gate_proj": _NONE,
+        "router": Launch(3.0),
+    },
+}
+LAUNCHES["graph"] = LAUNCHES["eager"]
+"""Kernels and passes of a profile by kind of op; a kind that is not listed is one kernel without further passes.
+
+Eager, from the sequences that Hugging Face models run, a tensor's element being one read or one write:
+- rms_norm: cast to fp32 (r, w); pow (r, w); mean (r); add eps; rsqrt; mul (r, w); cast back (r, w); mul by weights (r, w).
+  In fp32 there are no casts. Counted already: the first read and the last write.
+- layer_norm: one kernel that reads its input twice, for the statistics and for the result. plain_norm: mul, add.
+- rope, for queries and for keys: mul cos (r, w); neg of a half (r/2, w/2); cat (r, w); mul sin (r, w); add (2 r, w). Beside
+  them, small: cos and sin taken at the positions, cast to the activation dtype.
+- attention_scores: product; scaling (r, w); mask added (r, w). softmax: one kernel in fp32
+  that reads its input twice (in part from the cache); cast back.
+- attention_values: product; its output transposed to contiguous (r, w). attention (fused): the kernel; the same transpose.
+- With keys and values in no cache, transposed operands are copied for the products (`_copies`); with a cache, old and new
+  keys and values are concatenated in every step.
+- gated_activation: activation (r, w); mul (2 r, w). Without a gate, one kernel.
+- embedding: gather; positions added. router: product; softmax; top-k; sums and scatters over a few columns.
+Compiled and engine: the residual sum is part of the next norm; in `engine` q, k, v are one product, and so are gate and up, and
+attention is three kernels: keys and values to the cache, attention over parts of the cache, parts put together.
+"""
+
+
+def op_seconds(op: Op, group: Group, execution: str, constants: Constants) -> tuple[Value, Value]:
+    """Estimated device seconds of one execution of an op, and the kernels it launches under an execution profile."""
+    if np.any(op.sent) or np.any(op.over_host):
+        return _transfer_seconds(op, group, constants), 1.0
+    kernels, moved = _work(op, group, execution)
+    compute = op.flops / (group.peak(op) * _efficiency(op, constants))
+    memory = moved / (group.bandwidth * constants.bandwidth_efficiency)
+    seconds = np.sqrt(compute * compute + memory * memory) + kernels * constants.kernel_s
+    if execution in ("eager", "graph") or not np.any(op.hidden):
+        return seconds, kernels
+    return np.maximum(seconds - op.hidden, 0.0), kernels
+
+
+def run_seconds(device_s: Value, kernels: Value, constants: Constants) -> tuple[Value, Value]:
+    """Estimate of one execution of a phase from the sums over its ops, and the host's part of it: kernels to issue and
+    what surrounds them. The slower of device and host decides."""
+    issuing = kernels * constants.dispatch_s
+    return np.maximum(device_s, issuing) + constants.step_s, issuing + constants.step_s
+
+
+def _transfer_seconds(op: Op, group: Group, constants: Constants) -> Value:
+    """Over the links between devices and to the host; what earlier ops hide does not count."""
+    between = op.hops * constants.collective_s + op.sent / (group.link * constants.link_efficiency)
+    host = op.over_host / (group.host_link * constants.link_efficiency)
+    seconds = constants.kernel_s + np.nan_to_num(between) + np.nan_to_num(host)
+    return np.maximum(seconds - op.hidden, 0.0) if np.any(op.hidden) else seconds
+
+
+def _efficiency(op: Op, constants: Constants) -> Value:
+    if op.kind == "attention":
+        return constants.attention_efficiency
+    return constants.matrix_efficiency if op.is_matrix else constants.vector_efficiency
+
+
+def _launch(op: Op, group: Group, execution: str) -> Launch:
+    try:
+        launches = LAUNCHES[execution]
+    except KeyError:
+        raise ValueError(_unknown(execution)) from None
+    return launches.get(_variant(op, group), _ONE)
+
+
+def _unknown(execution: str) -> str:
+    known = ", ".join(LAUNCHES)
+    return f"'{execution}' is not an execution profile. Known: {known}. Add it in models/analytical/estimate.py."
+
+
+def _variant(op: Op, group: Group) -> str:
+    """Key of `LAUNCHES`: the kind, and for norms and activations which one, told by the work they count."""
+    if op.kind == "norm":
+        flops = _first(op.flops) / _first(op.read) * _first(group.activation_bytes)  # of one element
+        return "plain_norm" if flops < 3 else "rms_norm" if flops < 5.5 else "layer_norm"
+    if op.kind == "activation" and _first(op.read) > 1.5 * _first(op.written):
+        return "gated_activation"
+    return op.kind
+
+
+def _first(value: Value) -> float:
+    return float(np.asarray(value).reshape(-1)[0])
+
+
+def _work(op: Op, group: Group, execution: str) -> tuple[Value, Value]:
+    """Kernels, and bytes with the profile's further passes."""
+    launch = _launch(op, group, execution)
+    kernels: Value = launch.kernels
+    moved = op.bytes_moved
+    tensor = op.read if op.kind in ("norm", "rope") else op.written
+    if launch.passes:
+        moved = moved + launch.passes * tensor
+    if launch.wide or launch.casts:
+        is_narrow = group.activation_bytes < 4
+        moved = moved + (launch.wide * 4 + launch.cast_bytes * is_narrow) / group.activation_bytes * tensor
+        kernels = kernels + launch.casts * is_narrow
+    if execution in ("eager", "graph") and op.kind in ("attention", "attention_scores", "attention_values"):
+        copies, moved_too = _copies(op)
+        return kernels + copies, moved + moved_too
+    return kernels, moved
+
+
+def _copies(op: Op) -> tuple[float, Value]:
+    """Kernels and bytes of operands copied for eager attention: read and written once more."""
+    if np.any(op.kv_read):  # old and new keys and values, concatenated
+        return (2.0 if op.kind == "attention" else 1.0), 2 * op.kv_read
+    if op.kind == "attention_scores":
+        return 2.0, 2 * op.read
+    if op.kind == "attention_values":
+        return 1.0, 2 * op.written
+    return 0.0, 0.0
+
+
+# Constants
+
+
+def constants(
+    device: Device, execution: str, calibrations: Iterable[Mapping[str, Any]] | None = None
+) -> tuple[str, Constants]:
+    """calibration_id and constants of a device under an execution profile, from rows of table `calibrations`.
+
+    Rows brought along come before the shipped ones; among either, the most specific wins: hardware_id, then the catalogue's
+    architecture and kind of the device, then `any`. A constant that a row leaves out is taken from the next one.
+    Raises ValueError for an unknown execution profile.
+    """
+    if execution not in LAUNCHES:
+        raise ValueError(_unknown(execution))
+    classes = _classes(device.hardware_id)
+    found = [
+        row
+        for rows in (list(calibrations or ()), shipped())
+        for name in classes
+        for row in rows
+        if row["device_class"] == name and row["execution"] == execution
+    ]
+    values = {name: next(row[name] for row in found if row.get(name) is not None) for name in NAMES}
+    return str(found[0]["calibration_id"]), Constants(**values)
+
+
+@cache
+def shipped() -> tuple[dict[str, Any], ...]:
+    """Rows of calibrations.toml as rows of table `calibrations`."""
+    with FILE.open("rb") as file:
+        entries = tomllib.load(file)["calibrations"]
+    return tuple({**entry, "calibration_id": schema.digest("calibration", entry)} for entry in entries)
+
+
+@cache
+def _classes(hardware_id: str) -> tuple[str, ...]:
+    """Device classes of a device, most specific first."""
+    try:
+        row = find_hardware(hardware_id).row
+    except UnknownEntryError:
+        return (hardware_id, "any")
+    names = (hardware_id, row.get("architecture"), row.get("kind"), "any")
+    return tuple(str(name) for name in names if name is not None)
