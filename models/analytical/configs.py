@@ -60,12 +60,19 @@ class Configs:
             raise ValueError(_wrong_type(column, "a number", values.type))
         return np.array(values.cast(pa.float64()).to_numpy(), np.float64)
 
-    def is_listing(self, column: str) -> NDArray[np.bool_]:
-        """Whether a list column holds anything."""
+    def sets(self, column: str) -> tuple[list[frozenset[str]], Codes]:
+        """A list column as distinct sets and, for every row, the index of its set; NULL is the empty set."""
+        empty = [frozenset[str]()], np.zeros(self.num_rows, np.int64)
         if column not in self.table.column_names or not pa.types.is_list(self.table.column(column).type):
-            return np.zeros(self.num_rows, np.bool_)
-        lengths = pc.list_value_length(self.table.column(column)).fill_null(0)
-        return np.asarray(lengths.to_numpy() > 0, np.bool_)
+            return empty
+        values = self.table.column(column)
+        if not (pc.sum(pc.list_value_length(values)).as_py() or 0):
+            return empty
+        encoded = pc.dictionary_encode(pc.binary_join(pc.fill_null(values, []), " ")).combine_chunks()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.unify_dictionaries().chunk(0)
+        sets = [frozenset(text.split()) for text in encoded.dictionary.to_pylist()]
+        return sets, encoded.indices.cast(pa.int64()).to_numpy(zero_copy_only=False)
 
     def degree(self, column: str) -> Array:
         """A parallel degree: 1 where NULL."""

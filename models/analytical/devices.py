@@ -34,6 +34,8 @@ class Device:
     """One device: rates in B/s and FLOP/s, sizes in bytes, None where unknown or unsupported."""
 
     hardware_id: str
+    architecture: str | None
+    kind: str | None
     bandwidth: float
     peaks: Mapping[str, float]
     vector_peak: float | None
@@ -100,6 +102,8 @@ def _device(name: str, row: Row) -> Device:
     }
     return Device(
         hardware_id=name,
+        architecture=row.get("architecture"),
+        kind=row.get("kind"),
         bandwidth=bandwidth,
         peaks={dtype: peak for dtype, peak in peaks.items() if peak is not None},
         vector_peak=_number(name, row, "vector_fp32_flops_per_s"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class Op:
     """Bytes over the link between devices."""
     hops: Value = 0.0
     """Steps of a collective, each with the link's latency: 2 (N - 1) of a ring all-reduce."""
+    is_far: bool = False
+    """Sent among all devices (stages, replicas), not within a tensor- or expert-parallel group."""
     over_host: Value = 0.0
     """Bytes between device and host memory: streamed weights, offloaded states."""
     hidden: Value = 0.0
@@ -46,6 +48,8 @@ class Op:
     """Activations alive while the op runs: what it reads, what it writes, and what waits for later ops."""
     gemm: tuple[Value, Value, Value] | None = None
     """m, n, k of a matrix product."""
+    style: str = ""
+    """Which of several ops of a kind: rms, layer or none of a norm, gated of an activation."""
     is_matrix: bool = False
     """Runs on the matrix units; else on the vector units."""
     inputs: tuple[int, ...] = ()
@@ -73,59 +77,62 @@ class Inventory:
     """Optimizer states and master weights."""
     workspace: Value = 0.0
     """Communication buffers and what kernels need beside operands and results."""
+    passes: Value = 1.0
+    """Passes through the LLM, each started by the host: 1 of a step, one a token of a generation, one a chunk of a prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Configurations of one LLM, phase and attention kind: arrays of shape (configurations,), NaN where not given."""
+    """Configurations of one LLM, phase and attention kind: arrays of shape (configurations,), NaN where not given.
+
+    What is the same for all of them may be one number.
+    """
 
     batch: Array
     input_tokens: Array
     output_tokens: Array
     context_tokens: Array
-    weight_bytes: Array
+    weight_bytes: Value
     """Bytes of one weight; the next two likewise."""
-    activation_bytes: Array
-    kv_bytes: Array
-    tensor_parallel: Array
-    pipeline_parallel: Array
-    data_parallel: Array
-    expert_parallel: Array
-    prefix_tokens: Array
+    activation_bytes: Value
+    kv_bytes: Value
+    tensor_parallel: Value
+    pipeline_parallel: Value
+    data_parallel: Value
+    expert_parallel: Value
+    prefix_tokens: Value
     """Prompt tokens found in the cache; 0 without."""
-    chunk_tokens: Array
+    chunk_tokens: Value
     """Prompt tokens taken at a time; infinite for all."""
-    micro_batches: Array
+    micro_batches: Value
     """Parts that a batch is cut into; 1 without."""
-    gradient_bytes: Array
+    gradient_bytes: Value
     """Bytes of one gradient."""
-    optimizer_bytes: Array
+    optimizer_bytes: Value
     """Bytes of one optimizer state of one parameter; Adam keeps two."""
-    lora_rank: Array
-    bandwidth: Array
+    lora_rank: Value
+    bandwidth: Value
     """B/s of one device."""
-    matrix_peak: Array
+    matrix_peak: Value
     """FLOP/s of one device in the compute dtype: the wider of a product's two."""
-    attention_peak: Array
+    attention_peak: Value
     """FLOP/s of one device in the wider of activation and KV dtype."""
-    vector_peak: Array
-    onchip: Array
+    vector_peak: Value
+    onchip: Value
     """Bytes of registers and shared memory."""
-    memory: Array
-    link: Array
-    """B/s between devices, one direction."""
-    host_link: Array
+    memory: Value
+    link: Value
+    """B/s between devices of a tensor- or expert-parallel group, one direction."""
+    far_link: Value
+    """B/s between all devices: stages, replicas."""
+    host_link: Value
     """B/s between device and host, one direction."""
-    num_cores: Array
+    num_cores: Value
     """SMs, compute units or cores."""
-    l2: Array
+    l2: Value
     """Bytes of the last-level cache."""
 
-    def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Group:
-        """The chosen configurations."""
-        return Group(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
-
-    def peak(self, op: Op) -> Array:
+    def peak(self, op: Op) -> Value:
         """FLOP/s of the units that run an op."""
         if not op.is_matrix:
             return self.vector_peak

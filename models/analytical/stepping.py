@@ -1,45 +1,40 @@
-"""Many decode steps in closed form: every op's FLOPs and bytes are affine in the context, so sums need no loop."""
+"""Many steps in closed form: an op's FLOPs and bytes are affine in the context between kinks, so sums need no loop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from models.analytical.inventory import Array, Group, Op, Value
+from models.analytical.inventory import Array, Group, Op, Value, largest
 
-_FIELDS = ("flops", "weights", "read", "written", "kv_read", "kv_written", "sent")
+_FIELDS = ("flops", "weights", "read", "written", "kv_read", "kv_written", "sent", "hops", "over_host", "hidden")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps between whose first and last, shape (configurations,), every op's work is affine; `count` may be 0."""
+
+    first: Array
+    last: Array
+    count: Array
 
 
 def steps(
-    step: Callable[[Array], Sequence[Op]],
-    group: Group,
-    *,
-    first: Array,
-    last: Array,
-    count: Array,
-    kink: float,
-    index: int,
-) -> list[Op]:
-    """Ops of `count` decode steps at contexts first, first + 1, ..., last, each as the mean of one execution.
+    step: Callable[[Array], Sequence[Op]], group: Group, segments: Sequence[Segment], *, index: int
+) -> list[Op]:  # fmt: skip
+    """Ops of all steps of all segments, each as the mean of one execution, executed as often as there are steps.
 
-    `step` gives the ops at a context; they are affine in it on either side of `kink` (a sliding window; infinite without).
-    `index` is the op_index of the first op. No step (count 0) gives ops that are executed 0 times.
+    `step` gives the ops at a context (or after a past). `index` is the op_index of the first op.
     """
-    low_last = np.clip(np.floor(kink), first, last) if np.isfinite(kink) else last
-    high_first = np.minimum(low_last + 1, last)
-    low_count = np.where(count > 0, low_last - first + 1, 0.0)
-    if np.isfinite(kink):
-        low_count = np.where(first > kink, 0.0, low_count)
-        high_first = np.where(first > kink, first, high_first)
-    segments = [(step(first), step(low_last), low_count)]
-    if np.isfinite(kink) and np.any(count > low_count):
-        segments.append((step(high_first), step(last), count - low_count))
-    columns = zip(*((zip(start, end, strict=True)) for start, end, _ in segments), strict=True)
-    counts = [number for _, _, number in segments]
-    return [_fold(list(ends), counts, count, group, index) for ends in columns]
+    count = np.asarray(sum(segment.count for segment in segments), np.float64)
+    taken = [segment for segment in segments if np.any(segment.count > 0)] or list(segments[:1])
+    ends = [(step(segment.first), step(segment.last)) for segment in taken]
+    columns = zip(*(zip(start, end, strict=True) for start, end in ends), strict=True)
+    counts = [segment.count for segment in taken]
+    return [_fold(list(pairs), counts, count, group, index) for pairs in columns]
 
 
 def _fold(ends: list[tuple[Op, Op]], counts: list[Array], count: Array, group: Group, index: int) -> Op:
@@ -49,9 +44,11 @@ def _fold(ends: list[tuple[Op, Op]], counts: list[Array], count: Array, group: G
     sums: dict[str, Any] = {}
     for name in _FIELDS:
         pairs = [(getattr(start, name), getattr(end, name)) for start, end in ends]
+        if not any(isinstance(value, np.ndarray) or value for pair in pairs for value in pair):
+            continue  # nothing of the kind in any step
         sums[name] = sum((a + b) / 2 * number for (a, b), number in zip(pairs, counts, strict=True)) / steps_taken
     seconds = sum(_bound_of(start, end, number, group) for (start, end), number in zip(ends, counts, strict=True))
-    live = np.maximum(ends[-1][1].live, ends[0][1].live)
+    live = largest(*(end.live for pair in ends for end in pair))
     return replace(
         op, **sums, count=op.count * count, seconds=seconds / steps_taken, live=np.where(count > 0, live, 0.0),
         gemm=None if op.gemm is None else _mean_gemm(ends, counts, steps_taken),
@@ -76,7 +73,7 @@ def _bound_of(start: Op, end: Op, number: Array, group: Group) -> Value:
     peak = group.peak(start)
     compute = (start.flops / peak, end.flops / peak)
     memory = (start.bytes_moved / group.bandwidth, end.bytes_moved / group.bandwidth)
-    before, after = compute[0] - memory[0], compute[1] - memory[1]
+    before, after = np.asarray(compute[0] - memory[0]), np.asarray(compute[1] - memory[1])
     with np.errstate(divide="ignore", invalid="ignore"):
         crossing = np.where(before * after < 0, before / (before - after) * (number - 1), number)
     head = np.clip(np.floor(crossing) + 1, 0, number)  # steps on the first step's side of the ridge
