@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from warehouse import catalog
+from warehouse.catalog import llm
 from warehouse.store import Home, open_store
 
 DEVICE = """
@@ -263,3 +264,7 @@ def test_price_is_the_cheapest_offer() -> None:
     assert cheapest is not None
     assert cheapest["usd_per_device_hour"] == min(row["usd_per_device_hour"] for row in offers)
     assert catalog.price("core-i9-13900k") is None
+
+
+def test_the_fields_of_an_llm_are_those_that_its_reader_takes() -> None:
+    assert {*catalog._LLM_FIELDS, "aliases", "config"} == set(llm._ENTRY_FIELDS)
