@@ -8,15 +8,17 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
-from warehouse.store import Home, StoreError, open_for_people, open_store
+if TYPE_CHECKING:
+    from warehouse.store import Home
 
 app = typer.Typer(
     name="rooflake",
@@ -34,12 +36,52 @@ HomeOption = Annotated[
 
 
 class Format(StrEnum):
-    """How `rooflake sql` prints its rows."""
+    """How a command prints its rows."""
 
     table = "table"
     csv = "csv"
     json = "json"
     parquet = "parquet"
+
+
+class Lists(TyperCommand):
+    """A command whose repeatable options also take several values after one name: `--hardware a6000 h100-sxm`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        names = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        return super().parse_args(ctx, spread(args, names))
+
+
+def spread(words: Sequence[str], names: set[str]) -> list[str]:
+    """Words with the name of a list option before every one of its values: `--hardware a --hardware b`."""
+    result: list[str] = []
+    name, has_value = "", False
+    for word in words:
+        if word.startswith("-"):
+            name, _, value = word.partition("=")
+            has_value = value != ""
+        elif name in names:
+            result += [name] if has_value else []
+            has_value = True
+        result.append(word)
+    return result
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib import metadata
+
+        typer.echo(f"rooflake {metadata.version('rooflake')}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """What stands before every command."""
 
 
 @app.command()
@@ -52,6 +94,7 @@ def sql(
 ) -> None:
     """Run one SELECT over the lakehouse: `rooflake sql "select source_kind, count(*) from runs group by 1"`."""
     from etl import output as writers
+    from warehouse.store import Home, open_for_people
 
     writers.check(format.value, output)
     with open_for_people(Home.of(home), limit=limit) as run:
@@ -68,6 +111,7 @@ def load(home: HomeOption = None) -> None:
     Files off the contract go to quarantine with the reason.
     """
     from etl import twins
+    from warehouse.store import Home, open_store
 
     with open_store(Home.of(home)) as store:
         loaded = store.load()
@@ -82,6 +126,7 @@ def load(home: HomeOption = None) -> None:
 def status(home: HomeOption = None) -> None:
     """What is in the lakehouse: rows by table and kind, snapshot, last load, files waiting and in quarantine."""
     from etl import output as writers
+    from warehouse.store import Home, open_store
 
     with open_store(Home.of(home), read_only=True) as store:
         writers.status(store)
@@ -97,6 +142,7 @@ def collect(
     """
     import collectors
     from etl import machine
+    from warehouse.store import Home, open_store
 
     if name in ("-h", "--help"):
         typer.echo(context.get_help())
@@ -125,6 +171,8 @@ def refresh(
     home: HomeOption = None,
 ) -> None:
     """Run a plan through the Prefect flow `etl.flows.refresh`: collect, land, load, twin, train."""
+    from warehouse.store import Home
+
     failures = _run_flow(plan, Home.of(home))
     if failures is not None:
         _fail(failures)
@@ -134,6 +182,7 @@ def refresh(
 def train(home: HomeOption = None) -> None:
     """Train the predictors on the measured rows of the lake and store them with their scores."""
     from etl import training, twins
+    from warehouse.store import Home, open_store
 
     with open_store(Home.of(home)) as store:
         refused = twins.add(store, _say).quarantined
@@ -163,6 +212,7 @@ def predict(
     """Predict latency and peak memory of one configuration, with an interval, beside its analytical bound."""
     from etl import output as writers
     from etl import training
+    from warehouse.store import Home, open_store
 
     writers.check(format.value, output)
     config = training.configuration(
@@ -182,6 +232,209 @@ def predict(
         _say(note)
 
 
+HardwareOption = Annotated[
+    list[str],
+    typer.Option("--hardware", help="Device ids of the catalogue; several are compared side by side.", metavar="ID..."),
+]
+ConfigJsonOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A Hugging Face config.json in place of the catalogue's entry: a file, or - for pasted text.",
+        metavar="FILE|-",
+    ),
+]
+CatalogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--catalog", help="Folder of your own hardware.toml, llms.toml, prices.toml, which extend the catalogue."
+    ),
+]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="Output format.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="File to write; parquet needs one.")]
+
+
+@app.command(cls=Lists)
+def analyze(
+    model: Annotated[str, typer.Argument(help="LLM id or Hugging Face name; with --config-json any name.")],
+    hardware: HardwareOption,
+    config_json: ConfigJsonOption = None,
+    phase: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="prefill, decode, generate, forward, pretrain_step, finetune_step; default: prefill and decode.",
+            metavar="PHASE...",
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Sequences; of training, a device's.")] = 1,
+    input_tokens: Annotated[
+        int | None, typer.Option(help="Prompt (or training) tokens of a sequence; default 1024.")
+    ] = None,
+    output_tokens: Annotated[int | None, typer.Option(help="Generated tokens of a sequence; default 128.")] = None,
+    context_tokens: Annotated[int | None, typer.Option(help="Tokens one decode step attends to; default 1024.")] = None,
+    prefix_tokens: Annotated[int | None, typer.Option(help="Prompt tokens that prefill finds in the cache.")] = None,
+    chunk_tokens: Annotated[int | None, typer.Option(help="Prompt tokens that prefill takes at a time.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of weights, activations and KV: fp16, w4a16, w8a8kv8, fp8/bf16/fp8.")
+    ] = "fp16",
+    weight_dtype: Annotated[str | None, typer.Option(help="Of weights, in place of --dtype.")] = None,
+    activation_dtype: Annotated[str | None, typer.Option(help="Of activations, in place of --dtype.")] = None,
+    kv_dtype: Annotated[str | None, typer.Option(help="Of the KV cache, in place of --dtype.")] = None,
+    attention: Annotated[str, typer.Option(help="eager, sdpa, flash or paged.")] = "flash",
+    execution: Annotated[
+        str | None, typer.Option(help="How kernels are issued, for the estimate: eager, compiled, graph or engine.")
+    ] = None,
+    tensor_parallel: Annotated[int | None, typer.Option(help="Devices that share every layer.")] = None,
+    pipeline_parallel: Annotated[int | None, typer.Option(help="Stages of layers.")] = None,
+    data_parallel: Annotated[int | None, typer.Option(help="Replicas.")] = None,
+    expert_parallel: Annotated[int | None, typer.Option(help="Devices that experts are spread over.")] = None,
+    num_micro_batches: Annotated[int | None, typer.Option(help="Parts that pipeline stages cut a batch into.")] = None,
+    interconnect: Annotated[str | None, typer.Option(help="nvlink or pcie; default: the device's fastest.")] = None,
+    optimizations: Annotated[
+        list[str] | None, typer.Option(help="zero1 zero2 zero3 offload recompute lora qlora ...", metavar="NAME...")
+    ] = None,
+    optimizer_dtype: Annotated[str | None, typer.Option(help="Of one optimizer state.")] = None,
+    gradient_dtype: Annotated[str | None, typer.Option(help="Of gradients.")] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Rank of LoRA adapters.")] = None,
+    ops: Annotated[bool, typer.Option("--ops", help="Show every op, by its share of the time.")] = False,
+    catalog_folder: CatalogOption = None,
+    format: FormatOption = Format.table,
+    output: OutputOption = None,
+) -> None:
+    """Answer one question from arithmetic alone: `rooflake analyze llama-2-7b --hardware a6000 h100-sxm`.
+
+    Time (bound, estimate, which side binds), tokens/s, memory and what fits, energy, cost, and what faster memory, compute
+    or links would bring. Needs no lakehouse.
+    """
+    from etl import analyze as question
+    from etl import output as writers
+    from warehouse import catalog
+
+    writers.check(format.value, output)
+    if catalog_folder is not None:
+        catalog.extend(catalog_folder)
+    llm = question.find(model, config_json)
+    configs = question.configurations(
+        llm,
+        hardware,
+        phase or (),
+        dtype,
+        {"input_tokens": input_tokens, "output_tokens": output_tokens, "context_tokens": context_tokens},
+        {
+            "batch_size": batch_size,
+            "prefix_tokens": prefix_tokens,
+            "chunk_tokens": chunk_tokens,
+            "weight_dtype": weight_dtype,
+            "activation_dtype": activation_dtype,
+            "kv_dtype": kv_dtype,
+            "attention": attention,
+            "execution": execution,
+            "tensor_parallel": tensor_parallel,
+            "pipeline_parallel": pipeline_parallel,
+            "data_parallel": data_parallel,
+            "expert_parallel": expert_parallel,
+            "num_micro_batches": num_micro_batches,
+            "interconnect": interconnect,
+            "optimizations": sorted(optimizations) if optimizations else None,
+            "optimizer_dtype": optimizer_dtype,
+            "gradient_dtype": gradient_dtype,
+            "lora_rank": lora_rank,
+        },
+    )
+    totals, op_rows = question.answer(configs, llm)
+    is_text = format is Format.table
+    if not ops or is_text:
+        writers.write(question.sheet(totals) if is_text else totals, format.value, output)
+    if ops:
+        rows = question.op_table(totals, op_rows)
+        writers.write(question.op_sheet(rows) if is_text else rows, format.value, output)
+    for note in question.notes(totals):
+        _say(note)
+
+
+@app.command(cls=Lists)
+def search(
+    model: Annotated[str, typer.Argument(help="LLM id or Hugging Face name; with --config-json any name.")],
+    hardware: HardwareOption,
+    config_json: ConfigJsonOption = None,
+    input_tokens: Annotated[int, typer.Option(help="Prompt tokens of a request.")] = 1024,
+    output_tokens: Annotated[int, typer.Option(help="Generated tokens of a request.")] = 256,
+    slo_ttft_ms: Annotated[float | None, typer.Option(help="Longest time to the first token.")] = None,
+    slo_tpot_ms: Annotated[float | None, typer.Option(help="Longest time per further token.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests/s to serve.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests to keep in flight, in place of --rate.")] = None,
+    dtypes: Annotated[
+        list[str] | None,
+        typer.Option(help="Of weights, activations and KV: fp16 w4a16 fp8 ...; default fp16.", metavar="DTYPES..."),
+    ] = None,
+    max_devices: Annotated[int, typer.Option(help="Devices of one type there are.")] = 8,
+    interconnect: Annotated[str | None, typer.Option(help="nvlink or pcie; default: the device's fastest.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every configuration, with the reason where it is not feasible.")
+    ] = False,
+    catalog_folder: CatalogOption = None,
+    landing: Annotated[
+        Path | None, typer.Option(help="Also write the rows as Parquet into this landing folder.")
+    ] = None,
+    home: Annotated[
+        Path | None, typer.Option("--home", help="Also load the rows into this lakehouse.", show_default=False)
+    ] = None,
+    format: FormatOption = Format.table,
+    output: OutputOption = None,
+) -> None:
+    """Find what serves best within limits: the Pareto fronts of throughput and of cost against speed for a user.
+
+    `rooflake search llama-3.1-8b --hardware a100-sxm-80gb l40s --slo-ttft-ms 500 --slo-tpot-ms 30 --rate 10`. Tries every
+    layout of up to --max-devices, batch and dtype; models continuous batching in its steady state. Needs no lakehouse.
+    """
+    from etl import analyze as question
+    from etl import output as writers
+    from models.analytical import search as engine
+    from warehouse import catalog
+
+    writers.check(format.value, output)
+    if catalog_folder is not None:
+        catalog.extend(catalog_folder)
+    goal = engine.Goal(
+        input_tokens,
+        output_tokens,
+        slo_ttft_s=None if slo_ttft_ms is None else slo_ttft_ms / 1e3,
+        slo_tpot_s=None if slo_tpot_ms is None else slo_tpot_ms / 1e3,
+        request_rate_per_s=rate,
+        concurrency=concurrency,
+        max_devices=max_devices,
+    )
+    llm = question.find(model, config_json)
+    rows = engine.search(llm, hardware, goal, dtypes=dtypes or ["fp16"], interconnect=interconnect)
+    shown = rows if every else question.front(rows)
+    if shown.num_rows:
+        writers.write(question.search_sheet(shown) if format is Format.table else shown, format.value, output)
+        if landing is not None:
+            question.land(shown, landing)
+        if home is not None:
+            from warehouse.store import Home
+
+            question.land(shown, Home.of(home).landing)
+            load(home)
+    _say(question.headline(rows, goal))
+
+
+@app.command(cls=Lists)
+def calibrate(
+    home: HomeOption = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="Source ids whose rows count; default: every measured row.", metavar="ID..."),
+    ] = None,
+) -> None:
+    """Fit the constants of the estimate to the measured rows of the lake and store them with the snapshot."""
+    from etl import calibration
+    from warehouse.store import Home, open_store
+
+    with open_store(Home.of(home)) as store:
+        refused = calibration.calibrate(store, _say, sources=tuple(source or ())).quarantined
+    _exit_if_refused(refused)
+
+
 @app.command()
 def dashboard(
     home: HomeOption = None,
@@ -189,6 +442,8 @@ def dashboard(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8050,
 ) -> None:
     """Serve the dashboard (a production server, not Flask's)."""
+    from warehouse.store import Home
+
     raise typer.Exit(_serve(Home.of(home), host, port))
 
 
@@ -201,6 +456,8 @@ def demo(
     plan: Annotated[str, typer.Option(help="The plan to run.")] = "starter",
 ) -> None:
     """Collect for real on this machine, load the lakehouse, train the predictors, and serve the dashboard."""
+    from warehouse.store import Home, open_store
+
     place = Home.of(home)
     failures = _run_flow(plan, place)
     if failures is not None:
@@ -235,6 +492,8 @@ def _run_flow(plan: str, home: Home) -> str | None:
 
 def _serve(home: Home, host: str, port: int) -> int:
     """The dashboard is another room: it runs as its own process."""
+    from warehouse.store import open_store
+
     if not home.exists:
         with open_store(home, read_only=True):  # raises the sentence that says what to do
             pass
@@ -261,11 +520,17 @@ def _fail(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
+def _expected() -> tuple[type[Exception], ...]:
+    """Failures that are an answer; the store's only where a command opened one."""
+    store = sys.modules.get("warehouse.store")
+    return (LookupError, ValueError, OSError) if store is None else (LookupError, ValueError, OSError, store.StoreError)
+
+
 def main() -> None:
     """Console script: expected failures become a sentence and exit code 2."""
     try:
         app()
-    except (StoreError, LookupError, ValueError, OSError) as error:
+    except _expected() as error:
         _say(str(error.args[0] if isinstance(error, KeyError) else error), style="red")
         sys.exit(2)
 

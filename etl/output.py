@@ -8,15 +8,16 @@ import json
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
 from warehouse import schema
-from warehouse.store import Store
+
+if TYPE_CHECKING:
+    from warehouse.store import Store
 
 ROWS_SHOWN = 200
 
@@ -84,6 +85,8 @@ def _json(rows: pa.Table) -> str:
 
 
 def _parquet(rows: pa.Table) -> bytes:
+    import pyarrow.parquet as pq
+
     content = io.BytesIO()
     pq.write_table(rows, content)
     return content.getvalue()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from importlib import metadata
 
 import pyarrow.parquet as pq
 import pytest
@@ -110,6 +111,20 @@ def test_an_unwritable_home_is_a_sentence(tmp_path):
 def test_home_comes_from_the_environment_too(home, monkeypatch):
     monkeypatch.setenv("ROOFLAKE_HOME", str(home))
     assert rooflake("sql", "-f", "csv", "select count(*) as n from runs").stdout == "n\n2\n"
+
+
+def test_the_version_is_the_packages():
+    answer = rooflake("--version")
+    assert answer.returncode == 0
+    assert answer.stdout == f"rooflake {metadata.version('rooflake')}\n"
+
+
+def test_a_store_that_fails_is_a_sentence_although_it_is_imported_late(tmp_path):
+    (tmp_path / "file").write_text("")
+    answer = rooflake("train", "--home", tmp_path / "file" / "home")
+    assert answer.returncode == 2
+    assert "cannot be written" in " ".join(answer.stderr.split())
+    assert "Traceback" not in answer.stderr
 
 
 def test_collect_runs_a_collector_and_loads_it(tmp_path):

@@ -1,0 +1,309 @@
+"""One question answered in the terminal: how fast a configuration is and why, or which configuration serves best.
+
+Needs no lakehouse: catalogue and arithmetic only.
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.analytical import ENGINE_REVISION, evaluate
+from models.analytical.search import OWN, Goal, cheapest, closest_miss, describe, dtype_names
+from warehouse import catalog, metrics, parquet, schema
+from warehouse.catalog.llm import Llm, read_config
+
+LENGTHS = {"decode": ("context_tokens",), "generate": ("input_tokens", "output_tokens")}
+"""Lengths of a phase; of the others input_tokens."""
+DEFAULT_LENGTHS = {"input_tokens": 1024, "output_tokens": 128, "context_tokens": 1024}
+
+_SHEET = (
+    "roofline_s", "compute_s", "memory_s", "communication_s", "launch_s", "bound", "estimate_s", "forward_s", "backward_s",
+    "optimizer_s", "output_tokens_per_s", "total_tokens_per_s", "flops", "bytes_moved", "arithmetic_intensity",
+    "weights_bytes", "kv_cache_bytes", "activation_peak_bytes", "logits_bytes", "gradients_bytes", "optimizer_bytes",
+    "workspace_bytes", "memory_peak_bytes", "device_memory_bytes", "is_fitting", "max_batch_size", "max_context_tokens",
+    "power_avg_w", "energy_j", "energy_per_output_token_j", "usd_per_million_tokens", "bandwidth_elasticity",
+    "compute_elasticity", "link_elasticity",
+)  # fmt: skip
+"""What a table shows, in order."""
+
+_LABELS = {
+    "bound": "Bound by",
+    "device_memory_bytes": "Device memory",
+    "is_fitting": "Fits",
+    "max_batch_size": "Largest batch that fits",
+    "max_context_tokens": "Longest sequence that fits (tokens)",
+    "bandwidth_elasticity": "+10 % memory bandwidth",
+    "compute_elasticity": "+10 % compute peak",
+    "link_elasticity": "+10 % link bandwidth",
+}
+
+
+# One configuration
+
+
+def find(model: str, config_json: str | None) -> Llm:
+    """The LLM of the catalogue, or that of a config.json: a file, or `-` for standard input, where `model` only names it.
+
+    Raises UnknownEntryError for an LLM nobody knows, ValueError for a config.json that cannot be read.
+    """
+    if config_json is None:
+        return catalog.find_llm(model)
+    return Llm.from_config(model, read_config(sys.stdin.read() if config_json == "-" else config_json))
+
+
+def configurations(
+    llm: Llm,
+    hardware_ids: Sequence[str],
+    phases: Sequence[str],
+    dtype: str,
+    lengths: Mapping[str, int | None],
+    columns: Mapping[str, Any],
+) -> pa.Table:
+    """One row a device and phase. `lengths` a phase does not have are left out of it unless stated for an encoder-decoder;
+    `columns` are further configuration columns, None where not asked for. Raises ValueError and UnknownEntryError.
+    """
+    weight, activation, kv = dtype_names(dtype)
+    shared: dict[str, Any] = {"weight_dtype": weight, "activation_dtype": activation, "kv_dtype": kv}
+    shared |= {name: value for name, value in columns.items() if value is not None}
+    degrees = [shared.get(name, 1) for name in ("tensor_parallel", "pipeline_parallel", "data_parallel")]
+    shared["num_devices"] = degrees[0] * degrees[1] * degrees[2]
+    rows = []
+    for name in dict.fromkeys(catalog.find_hardware(name).hardware_id for name in hardware_ids):
+        for phase in dict.fromkeys(phases or default_phases(llm)):
+            own = LENGTHS.get(phase, ("input_tokens",))
+            sizes = {
+                length: DEFAULT_LENGTHS[length] if value is None else value
+                for length, value in lengths.items()
+                if length in own or (value is not None and llm.architecture == "encoder_decoder")
+            }
+            rows.append({"llm_id": llm.llm_id, "hardware_id": name, "phase": phase, **sizes, **shared})
+    names = dict.fromkeys(name for row in rows for name in row)
+    types = {name: schema.RUNS.column(name).type for name in names}
+    return pa.table({name: pa.array([row.get(name) for row in rows], types[name]) for name in names})
+
+
+def default_phases(llm: Llm) -> tuple[str, ...]:
+    """What a person means who states no phase."""
+    return ("forward",) if llm.architecture == "encoder" else ("prefill", "decode")
+
+
+def answer(configs: pa.Table, llm: Llm) -> tuple[pa.Table, pa.Table]:
+    """Totals and ops of `configurations`. Raises ValueError where no row has an answer, with every reason."""
+    totals, ops = evaluate(configs, llms=[llm])
+    if "ok" not in totals.column("status").to_pylist():
+        raise ValueError(" ".join(dict.fromkeys(filter(None, totals.column("status_detail").to_pylist()))))
+    return totals, ops
+
+
+def notes(totals: pa.Table) -> list[str]:
+    """What was assumed or refused, once where it holds for every row."""
+    rows = totals.to_pylist()
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        if row["status_detail"] is not None:
+            what = f"{row['status']}: " if row["status"] != "ok" else ""
+            said.setdefault(what + row["status_detail"], []).append(f"{row['hardware_id']} {row['phase']}")
+    return [text if len(who) == len(rows) else f"{', '.join(who)}: {text}" for text, who in said.items()]
+
+
+def sheet(totals: pa.Table) -> pa.Table:
+    """Totals side by side as text: a row for everything known of any of them, a column for each."""
+    rows = [
+        row | {"device_memory_bytes": catalog.find_hardware(row["hardware_id"]).memory_bytes}
+        for row in totals.to_pylist()
+    ]
+    known = [name for name in _SHEET if any(row.get(name) is not None for row in rows)]
+    columns = {"": [_label(name) for name in known]}
+    for row in rows:
+        columns[f"{row['hardware_id']} {row['phase']}"] = [_text(name, row) for name in known]
+    return pa.table(columns)
+
+
+def op_table(totals: pa.Table, ops: pa.Table) -> pa.Table:
+    """Ops of every answered row with their LLM, device, phase and share of its time, largest share first.
+
+    `total_s` is seconds of all executions of the op: of the estimate where there is one, else of the bound.
+    """
+    seconds = (
+        "estimate_s" if "estimate_s" in ops.column_names and ops.column("estimate_s").null_count == 0 else "roofline_s"
+    )
+    total = pc.multiply(ops.column(seconds), pc.cast(ops.column("count"), pa.float64()))
+    sums = ops.append_column("total_s", total).group_by("config_row").aggregate([("total_s", "sum")]).to_pylist()
+    whole = {row["config_row"]: row["total_s_sum"] for row in sums}
+    index = ops.column("config_row").to_pylist()
+    share = [one / whole[row] if whole[row] else None for one, row in zip(total.to_pylist(), index, strict=True)]
+    table = pa.table({name: totals.column(name).take(index) for name in ("llm_id", "hardware_id")})
+    for name in ops.column_names:
+        if name not in ("config_row", "inputs", "parent_path"):
+            table = table.append_column(name, ops.column(name))
+    table = table.append_column("total_s", total).append_column("time_share", pa.array(share, pa.float64()))
+    order = pc.sort_indices(
+        table.append_column("row", pa.array(index)), sort_keys=[("row", "ascending"), ("total_s", "descending")]
+    )
+    return table.take(order)
+
+
+def op_sheet(table: pa.Table) -> pa.Table:
+    """`op_table` as text for a terminal."""
+    rows = table.to_pylist()
+    return pa.table(
+        {
+            "device": [row["hardware_id"] for row in rows],
+            "op": [row["path"] for row in rows],
+            "phase": [row["phase"] for row in rows],
+            "times": [_figure(row["count"]) for row in rows],
+            "time (ms)": [_figure(row["total_s"] * 1e3) for row in rows],
+            "share (%)": [_figure(None if row["time_share"] is None else 100 * row["time_share"]) for row in rows],
+            "GFLOP each": [_figure(row["flops"] / 1e9) for row in rows],
+            "MB each": [_figure(row["bytes_moved"] / 1e6) for row in rows],
+            "bound": [row["bound"] or "" for row in rows],
+        }
+    )
+
+
+def _label(name: str) -> str:
+    """What a row of the sheet is called, with its unit unless every cell says it."""
+    if name in _LABELS:
+        return _LABELS[name]
+    metric = metrics.metric(name)
+    is_said = metric.unit == "B" or metric.display_unit in metric.label
+    return metric.label if is_said else metric.axis()
+
+
+def _text(name: str, row: Mapping[str, Any]) -> str:
+    """A cell of the sheet."""
+    value = row.get(name)
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "NO"
+        case str():
+            return value
+    if name.endswith("_elasticity"):
+        return f"{_figure((1.1**value - 1) * 100)} % faster" if value >= 5e-4 else "no faster"
+    if name.endswith("_bytes") or name == "bytes_moved":
+        return _size(value)
+    factor = metrics.metric(name).display_factor if name in metrics.BY_KEY else 1.0
+    lower, upper = row.get(_statistic(name, "lower")), row.get(_statistic(name, "upper"))
+    interval = "" if lower is None or upper is None else f" ({_figure(lower * factor)} to {_figure(upper * factor)})"
+    return _figure(value * factor) + interval
+
+
+def _size(size: float) -> str:
+    """Bytes in the largest binary unit of which there is at least a tenth."""
+    for unit, power in (("GiB", 30), ("MiB", 20)):
+        if size >= 0.1 * 2**power:
+            return f"{_figure(size / 2**power)} {unit}"
+    return f"{_figure(size / 2**10)} KiB"
+
+
+def _statistic(name: str, statistic: str) -> str:
+    metric = metrics.BY_KEY.get(name)
+    return "" if metric is None or statistic not in metric.statistics else metric.column(statistic)
+
+
+def _figure(value: float | None) -> str:
+    """Four digits; whole thousands."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+# The best configuration
+
+
+def front(rows: pa.Table) -> pa.Table:
+    """Rows of either front, fastest for a user first."""
+    on_front = rows.filter(pc.or_(rows.column("is_pareto"), rows.column("is_pareto_cost")))
+    return on_front.sort_by([("tpot_s", "ascending"), ("num_devices", "ascending")])
+
+
+def search_sheet(rows: pa.Table) -> pa.Table:
+    """Rows of `search` as text for a terminal."""
+    found = rows.to_pylist()
+
+    def column(name: str, factor: float = 1.0) -> list[str]:
+        return [_figure(None if row[name] is None else row[name] * factor) for row in found]
+
+    table = {
+        "configuration": [describe(row) for row in found],
+        "TTFT (ms)": column("ttft_s", 1e3),
+        "TPOT (ms)": column("tpot_s", 1e3),
+        "tokens/s a user": column("output_tokens_per_s_per_user"),
+        "tokens/s a device": column("output_tokens_per_s_per_device"),
+        "requests/s": column("requests_per_s"),
+        "USD per 1M tokens": column("usd_per_million_tokens"),
+        "memory (GiB)": column("memory_peak_bytes", 1 / 2**30),
+    }
+    if any(row["reason"] for row in found):
+        table["why not"] = [row["reason"] or "" for row in found]
+    else:
+        fronts = {"is_pareto": "throughput", "is_pareto_cost": "cost"}
+        table["on the front of"] = [", ".join(word for name, word in fronts.items() if row[name]) for row in found]
+    return pa.table(table)
+
+
+def headline(rows: pa.Table, goal: Goal) -> str:
+    """The answer in a sentence. Raises ValueError with the closest miss where nothing is feasible."""
+    best = cheapest(rows)
+    if best is None:
+        raise ValueError(closest_miss(rows, goal))
+    load = "" if goal.request_rate_per_s is None else f"{goal.request_rate_per_s:g} requests/s "
+    load = load if goal.concurrency is None else f"{goal.concurrency} requests in flight "
+    cost = best["usd_per_million_tokens"]
+    price = "no price is known" if cost is None else f"{_figure(cost)} USD per million output tokens"
+    what = "Most tokens a device" if cost is None else "Cheapest"
+    return (
+        f"{what}: {describe(best)} serves {load}with TTFT {_figure(best['ttft_s'] * 1e3)} ms and TPOT "
+        f"{_figure(best['tpot_s'] * 1e3)} ms, {_figure(best['output_tokens_per_s_per_device'])} output tokens/s a device, {price}. "
+        f"{pc.sum(rows.column('is_feasible')).as_py()} of {rows.num_rows} configurations are feasible."
+    )
+
+
+def land(rows: pa.Table, landing: Path) -> list[Path]:
+    """Write rows of `search` as analytical runs of phase `serve`; the same search lands the same file."""
+    runs = rows.drop_columns([*OWN, "batch_size"])  # an endpoint's batch is its own affair: concurrency or rate joins
+    config_ids = schema.config_ids(runs)
+    kept = (
+        "hardware_id",
+        "slo_ttft_s",
+        "slo_tpot_s",
+        "execution",
+        "batch_size",
+        "ttft_s",
+        "tpot_s",
+        "usd_per_million_tokens",
+    )
+    facts = zip(*(rows.column(name).to_pylist() for name in kept), strict=True)
+    run_ids = [
+        schema.digest("search", ENGINE_REVISION, config_id, fact)
+        for config_id, fact in zip(config_ids.to_pylist(), facts, strict=True)
+    ]
+    source_id = "rooflake/search"
+    computed = datetime.datetime.fromisoformat(ENGINE_REVISION).replace(tzinfo=datetime.UTC)
+    more = {
+        "run_id": pa.array(run_ids, pa.string()),
+        "config_id": config_ids,
+        "collector": "search",
+        "source_kind": "analytical",
+        "source_id": source_id,
+        "engine_revision": ENGINE_REVISION,
+        "collected_at": pa.scalar(computed, schema.TIMESTAMP),
+        "is_excluded": False,
+    }
+    for name, value in more.items():
+        runs = runs.append_column(name, value if isinstance(value, pa.Array) else pa.repeat(value, runs.num_rows))
+    source = {
+        "source_id": source_id, "kind": "ruleset", "title": "Search over serving configurations",
+        "published_at": ENGINE_REVISION[:10], "locator": "models/analytical/search.py",
+        "note": "Steady state of continuous batching over the default ruleset; formulas in the module's docstring.",
+    }  # fmt: skip
+    return parquet.land(landing, f"search-{schema.digest(run_ids)}", {"runs": runs, "sources": [source]})

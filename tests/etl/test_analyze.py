@@ -1,0 +1,342 @@
+"""`rooflake analyze` and `rooflake search` as a person types them, without a lakehouse."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from command_line import environment, rooflake
+
+from etl import analyze
+from etl.cli import spread
+from models.analytical import evaluate
+from models.analytical.search import Goal, search
+from warehouse import catalog, parquet
+from warehouse.store import Home, open_store
+
+CONFIG = {"model_type": "llama", "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 4,
+          "num_hidden_layers": 8, "intermediate_size": 5632, "vocab_size": 32000, "max_position_embeddings": 4096}  # fmt: skip
+
+
+def ask(*words, stdin=None):
+    """`rooflake analyze` with text on standard input."""
+    return subprocess.run(
+        [sys.executable, "-m", "etl.cli", "analyze", *map(str, words)],
+        input=stdin, capture_output=True, text=True, timeout=120, check=False, env=environment(),
+    )  # fmt: skip
+
+
+def answered(*words, stdin=None):
+    """Rows of the answer as JSON."""
+    done = ask(*words, "--format", "json", stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def said(done):
+    """What was said on stderr, as one line."""
+    return " ".join(done.stderr.split())
+
+
+def test_the_numbers_are_the_engines():
+    (row,) = answered("llama-2-7b", "--hardware", "a6000", "--phase", "decode", "--context-tokens", 1024)
+    config = {"llm_id": "llama-2-7b", "hardware_id": "a6000", "phase": "decode", "batch_size": 1, "context_tokens": 1024,
+              "weight_dtype": "fp16", "activation_dtype": "fp16", "kv_dtype": "fp16", "attention": "flash"}  # fmt: skip
+    totals, _ = evaluate(pa.Table.from_pylist([config]), with_ops=False)
+    expected = totals.to_pylist()[0]
+    assert {name: row[name] for name in expected} == expected
+    assert row["roofline_s"] == pytest.approx(0.0179, rel=0.01)
+
+
+def test_the_table_says_time_memory_and_what_binds():
+    done = ask("llama-2-7b", "--hardware", "a6000", "h100-sxm", "--phase", "decode")
+    assert done.returncode == 0, done.stderr
+    lines = {" ".join(line.split()[:-2]): line for line in done.stdout.splitlines()}
+    assert done.stdout.splitlines()[0].split() == ["a6000", "decode", "h100-sxm", "decode"]
+    cells = {name: next(line for line in lines.values() if line.strip().startswith(name)).split() for name in
+             ("Roofline bound", "Bound by", "Fits", "Device memory", "Output tokens/s")}  # fmt: skip
+    assert cells["Roofline bound"][-2] == "17.92"
+    assert cells["Bound by"][-2:] == ["memory", "memory"]
+    assert cells["Device memory"][-4:] == ["48", "GiB", "80", "GiB"]
+    assert cells["Fits"][-2:] == ["yes", "yes"]
+    assert float(cells["Output tokens/s"][-1]) > float(cells["Output tokens/s"][-2])
+
+
+def test_what_does_not_fit_is_shown_and_said():
+    done = ask("llama-2-70b", "--hardware", "a6000", "--phase", "decode")
+    assert done.returncode == 0
+    assert "NO" in next(line for line in done.stdout.splitlines() if line.strip().startswith("Fits"))
+    assert "does not fit" in said(done)
+    assert not any(line.strip().startswith("Output tokens/s") for line in done.stdout.splitlines())
+
+
+def test_every_option_is_a_configuration_column(tmp_path):
+    path = tmp_path / "row.parquet"
+    words = ["--batch-size", 2, "--input-tokens", 64, "--dtype", "w4a16", "--kv-dtype", "fp8", "--attention", "paged",
+             "--tensor-parallel", 2, "--pipeline-parallel", 2, "--interconnect", "pcie"]  # fmt: skip
+    done = ask("llama-2-7b", "--hardware", "h100-sxm", "--phase", "prefill", *words, "-f", "parquet", "-o", path)
+    assert done.returncode == 0, done.stderr
+    (row,) = pq.read_table(path).to_pylist()
+    expected = {"batch_size": 2, "input_tokens": 64, "weight_dtype": "int4", "activation_dtype": "fp16", "kv_dtype": "fp8",
+                "attention": "paged", "tensor_parallel": 2, "pipeline_parallel": 2, "num_devices": 4, "interconnect": "pcie",
+                "phase": "prefill", "status": "ok"}  # fmt: skip
+    assert {name: row[name] for name in expected} == expected
+    assert row["communication_s"] > 0
+
+
+def test_phases_have_their_own_lengths():
+    rows = answered(
+        "llama-2-7b", "--hardware", "A100-SXM-80GB", "--input-tokens", 64, "--phase", "prefill", "decode", "generate"
+    )
+    assert [(row["phase"], row["input_tokens"], row["output_tokens"], row["context_tokens"]) for row in rows] == [
+        ("prefill", 64, None, None), ("decode", None, None, 1024), ("generate", 64, 128, None)]  # fmt: skip
+    assert {row["hardware_id"] for row in rows} == {"a100-sxm-80gb"}
+    (row,) = answered("bert-base-uncased", "--hardware", "a6000", "--input-tokens", 128)
+    assert row["phase"] == "forward"
+
+
+def test_a_pasted_config_is_a_model():
+    pasted = answered(
+        "mine", "--hardware", "a6000", "--phase", "decode", "--config-json", "-", stdin=json.dumps(CONFIG)
+    )
+    assert pasted[0]["llm_id"] == "mine"
+    kv = 2 * 8 * 4 * 128 * 2 * 1024  # keys and values x layers x heads x width x bytes x tokens
+    assert pasted[0]["kv_cache_bytes"] == kv
+    assert pasted[0]["output_tokens_per_s"] > 0
+
+
+def test_a_config_file_is_a_model(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(dict(catalog.find_llm("llama-2-7b").config)))
+    same = ["--hardware", "a6000", "--phase", "decode"]
+    (mine,), (known,) = answered("mine", *same, "--config-json", path), answered("llama-2-7b", *same)
+    assert mine.pop("llm_id") == "mine"
+    assert known.pop("llm_id") == "llama-2-7b"
+    assert mine == known
+
+
+def test_a_device_of_ones_own(tmp_path):
+    (tmp_path / "hardware.toml").write_text(
+        '[mine]\nname = "Mine"\nkind = "gpu"\nmemory_bytes = 34359738368\nmemory_bandwidth_bytes_per_s = 1e12\n'
+        'peak_fp16_flops_per_s = 1e14\nsource = "my bench"\nsource_date = "2026-11-21"\n'
+    )
+    (row,) = answered("llama-2-7b", "--hardware", "mine", "--phase", "decode", "--catalog", tmp_path)
+    assert row["roofline_s"] == pytest.approx(13.77e9 / 1e12, rel=0.01)
+    refused = ask("llama-2-7b", "--hardware", "mine")
+    assert refused.returncode == 2
+    assert "'mine' is not in the hardware catalogue" in said(refused)
+
+
+def test_ops_come_largest_share_first_and_add_up():
+    words = ["llama-2-7b", "--hardware", "a6000", "--phase", "decode", "--ops"]
+    done = ask(*words, "-f", "csv")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    shares = [float(row["time_share"]) for row in rows]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1)
+    assert rows[0]["op_kind"] in ("gate_proj", "up_proj", "down_proj")
+    assert sum(float(row["flops"]) * float(row["count"]) for row in rows) == pytest.approx(
+        answered(*words[:-1])[0]["flops"]
+    )
+    table = ask(*words).stdout
+    assert "Roofline bound" in table
+    assert "self_attn.q_proj" in table
+
+
+def test_one_device_without_an_answer_does_not_silence_the_others(tmp_path):
+    (tmp_path / "hardware.toml").write_text(
+        '[odd]\nname = "Odd"\nkind = "gpu"\nmemory_bandwidth_bytes_per_s = 1e12\n'
+        'peak_fp64_flops_per_s = 1e12\nsource = "my bench"\nsource_date = "2026-11-21"\n'
+    )
+    words = ["--phase", "decode", "--catalog", tmp_path]
+    done = ask("llama-2-7b", "--hardware", "odd", "a6000", *words)
+    assert done.returncode == 0
+    assert "odd decode: unsupported:" in said(done)
+    assert "17.92" in done.stdout
+    assert ask("llama-2-7b", "--hardware", "odd", *words).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["llama-2-7b", "--hardware", "a1000"], "'a1000' is not in the hardware catalogue. Known: a100-sxm-80gb, "),
+        (["lama-2-7b", "--hardware", "a6000"], "'lama-2-7b' is not in the LLM catalogue. Known: llama-2-7b, "),
+        (["llama-2-7b", "--hardware", "a6000", "--tensor-parallel", 3], "does not divide 32 attention heads"),
+        (["llama-2-7b", "--hardware", "a6000", "--dtype", "fp17"], "'fp17' names no dtypes. Known: fp64, "),
+        (["llama-2-7b", "--hardware", "a6000", "--kv-dtype", "fp17"], "kv_dtype 'fp17' is unknown. Known: fp64, "),
+        (["llama-2-7b", "--hardware", "a6000", "--batch-size", -1], "batch_size must be 1 or more"),
+        (["llama-2-7b", "--hardware", "a6000", "--context-tokens", 0, "--phase", "decode"], "context_tokens must be 1 or more"),
+        (["gpt2", "--hardware", "a6000", "--input-tokens", 5000, "--phase", "prefill"], "1024 tokens"),
+        (["llama-2-7b", "--hardware", "a6000", "--phase", "sing"], "phase 'sing' is not modelled. Known: "),
+        (["llama-2-7b", "--hardware", "a6000", "--attention", "rapt"], "attention 'rapt' is not modelled. Known: eager"),
+        (["bert-base-uncased", "--hardware", "a6000", "--phase", "decode"], "an encoder has no decode"),
+        (["x", "--hardware", "a6000", "--config-json", "none.json"], "'none.json' is neither a file nor the text"),
+        (["llama-2-7b", "--hardware", "a6000", "-f", "parquet"], "name a file with --output"),
+        (["llama-2-7b", "--hardware", "a6000", "--catalog", "nowhere"], "is not a folder"),
+    ],
+)  # fmt: skip
+def test_what_has_no_answer_is_a_sentence(words, sentence):
+    done = ask(*words)
+    assert done.returncode == 2, done.stdout
+    assert sentence in said(done)
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (json.dumps({key: value for key, value in CONFIG.items() if key != "hidden_size"}), "needs 'hidden_size'"),
+        (json.dumps(CONFIG | {"model_type": "abacus"}), "model_type 'abacus'"),
+        ("{oops", "is not JSON"),
+        ("[]", "an object of keys"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_a_sentence(text, sentence):
+    done = ask("mine", "--hardware", "a6000", "--config-json", "-", stdin=text)
+    assert done.returncode == 2
+    assert sentence in said(done)
+    assert "Traceback" not in done.stderr
+
+
+def test_analyze_starts_light():
+    """Neither the store nor anything heavy is loaded to answer from arithmetic."""
+    code = (
+        "import json, sys\nfrom etl import cli\nsys.argv = ['rooflake', 'analyze', 'llama-2-7b', '--hardware', 'a6000', '-f', 'csv']\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, env=environment()
+    )
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    assert "numpy" in loaded
+    assert not loaded & {
+        "duckdb",
+        "polars",
+        "prefect",
+        "torch",
+        "transformers",
+        "pandas",
+        "sklearn",
+        "scipy",
+        "dash",
+        "plotly",
+    }
+
+
+def test_lists_take_several_values_after_one_name():
+    names = {"--hardware", "--phase"}
+    assert spread(["m", "--hardware", "a", "b", "--ops", "--phase=x", "y"], names) == [
+        "m", "--hardware", "a", "--hardware", "b", "--ops", "--phase=x", "--phase", "y"]  # fmt: skip
+    assert spread(["--hardware", "a", "--config-json", "-", "m"], names) == [
+        "--hardware",
+        "a",
+        "--config-json",
+        "-",
+        "m",
+    ]
+
+
+# search
+
+
+WORDS = ["llama-2-7b", "--hardware", "a100-sxm-80gb", "a6000", "--input-tokens", 512, "--output-tokens", 128,
+         "--slo-ttft-ms", 400, "--slo-tpot-ms", 30, "--rate", 8, "--max-devices", 4, "--dtypes", "fp16", "w8a16"]  # fmt: skip
+
+
+def test_the_front_keeps_every_limit_and_the_headline_is_its_cheapest():
+    done = rooflake("search", *WORDS, "-f", "json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert rows
+    for row in rows:
+        assert row["is_feasible"]
+        assert row["is_pareto"] or row["is_pareto_cost"]
+        assert row["ttft_s"] <= 0.4
+        assert row["tpot_s"] <= 0.03
+        assert row["num_devices"] <= 4
+        assert row["requests_per_s"] == pytest.approx(8)
+    assert [row["tpot_s"] for row in rows] == sorted(row["tpot_s"] for row in rows)
+    best = min(rows, key=lambda row: row["usd_per_million_tokens"])
+    headline = said(done)
+    assert headline.startswith(f"Cheapest: {best['num_devices']} x {best['hardware_id']}")
+    assert f"{best['usd_per_million_tokens']:.4g} USD per million output tokens" in headline
+    assert {"fp16", "int8"} >= {row["weight_dtype"] for row in rows}
+
+
+def test_the_front_as_a_table():
+    done = rooflake("search", *WORDS)
+    assert done.returncode == 0
+    head, *lines = done.stdout.splitlines()
+    assert "tokens/s a user" in head
+    assert "on the front of" in head
+    assert all("throughput" in line or "cost" in line for line in lines)
+
+
+def test_every_configuration_says_why_not():
+    rows = json.loads(rooflake("search", *WORDS, "--all", "-f", "json").stdout)
+    assert any(row["reason"] for row in rows)
+    assert all((row["reason"] is None) == row["is_feasible"] for row in rows)
+    assert "why not" in rooflake("search", *WORDS, "--all").stdout.splitlines()[0]
+
+
+def test_nothing_feasible_is_the_closest_miss_and_exit_code_2():
+    done = rooflake("search", "llama-2-70b", "--hardware", "a6000", "--max-devices", 1)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "No configuration fits in memory. The closest, 1 x a6000, fp16, batch 1: does not fit: needs" in said(done)
+    done = rooflake("search", "llama-2-7b", "--hardware", "a6000", "--slo-tpot-ms", 0.5)
+    assert done.returncode == 2
+    assert "The closest, 8 x a6000 (TP 8), fp16, batch 1: TPOT is" in said(done)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--rate", 0], "request_rate_per_s must be above 0"),
+        (["--rate", 1, "--concurrency", 4], "two ways to state one load"),
+        (["--output-tokens", 1], "output_tokens must be 2 or more"),
+        (["--dtypes", "w9"], "'w9' names no dtypes"),
+        (["--max-devices", 0], "max_devices must be 1 or more"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_a_sentence(words, sentence):
+    done = rooflake("search", "llama-2-7b", "--hardware", "a6000", *words)
+    assert done.returncode == 2
+    assert sentence in said(done)
+
+
+def test_a_search_can_be_loaded_twice_and_is_there_once(tmp_path):
+    home = tmp_path / "home"
+    for _ in range(2):
+        done = rooflake("search", *WORDS, "--home", home, "-f", "json")
+        assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    with open_store(Home.of(home), read_only=True) as store:
+        rows = store.sql(
+            "SELECT source_kind, source_id, ttft_s, slo_ttft_s, request_rate_per_s, usd_per_million_tokens FROM runs "
+            "WHERE phase = 'serve' ORDER BY tpot_s, num_devices"
+        ).to_pylist()
+    assert len(rows) == len(shown)
+    assert {(row["source_kind"], row["source_id"], row["slo_ttft_s"], row["request_rate_per_s"]) for row in rows} == {
+        ("analytical", "rooflake/search", 0.4, 8.0)}  # fmt: skip
+    assert sorted(row["ttft_s"] for row in rows) == sorted(row["ttft_s"] for row in shown)
+
+
+def test_landed_rows_join_an_endpoint_of_the_same_concurrency(tmp_path):
+    """The configuration key of an endpoint run has a concurrency and no batch; the bytes of a search are always the same."""
+    rows = search("llama-2-7b", ["a100-sxm-80gb"], Goal(512, 128, concurrency=16))
+    for name in ("a", "b"):
+        analyze.land(analyze.front(rows), tmp_path / name)
+    first, second = (next((tmp_path / name / "runs").iterdir()) for name in ("a", "b"))
+    assert first.name == second.name
+    assert first.read_bytes() == second.read_bytes()
+    runs = parquet.read("runs", first).to_pylist()
+    assert runs
+    assert {row["concurrency"] for row in runs} == {16}
+    assert {row["batch_size"] for row in runs} == {None}
