@@ -126,7 +126,7 @@ class Llm:
 
     @classmethod
     def from_entry(cls, llm_id: str, entry: Mapping[str, Any]) -> Llm:
-        """An LLM from an entry of llms.toml: name, source, source_date, num_parameters and `config`.
+        """An LLM from an entry of llms.toml: name, source, source_date, num_parameters and `config` ("null" is null there).
 
         Raises ValueError naming the entry where a field is absent, unknown, or contradicts its config.
         """
@@ -137,7 +137,8 @@ class Llm:
                 f"llms.toml [{llm_id}]: unknown {strange}, absent {absent}. Known: {', '.join(_ENTRY_FIELDS)}."
             )
         facts = {key: entry[key] for key in _FACT_FIELDS if key in entry}
-        llm = cls.from_config(llm_id, entry["config"], **facts)
+        config = {key: None if value == "null" else value for key, value in entry["config"].items()}
+        llm = cls.from_config(llm_id, config, **facts)
         if llm.architecture != entry["architecture"]:
             raise ValueError(
                 f"llms.toml [{llm_id}]: architecture is '{entry['architecture']}', "

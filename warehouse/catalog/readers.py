@@ -204,10 +204,14 @@ def _fine_grained(config: Config) -> dict[str, Any]:
     }
 
 
+def _deepseek(config: Config) -> dict[str, Any]:
+    return _llama(config) | _fine_grained(config)
+
+
 def _deepseek_v2(config: Config) -> dict[str, Any]:
     """Multi-head latent attention; `q_lora_rank` is null where queries are not compressed (V2-Lite)."""
     rotated = config["qk_rope_head_dim"]
-    return _llama(config) | _fine_grained(config) | {
+    return _deepseek(config) | {
         "head_dim": config["qk_nope_head_dim"] + rotated,
         "rope_head_dim": rotated,
         "value_head_dim": config["v_head_dim"],
@@ -290,6 +294,7 @@ def _olmo2(config: Config) -> dict[str, Any]:
 def _cohere(config: Config) -> dict[str, Any]:
     return _llama(config) | {
         "is_embedding_tied": _get(config, "tie_word_embeddings", True),
+        "max_context_tokens": _get(config, "model_max_length", config.get("max_position_embeddings")),
         "norm": "layer",
         "has_norm_shift": False,
         "norms_per_layer": 1,
@@ -633,6 +638,7 @@ READERS: dict[str, Callable[[Config], dict[str, Any]]] = {
     "qwen3_moe": _qwen3_moe,
     "qwen3_vl_text": _qwen3,
     "qwen3_vl_moe_text": _qwen3_moe,
+    "deepseek": _deepseek,
     "deepseek_v2": _deepseek_v2,
     "deepseek_v3": _deepseek_v3,
     "kimi_k2": _deepseek_v3,
@@ -668,6 +674,7 @@ READERS: dict[str, Callable[[Config], dict[str, Any]]] = {
     "bart": _bart,
     "bert": _bert,
     "roberta": _roberta,
+    "xlm-roberta": _roberta,
     "electra": _electra,
     "distilbert": _distilbert,
     "mobilebert": _mobilebert,
