@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from models.analytical.devices import Device
-from models.analytical.inventory import Group, Op, Value
+from models.analytical.inventory import ATTENTION_KINDS, Group, Op, Value
 from warehouse import schema
 from warehouse.catalog import UnknownEntryError, find_hardware
 
@@ -64,13 +64,16 @@ NAMES = tuple(field.name for field in fields(Constants))
 
 @dataclass(frozen=True)
 class Launch:
-    """What a profile launches for one op, beyond the one read and one write of its tensor that the op itself counts."""
+    """What a profile launches for one op: kernels, and passes over its tensor beyond those that the op itself counts.
+
+    The tensor is what the op writes; what it reads, where READ says so. A pass is one read or one write of all of it.
+    """
 
     kernels: float
     passes: float = 0.0
-    """Reads and writes of the tensor in the activation dtype."""
+    """In the activation dtype."""
     wide: float = 0.0
-    """Reads and writes of the tensor in fp32, whatever the activation dtype."""
+    """At four bytes an element whatever the activation dtype: in fp32, or strided, where no kernel reads pairs of elements."""
     casts: float = 0.0
     """Kernels that exist only where activations are narrower than fp32."""
     cast_bytes: float = 0.0
@@ -80,25 +83,55 @@ class Launch:
 _ONE = Launch(1.0)
 _NONE = Launch(0.0)
 
+_EAGER = {
+    "rms_norm": Launch(6.0, wide=5.0, casts=2.0, cast_bytes=12.0),
+    "layer_norm": Launch(1.0, passes=1.0),
+    "plain_norm": Launch(2.0, passes=2.0),
+    "rope": Launch(14.0, passes=-2.0, wide=10.0, casts=2.0),
+    "attention_scores": Launch(3.0, passes=2.0, wide=2.0),
+    "softmax": Launch(1.0, passes=0.7, casts=1.0, cast_bytes=8.0),
+    "attention_values": Launch(2.0, wide=2.0),
+    "attention": Launch(2.0, wide=2.0),
+    "gated_activation": Launch(2.0, passes=2.0),
+    "embedding": Launch(2.0, passes=1.0),
+    "router": Launch(8.0, passes=4.0),
+    "lm_head": Launch(1.0, casts=1.0, cast_bytes=6.0),
+    "loss": Launch(1.0, passes=0.5),
+    "optimizer": Launch(9.0),
+    "rms_norm.backward": Launch(15.0, passes=3.0, wide=15.0, casts=2.0, cast_bytes=12.0),
+    "layer_norm.backward": Launch(2.0, passes=2.0),
+    "plain_norm.backward": Launch(3.0, passes=2.0),
+    "rope.backward": Launch(20.0, passes=-2.0, wide=15.0),
+    "attention_scores.backward": Launch(2.0, passes=1.0),
+    "softmax.backward": Launch(1.0, casts=1.0, cast_bytes=10.0),
+    "attention_values.backward": Launch(2.0, passes=1.0),
+    "attention.backward": Launch(5.0, wide=2.0),
+    "gated_activation.backward": Launch(3.0, passes=2.0),
+    "embedding.backward": Launch(3.0),
+    "loss.backward": Launch(3.0, passes=8.0),
+}
+"""Eager PyTorch, from the sequences that Hugging Face models run; (r) is one read of the tensor, (w) one write.
+
+- rms_norm: cast to fp32 (r, w); pow (r, w); mean (r); add eps; rsqrt; mul (r, w); cast back (r, w); mul by weights (r, w).
+  In fp32 there are no casts. Counted by the op already: the first read and the last write. Backward: of the product with
+  weights two products and a sum over tokens (6 passes); a cast; of the product with rsqrt two products and a sum (6); of pow
+  pow, two products (6); the sum of both gradients (3); a cast.
+- layer_norm: one kernel that reads its input twice, for the statistics and for the result. plain_norm: mul, add.
+- rope, for queries and for keys, which are strided views: mul cos (r, w); neg of a half (r/2, w/2); cat (r, w); mul sin
+  (r, w); add (2 r, w). Beside them, small: cos and sin taken at the positions and cast. Backward: two products (4), neg
+  of a half (1), both halves padded with zeros (4), sums of the gradients (6).
+- attention_scores: product; scaling (r, w); mask added, which is broadcast (r, w). softmax: one kernel in fp32 that reads its
+  input twice (in part from the cache); cast back. attention_values: product; output transposed to contiguous (r, w).
+  attention (fused): the kernel; the same transpose. Operands are copied: `_copies`.
+- gated_activation: activation (r, w); mul (2 r, w). Without a gate, one kernel. Backward: two products, the activation's own.
+- embedding: gather; positions added. router: product, softmax, top-k, sums and scatters over few columns.
+- lm_head: product; logits cast to fp32. loss: log-softmax, which reads fp32. optimizer: AdamW without `fused` (`_work`).
+"""
+
 LAUNCHES: dict[str, dict[str, Launch]] = {
-    "eager": {
-        "rms_norm": Launch(6.0, wide=5.0, casts=2.0, cast_bytes=12.0),
-        "layer_norm": Launch(1.0, passes=1.0),
-        "plain_norm": Launch(2.0, passes=2.0),
-        "rope": Launch(14.0, passes=8.0, casts=2.0),
-        "attention_scores": Launch(3.0, passes=4.0),
-        "softmax": Launch(1.0, passes=0.7, casts=1.0, cast_bytes=8.0),
-        "attention_values": Launch(2.0, passes=2.0),
-        "attention": Launch(2.0, passes=2.0),
-        "gated_activation": Launch(2.0, passes=2.0),
-        "residual_add": _ONE,
-        "embedding": Launch(2.0, passes=1.0),
-        "router": Launch(8.0, passes=4.0),
-    },
-    "compiled": {
-        "residual_add": _NONE,
-        "router": Launch(3.0),
-    },
+    "eager": _EAGER,
+    "graph": _EAGER,
+    "compiled": {"residual_add": _NONE, "router": Launch(3.0)},
     "engine": {
         "attention": Launch(3.0),
         "residual_add": _NONE,
@@ -108,38 +141,37 @@ LAUNCHES: dict[str, dict[str, Launch]] = {
         "router": Launch(3.0),
     },
 }
-LAUNCHES["graph"] = LAUNCHES["eager"]
-"""Kernels and passes of a profile by kind of op; a kind that is not listed is one kernel without further passes.
+"""Kernels by profile and kind of op; a kind that is not listed is one kernel without further passes.
 
-Eager, from the sequences that Hugging Face models run, a tensor's element being one read or one write:
-- rms_norm: cast to fp32 (r, w); pow (r, w); mean (r); add eps; rsqrt; mul (r, w); cast back (r, w); mul by weights (r, w).
-  In fp32 there are no casts. Counted already: the first read and the last write.
-- layer_norm: one kernel that reads its input twice, for the statistics and for the result. plain_norm: mul, add.
-- rope, for queries and for keys: mul cos (r, w); neg of a half (r/2, w/2); cat (r, w); mul sin (r, w); add (2 r, w). Beside
-  them, small: cos and sin taken at the positions, cast to the activation dtype.
-- attention_scores: product; scaling (r, w); mask added (r, w). softmax: one kernel in fp32
-  that reads its input twice (in part from the cache); cast back.
-- attention_values: product; its output transposed to contiguous (r, w). attention (fused): the kernel; the same transpose.
-- With keys and values in no cache, transposed operands are copied for the products (`_copies`); with a cache, old and new
-  keys and values are concatenated in every step.
-- gated_activation: activation (r, w); mul (2 r, w). Without a gate, one kernel.
-- embedding: gather; positions added. router: product; softmax; top-k; sums and scatters over a few columns.
-Compiled and engine: the residual sum is part of the next norm; in `engine` q, k, v are one product, and so are gate and up, and
-attention is three kernels: keys and values to the cache, attention over parts of the cache, parts put together.
+Compiled and engine: every chain of element-wise steps is one kernel, the residual sum is part of the next norm. In `engine`
+q, k, v are one product, and so are gate and up; attention is three kernels: keys and values to the cache, attention over
+parts of the cache, parts put together.
 """
+
+READ = ("norm", "rope")
+"""Kinds whose tensor is what they read: what they write may go to the cache in part."""
+
+UNFUSED_ADAM = 23.0
+"""Reads and writes of an array as large as the weights in AdamW without `fused`: decay (2), first moment (2, 3), second moment
+(2, 4), root (2), correction (2), epsilon (2), update (4)."""
 
 
 def op_seconds(op: Op, group: Group, execution: str, constants: Constants) -> tuple[Value, Value]:
-    """Estimated device seconds of one execution of an op, and the kernels it launches under an execution profile."""
-    if np.any(op.sent) or np.any(op.over_host):
+    """Estimated device seconds of one execution of an op, and the kernels it launches under an execution profile.
+
+    Raises ValueError for an unknown profile.
+    """
+    if _is_any(op.sent) or _is_any(op.over_host):
         return _transfer_seconds(op, group, constants), 1.0
     kernels, moved = _work(op, group, execution)
+    if op.seconds is not None and not _is_any(op.flops) and not _is_any(moved):  # the host's work, or waiting for it
+        return op.seconds / constants.matrix_efficiency, 0.0
     compute = op.flops / (group.peak(op) * _efficiency(op, constants))
     memory = moved / (group.bandwidth * constants.bandwidth_efficiency)
     seconds = np.sqrt(compute * compute + memory * memory) + kernels * constants.kernel_s
-    if execution in ("eager", "graph") or not np.any(op.hidden):
+    if execution in _UNFUSED or not _is_any(op.hidden):
         return seconds, kernels
-    return np.maximum(seconds - op.hidden, 0.0), kernels
+    return np.maximum(seconds - op.hidden / constants.matrix_efficiency, 0.0), kernels
 
 
 def run_seconds(device_s: Value, kernels: Value, constants: Constants) -> tuple[Value, Value]:
@@ -149,12 +181,18 @@ def run_seconds(device_s: Value, kernels: Value, constants: Constants) -> tuple[
     return np.maximum(device_s, issuing) + constants.step_s, issuing + constants.step_s
 
 
+_UNFUSED = ("eager", "graph")
+"""Profiles in which nothing runs beside anything else but communication."""
+
+
 def _transfer_seconds(op: Op, group: Group, constants: Constants) -> Value:
-    """Over the links between devices and to the host; what earlier ops hide does not count."""
+    """Over the links between devices and to the host, behind ops that hide it, which take longer than their bound too."""
     between = op.hops * constants.collective_s + op.sent / (group.link * constants.link_efficiency)
     host = op.over_host / (group.host_link * constants.link_efficiency)
     seconds = constants.kernel_s + np.nan_to_num(between) + np.nan_to_num(host)
-    return np.maximum(seconds - op.hidden, 0.0) if np.any(op.hidden) else seconds
+    if not _is_any(op.hidden):
+        return seconds
+    return np.maximum(seconds - op.hidden / constants.matrix_efficiency, 0.0)
 
 
 def _efficiency(op: Op, constants: Constants) -> Value:
@@ -168,7 +206,10 @@ def _launch(op: Op, group: Group, execution: str) -> Launch:
         launches = LAUNCHES[execution]
     except KeyError:
         raise ValueError(_unknown(execution)) from None
-    return launches.get(_variant(op, group), _ONE)
+    variant = _variant(op, group)
+    if op.phase == "backward" and not op.path.endswith(".recompute"):
+        return launches.get(f"{variant}.backward", launches.get(variant, _ONE))
+    return launches.get(variant, _ONE)
 
 
 def _unknown(execution: str) -> str:
@@ -181,7 +222,7 @@ def _variant(op: Op, group: Group) -> str:
     if op.kind == "norm":
         flops = _first(op.flops) / _first(op.read) * _first(group.activation_bytes)  # of one element
         return "plain_norm" if flops < 3 else "rms_norm" if flops < 5.5 else "layer_norm"
-    if op.kind == "activation" and _first(op.read) > 1.5 * _first(op.written):
+    if op.kind == "activation" and 2 * round(_first(op.read) / _first(op.written), 1) in (3, 4):
         return "gated_activation"
     return op.kind
 
@@ -190,32 +231,46 @@ def _first(value: Value) -> float:
     return float(np.asarray(value).reshape(-1)[0])
 
 
+def _is_any(value: Value) -> bool:
+    """Whether any is not 0; a plain number without numpy's detour."""
+    return bool(value.any()) if isinstance(value, np.ndarray) else value != 0.0
+
+
 def _work(op: Op, group: Group, execution: str) -> tuple[Value, Value]:
     """Kernels, and bytes with the profile's further passes."""
     launch = _launch(op, group, execution)
     kernels: Value = launch.kernels
     moved = op.bytes_moved
-    tensor = op.read if op.kind in ("norm", "rope") else op.written
+    tensor = op.read if op.kind in READ else op.written
     if launch.passes:
         moved = moved + launch.passes * tensor
     if launch.wide or launch.casts:
         is_narrow = group.activation_bytes < 4
         moved = moved + (launch.wide * 4 + launch.cast_bytes * is_narrow) / group.activation_bytes * tensor
         kernels = kernels + launch.casts * is_narrow
-    if execution in ("eager", "graph") and op.kind in ("attention", "attention_scores", "attention_values"):
-        copies, moved_too = _copies(op)
-        return kernels + copies, moved + moved_too
+    if execution not in _UNFUSED:
+        return kernels, moved
+    if op.kind == "optimizer":
+        return kernels, UNFUSED_ADAM * op.weights
+    if op.kind in ATTENTION_KINDS and op.phase != "backward":
+        copies, copied = _copies(op)
+        return kernels + copies, moved + copied
     return kernels, moved
 
 
 def _copies(op: Op) -> tuple[float, Value]:
-    """Kernels and bytes of operands copied for eager attention: read and written once more."""
-    if np.any(op.kv_read):  # old and new keys and values, concatenated
-        return (2.0 if op.kind == "attention" else 1.0), 2 * op.kv_read
+    """Kernels and bytes that eager attention moves beside its products.
+
+    Without a cache, operands that are strided views are copied (r, w, at twice their bytes: strided). With a cache, old and
+    new keys and values are concatenated (r, w), and products of one query with all keys, or of all scores with the values,
+    move them at a fifth of what streams reach: as if read five times.
+    """
+    if _is_any(op.kv_read):
+        return (2.0, 2 * op.kv_read) if op.kind == "attention" else (1.0, 6 * op.kv_read)
     if op.kind == "attention_scores":
-        return 2.0, 2 * op.read
+        return 2.0, 4 * op.read
     if op.kind == "attention_values":
-        return 1.0, 2 * op.written
+        return 1.0, 4 * op.written
     return 0.0, 0.0
 
 
