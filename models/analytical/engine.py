@@ -12,7 +12,7 @@ import pyarrow as pa
 from models.analytical import default, estimate, llmviewer, memory, tables, training
 from models.analytical.devices import HardwareRows
 from models.analytical.inventory import Array, Group, Inventory, Op, Value
-from models.analytical.rows import TRAINING, Index, Llms, Part, Rows, Rules
+from models.analytical.rows import TRAINING, Llms, Part, Rows, Rules
 from warehouse import catalog
 
 TOTALS = (

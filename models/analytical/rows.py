@@ -31,7 +31,7 @@ PROFILES = {"eager": "eager", "sdpa": "eager", "flash": "engine", "paged": "engi
 BLOCK = 16_384
 """Configurations evaluated at a time, so that their arrays stay in the processor's cache."""
 
-ALONE = 1_024
+ALONE = 3_000
 """Rows of one device and dtype that are worth a block of their own, where its numbers need no arrays."""
 
 TRAINING = ("pretrain_step", "finetune_step")
@@ -195,12 +195,13 @@ class Rows:
 
     def group(self, index: Index) -> Group:
         """The arrays of some rows; what is the same for all of them is one number."""
-        arrays = {name: getattr(self, name)[index] for name in _GROUP_COLUMNS}
+        chosen = _run_of(index)
+        arrays = {name: getattr(self, name)[chosen] for name in _GROUP_COLUMNS}
         return Group(
-            batch=self.sizes["batch_size"][index],
-            input_tokens=self.sizes["input_tokens"][index],
-            output_tokens=self.sizes["output_tokens"][index],
-            context_tokens=self.sizes["context_tokens"][index],
+            batch=self.sizes["batch_size"][chosen],
+            input_tokens=self.sizes["input_tokens"][chosen],
+            output_tokens=self.sizes["output_tokens"][chosen],
+            context_tokens=self.sizes["context_tokens"][chosen],
             **{name: _one_or_all(values) for name, values in arrays.items()},
         )
 
@@ -463,6 +464,10 @@ class Rows:
             self._note_at(beyond, f"longer than the {llm.max_context_tokens} tokens that {llm.llm_id} is made for.")
 
     def _check_degrees(self, llm: Llm, phase: str, options: frozenset[str], index: Index) -> None:
+        first = index[0]
+        degrees = (self.tensor_parallel, self.pipeline_parallel, self.data_parallel, self.expert_parallel)
+        if phase not in TRAINING and max(degree[first] for degree in (*degrees, self.micro_batches)) == 1:
+            return  # all rows of a part have the same degrees above one
         group = self.group(index)
         rules = default.impossible(llm, group)
         if phase in TRAINING:
@@ -497,6 +502,12 @@ _GROUP_COLUMNS = (
 )  # fmt: skip
 
 
+def _run_of(index: Index) -> Index | slice:
+    """Neighbouring rows as a slice, which costs no copy."""
+    is_run = index[-1] - index[0] + 1 == index.size and bool((np.diff(index) == 1).all())
+    return slice(int(index[0]), int(index[-1]) + 1) if is_run else index
+
+
 def _one_or_all(values: Array) -> Value:
     """One number where all are the same: arithmetic on it is then not done for every configuration."""
     first = values[0]
@@ -513,6 +524,8 @@ def _grouped(*columns: NDArray[Any]) -> tuple[Index, Index]:
         span = int(codes.max(initial=0)) + 1
         if span > 1:
             combined = combined * span + codes
+    if combined.size and combined.max() < 1 << 16:
+        combined = combined.astype(np.uint16)  # sorted by radix
     order = np.argsort(combined, kind="stable")
     return order, np.flatnonzero(np.diff(combined[order])) + 1
 

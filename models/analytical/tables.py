@@ -99,13 +99,18 @@ def _details(rows: Rows) -> pa.Array:
 
 def _labels(codes: Codes, names: list[str]) -> pa.Array:
     """Text of codes, NULL for -1."""
+    if codes.size and (codes == codes[0]).all():
+        return pa.repeat(pa.scalar(None if codes[0] == NULL else names[codes[0]], pa.string()), codes.size)
     indices = pa.array(codes.astype(np.int32), mask=codes == NULL)
     return pa.DictionaryArray.from_arrays(indices, pa.array(names, pa.string())).cast(pa.string())
 
 
 def _nullable(values: Array) -> pa.Array:
     """Numbers, NULL for NaN."""
-    return pa.array(values, mask=np.isnan(values))
+    is_absent = np.isnan(values)
+    if not is_absent.any():
+        return pa.array(values)
+    return pa.nulls(values.size, pa.float64()) if is_absent.all() else pa.array(values, mask=is_absent)
 
 
 def op_table(phase: str, ops: tuple[Op, ...], timed: list[tuple[Value, ...]], group: Group, index: Index) -> pa.Table:
