@@ -1,21 +1,33 @@
 """Analytical rows: the least time, the work and the memory of every configuration of a sweep, per op and in total.
 
-Needs pyarrow and numpy only. Rows are deterministic: the same sweep under the same engine revision, catalogue and ruleset
-lands the same file with the same bytes.
+Needs pyarrow and numpy only. A sweep is made, evaluated and landed in batches, by one process a core where it is large, so
+that it takes the same memory whatever its size. Rows are deterministic: the same sweep under the same engine revision,
+catalogue and ruleset lands the same files with the same bytes, also after it was killed half-way.
 
     python -m collectors roofline --llm-id llama-2-7b --hardware-id a100-sxm-80gb h100-sxm --phase prefill decode \\
         --batch-size 1 8 --input-tokens 512 2048 --context-tokens 512 2048 --dtypes fp16 w4a16 --attention flash
+    python -m collectors roofline --llm-id llama-2-7b --hardware-id a100-sxm-80gb --phase pretrain_step --batch-size 1 4 \\
+        --input-tokens 350 --dtypes bf16 --data-parallel 8 --optimizations none zero2 zero3+offload --optimizer-dtype bf16
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
+import multiprocessing
+import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +42,65 @@ from models.analytical.devices import Device, device_rows, find_device
 from warehouse import catalog, parquet, schema
 from warehouse.catalog.llm import Llm
 
-PHASES = ("forward", "prefill", "decode", "generate")
+TRAINING = ("pretrain_step", "finetune_step")
+PHASES = ("forward", "prefill", "decode", "generate", *TRAINING)
+INTERCONNECTS = ("nvlink", "pcie")
+OPTIMIZATIONS = ("zero1", "zero2", "zero3", "offload", "recompute", "flash", "lora", "qlora", "quantized")
+BATCH = 131_072
+"""Configurations of one file set, and in memory at a time in each process."""
+BATCH_WITH_OPS = 16_384
+"""The same where ops are landed: some twenty rows each, in training some sixty."""
 _BITS = {"4": "int4", "8": "int8", "16": "fp16", "32": "fp32"}
+_OF_TRAINING = ("zero1", "zero2", "zero3", "recompute", "lora", "qlora")
+_ADAPTERS = ("lora", "qlora")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command-line options, named like collect's keywords; every list is an axis of the cross product."""
+
+    def axis(name: str, default: list[Any] | None, meaning: str, **options: Any) -> None:
+        told = meaning if default is None else f"{meaning} ({' '.join(map(str, default))})"
+        parser.add_argument(f"--{name}", nargs="+", default=default, help=told, **options)
+
+    def number(name: str, default: int | None, meaning: str) -> None:
+        axis(name, None if default is None else [default], meaning, type=int, metavar="N")
+
     known = "every one of the catalogue unless given"
     parser.add_argument("--llm-id", nargs="+", metavar="ID", help=f"LLMs; {known}")
-    parser.add_argument("--hardware-id", nargs="+", metavar="ID", help=f"devices; {known}")
-    parser.add_argument("--phase", nargs="+", choices=PHASES, default=["prefill", "decode"])
-    parser.add_argument("--batch-size", nargs="+", type=int, default=[1], metavar="N")
-    parser.add_argument("--input-tokens", nargs="+", type=int, default=[1024], metavar="N", help="prompt tokens")
-    parser.add_argument("--output-tokens", nargs="+", type=int, default=[128], metavar="N", help="for generate")
-    parser.add_argument("--context-tokens", nargs="+", type=int, default=[1024], metavar="N", help="for decode")
-    parser.add_argument(
-        "--dtypes", nargs="+", default=["fp16"], metavar="DTYPES",
-        help="fp16, int8 ... for weights, activations and KV alike; w4a16, w8a8kv4 by bits; fp8/bf16/fp8 one by one",
+    parser.add_argument("--hardware-id", nargs="+", metavar="ID", help=f"device types; {known}")
+    axis("phase", ["prefill", "decode"], "what is executed", choices=PHASES)
+    number("batch-size", 1, "sequences; of one device in training")
+    number("input-tokens", 1024, "prompt tokens; sequence length in training")
+    number("output-tokens", 128, "generated tokens, for generate")
+    number("context-tokens", 1024, "tokens attended to by the step, for decode")
+    number("prefix-tokens", 0, "prompt tokens found in the cache, for prefill and generate; 0 for none")
+    number("chunk-tokens", 0, "prompt tokens taken at a time, for prefill and generate; 0 for the whole prompt")
+    axis(
+        "dtypes", ["fp16"], metavar="DTYPES",
+        meaning="fp16, int8 ... for weights, activations and KV alike; w4a16, w8a8kv4 by bits; fp8/bf16/fp8 one by one",
     )  # fmt: skip
-    parser.add_argument("--attention", nargs="+", choices=schema.ATTENTIONS, default=["flash"])
-    parser.add_argument("--tensor-parallel", nargs="+", type=int, default=[1], metavar="N")
-    parser.add_argument("--ruleset", choices=tuple(RULESETS), default="default")
+    axis("attention", ["flash"], "attention implementation", choices=schema.ATTENTIONS)
+    number("tensor-parallel", 1, "devices a layer is divided over")
+    number("pipeline-parallel", 1, "stages the layers are divided into")
+    number("data-parallel", 1, "copies of the LLM; devices are the product of these three")
+    number("expert-parallel", 1, "devices that experts are divided over, among those")
+    number("num-micro-batches", 1, "parts that a batch is cut into")
+    axis("interconnect", None, "link between devices; the device's own unless given", choices=INTERCONNECTS)
+    axis(
+        "optimizations", ["none"], metavar="NAMES",
+        meaning=f"sets of names joined by +, as zero3+offload, or none; of {', '.join(OPTIMIZATIONS)}",
+    )  # fmt: skip
+    dtypes = tuple(schema.DTYPE_BYTES)
+    axis("optimizer-dtype", None, "dtype of an optimizer state, in training", choices=dtypes, metavar="DTYPE")
+    axis("gradient-dtype", None, "dtype of gradients, in training", choices=dtypes, metavar="DTYPE")
+    number("lora-rank", None, "rank of adapters, for finetune_step with lora or qlora")
+    axis("execution", None, "execution profile of the estimate; by attention unless given", choices=schema.EXECUTIONS)
+    parser.add_argument("--ruleset", choices=tuple(RULESETS), default="default", help="how to count (%(default)s)")
     parser.add_argument(
         "--with-ops", default="all", metavar="all|none|N", help="land the ops of all runs, of none, or of the first N"
+    )
+    parser.add_argument(
+        "--num-workers", type=int, metavar="N", help="processes for a large sweep; one a core unless given"
     )
 
 
@@ -67,50 +115,76 @@ def collect(
     input_tokens: Sequence[int] = (1024,),
     output_tokens: Sequence[int] = (128,),
     context_tokens: Sequence[int] = (1024,),
+    prefix_tokens: Sequence[int] = (0,),
+    chunk_tokens: Sequence[int] = (0,),
     dtypes: Sequence[str] = ("fp16",),
     attention: Sequence[str] = ("flash",),
     tensor_parallel: Sequence[int] = (1,),
+    pipeline_parallel: Sequence[int] = (1,),
+    data_parallel: Sequence[int] = (1,),
+    expert_parallel: Sequence[int] = (1,),
+    num_micro_batches: Sequence[int] = (1,),
+    interconnect: Sequence[str] | None = None,
+    optimizations: Sequence[str] = ("none",),
+    optimizer_dtype: Sequence[str] | None = None,
+    gradient_dtype: Sequence[str] | None = None,
+    lora_rank: Sequence[int] | None = None,
+    execution: Sequence[str] | None = None,
     ruleset: str = "default",
     with_ops: str = "all",
+    num_workers: int | None = None,
 ) -> Collected:
-    """Evaluate the cross product and land it as one batch of runs, ops and the source.
+    """Evaluate the cross product and land it, batch by batch, as runs, ops and (with the first batch) the source.
 
-    An axis that a phase does not have is left out of it: input_tokens counts for prefill, forward and generate (and for
-    the encoder in decode of an encoder-decoder), output_tokens for generate (and for the decoder in forward of one),
-    context_tokens for decode. Phases that an architecture lacks, and lengths beyond an LLM's learned positions (which a peer's
-    ruleset may answer), are left out and reported. What else a ruleset has no answer for lands as `unsupported`, counted in
-    num_failed. Raises UnknownEntryError for an LLM or device outside the catalogue, ValueError for a value that no row can have.
+    An axis that a phase does not have is left out of it: input_tokens counts for all but decode (and for the encoder in
+    decode of an encoder-decoder), output_tokens for generate (and for the decoder in forward of one), context_tokens for
+    decode, prefix_tokens and chunk_tokens for prefill and generate of decoders, the dtype of KV for all but training; the
+    dtypes of optimizer and gradients and the optimizations of training for training, lora_rank for fine-tuning with
+    adapters. Phases that an architecture lacks, and lengths beyond an LLM's learned positions (which a peer's ruleset may
+    answer), are left out and reported. What else a ruleset has no answer for lands as `unsupported`, counted in
+    num_failed. Raises UnknownEntryError for an LLM or device outside the catalogue, ValueError for a value that no row can
+    have.
     """
     if ruleset not in RULESETS:
         raise ValueError(f"'{ruleset}' is not a ruleset. Known: {', '.join(RULESETS)}.")
+    if num_workers is not None and num_workers < 1:
+        raise ValueError(f"num_workers must be 1 or more, not {num_workers}.")
     llms = [catalog.find_llm(name) for name in llm_id] if llm_id is not None else list(catalog.llms().values())
     devices = list(catalog.hardware()) if hardware_id is None else [_hardware_id(name, ruleset) for name in hardware_id]
-    _check_known("phase", phase, PHASES)
-    _check_known("attention", attention, schema.ATTENTIONS)
-    axes = {
-        "hardware_id": _distinct(devices),
-        "batch_size": _counts("batch_size", batch_size),
-        "dtypes": [_dtypes(name) for name in _distinct(dtypes)],
-        "attention": _distinct(attention),
-        "tensor_parallel": _counts("tensor_parallel", tensor_parallel),
-    }
-    lengths = {
-        "input_tokens": _counts("input_tokens", input_tokens),
-        "output_tokens": _counts("output_tokens", output_tokens),
-        "context_tokens": _counts("context_tokens", context_tokens),
-    }
-    is_peer = RULESETS[ruleset].is_peer
-    blocks = [
-        _possible(_block(alike, one, axes, lengths), alike, one, is_peer, report)
-        for one in _distinct(phase)
-        for alike in _alike(llms)
-    ]
-    configs = pa.concat_tables(blocks)
-    report(f"{configs.num_rows} configurations under {ruleset}")
-    if configs.num_rows == 0:
-        return Collected(0, ())
-    num_ops = _ops_limit(with_ops, configs.num_rows)
-    return _land(landing, configs, ruleset, num_ops, {}, {}, report)
+    axes = _Axes(
+        devices=_distinct(devices),
+        batch_sizes=_counts("batch_size", batch_size),
+        lengths={
+            "input_tokens": _counts("input_tokens", input_tokens),
+            "output_tokens": _counts("output_tokens", output_tokens),
+            "context_tokens": _counts("context_tokens", context_tokens),
+            "prefix_tokens": _counts("prefix_tokens", prefix_tokens, absent=0),
+            "chunk_tokens": _counts("chunk_tokens", chunk_tokens, absent=0),
+        },
+        dtypes=_distinct(_dtypes(name) for name in dtypes),
+        attentions=_known("attention", attention, schema.ATTENTIONS),
+        degrees={
+            "tensor_parallel": _counts("tensor_parallel", tensor_parallel),
+            "pipeline_parallel": _counts("pipeline_parallel", pipeline_parallel),
+            "data_parallel": _counts("data_parallel", data_parallel),
+            "expert_parallel": _counts("expert_parallel", expert_parallel),
+            "num_micro_batches": _counts("num_micro_batches", num_micro_batches, absent=1),
+        },
+        interconnects=_known("interconnect", interconnect, INTERCONNECTS),
+        optimizations=[_names_of(text) for text in _distinct(optimizations)],
+        training_dtypes={
+            "optimizer_dtype": _known("optimizer_dtype", optimizer_dtype, tuple(schema.DTYPE_BYTES)),
+            "gradient_dtype": _known("gradient_dtype", gradient_dtype, tuple(schema.DTYPE_BYTES)),
+        },
+        lora_ranks=[None] if lora_rank is None else _counts("lora_rank", lora_rank),
+        executions=None if execution is None else _known("execution", execution, schema.EXECUTIONS),
+    )
+    is_peer = _rules(ruleset).is_peer
+    phases = _known("phase", phase, PHASES)
+    blocks = [_block(alike, one, axes, is_peer, report) for one in phases for alike in _alike(llms)]
+    sweep = _Sweep(ruleset, tuple(block for block in blocks if block.num_rows), _ops_limit(with_ops))
+    report(f"{sweep.num_rows} configurations under {ruleset}")
+    return _land_sweep(landing, sweep, num_workers or os.cpu_count() or 1, report)
 
 
 def twins(
@@ -135,7 +209,7 @@ def twins(
     llms = {row["llm_id"]: Llm.from_config(row["llm_id"], json.loads(row["config_json"])) for row in llm_rows or ()}
     finders: dict[str, Callable[[str], object]] = {
         "llm_id": lambda name: llms.get(name) or catalog.find_llm(name),
-        "hardware_id": lambda name: find_device(name, RULESETS["default"].device, hardware),
+        "hardware_id": lambda name: find_device(name, _rules("default").device, hardware),
     }
     for column, find in finders.items():
         names = configs.column(column).unique().drop_null().to_pylist()
@@ -144,7 +218,9 @@ def twins(
     configs = _answered(configs, hardware, llms, report)
     if configs.num_rows == 0:
         return Collected(0, ())
-    return _land(landing, configs, "default", configs.num_rows, hardware, llms, report)
+    landed = _land(landing, configs, "default", configs.num_rows, hardware, llms)
+    report(f"{landed.num_runs} runs and {landed.num_ops} ops landed")
+    return Collected(landed.num_runs, tuple(landed.paths), landed.num_failed)
 
 
 def _answered(
@@ -195,65 +271,179 @@ def _is_found(find: Callable[[str], object], name: str, report: Report) -> bool:
 # The cross product
 
 
+@dataclass(frozen=True)
+class _Axes:
+    """Every axis of a sweep, its values distinct and in the order given; None is an absent value."""
+
+    devices: list[str]
+    batch_sizes: list[int | None]
+    lengths: dict[str, list[int | None]]
+    dtypes: list[tuple[str, str, str]]
+    attentions: list[str | None]
+    degrees: dict[str, list[int | None]]
+    interconnects: list[str | None]
+    optimizations: list[list[str]]
+    training_dtypes: dict[str, list[str | None]]
+    lora_ranks: list[int | None]
+    executions: list[str | None] | None
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The cross product of axes in one phase, or nothing without any. Columns of an axis vary together; the last axis fastest."""
+
+    axes: tuple[pa.Table, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return prod(axis.num_rows for axis in self.axes) if self.axes else 0
+
+    def rows(self, start: int, stop: int) -> pa.Table:
+        """Some of its configurations, as all configuration columns; the others are not made."""
+        columns = _product(self.axes, start, stop)
+        fields = [*map(schema.RUNS.arrow.field, schema.CONFIGURATION_NAMES)]
+        arrays = [columns.pop(field.name, None) for field in fields]
+        size = stop - start
+        absent = [
+            pa.nulls(size, field.type) if array is None else array for field, array in zip(fields, arrays, strict=True)
+        ]
+        return pa.table([*absent, *columns.values()], names=[*schema.CONFIGURATION_NAMES, *columns])
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """Blocks, one after another."""
+
+    ruleset: str
+    blocks: tuple[_Block, ...]
+    ops_limit: int | None
+    """Runs, from the first on, whose ops are landed; None for all."""
+
+    @property
+    def num_rows(self) -> int:
+        return sum(block.num_rows for block in self.blocks)
+
+    def rows(self, start: int, stop: int) -> pa.Table:
+        """The configurations of some of its rows."""
+        tables = []
+        for block in self.blocks:
+            if start < block.num_rows and stop > 0:
+                tables.append(block.rows(max(start, 0), min(stop, block.num_rows)))
+            start, stop = start - block.num_rows, stop - block.num_rows
+        return pa.concat_tables(tables)
+
+    def batches(self) -> Iterator[tuple[int, int]]:
+        """Where each batch starts and stops."""
+        size = BATCH if self.ops_limit == 0 else BATCH_WITH_OPS
+        return ((start, min(start + size, self.num_rows)) for start in range(0, self.num_rows, size))
+
+
+def _product(axes: Sequence[pa.Table], start: int, stop: int) -> dict[str, pa.ChunkedArray]:
+    """Columns of rows start to stop of a cross product; the last axis varies fastest."""
+    index = np.arange(start, stop)
+    columns: dict[str, pa.ChunkedArray] = {}
+    for axis in reversed(axes):
+        index, codes = (index, np.zeros_like(index)) if axis.num_rows == 1 else np.divmod(index, axis.num_rows)
+        taken = axis.take(pa.array(codes))
+        columns |= {name: taken.column(name) for name in axis.column_names}
+    return columns
+
+
+def _crossed(**axes: Sequence[Any]) -> pa.Table:
+    """The cross product of small axes as one axis."""
+    tables = [_axis(**{name: values}) for name, values in axes.items()]
+    columns = _product(tables, 0, prod(table.num_rows for table in tables))
+    return pa.table({name: columns[name] for name in axes})
+
+
+def _axis(**columns: Sequence[Any]) -> pa.Table:
+    return pa.table({name: pa.array(values, schema.RUNS.column(name).type) for name, values in columns.items()})
+
+
 def _alike(llms: Sequence[Llm]) -> list[list[Llm]]:
     """LLMs by what their lengths mean and where these end."""
     kinds = [(llm.architecture, default.last_position(llm)) for llm in llms]
     return [[llm for llm, own in zip(llms, kinds, strict=True) if own == kind] for kind in _distinct(kinds)]
 
 
-def _possible(block: pa.Table, llms: Sequence[Llm], phase: str, is_peer: bool, report: Report) -> pa.Table:
-    """The configurations of a block that its LLMs can run; how many others there are and why is reported."""
+def _block(llms: Sequence[Llm], phase: str, axes: _Axes, is_peer: bool, report: Report) -> _Block:
+    """The configurations that LLMs which are alike can run in a phase; how many others there are and why is reported."""
+    is_training = phase in TRAINING
+    lengths = {name: axes.lengths[name] for name in _lengths_of(llms[0], phase)}
+    tables = [
+        _axis(llm_id=_distinct(llm.llm_id for llm in llms)),
+        _axis(hardware_id=axes.devices),
+        _axis(batch_size=axes.batch_sizes),
+        _dtype_axis(axes.dtypes, is_training),
+        _axis(attention=axes.attentions),
+        _degree_axis(axes.degrees),
+        _axis(interconnect=axes.interconnects),
+        _optimization_axis(phase, axes.optimizations, axes.lora_ranks),
+        *([_axis(**{name: values}) for name, values in axes.training_dtypes.items()] if is_training else []),
+        *([] if axes.executions is None else [_axis(execution=axes.executions)]),
+        _axis(phase=[phase]),
+    ]
+    others = prod(table.num_rows for table in tables)
     names = f"{llms[0].llm_id} and {len(llms) - 1} more" if len(llms) > 1 else llms[0].llm_id
-    reason = default.refuse(llms[0], phase)
+    reason = None if is_training else default.refuse(llms[0], phase)
     if reason is not None:
-        report(f"{block.num_rows} left out, {names}: {reason}")
-        return block.slice(0, 0)
+        report(f"{others * prod(map(len, lengths.values()))} left out, {names}: {reason}")
+        return _Block(())
     last = default.last_position(llms[0])
     if last is None or is_peer:
-        return block
-    configs = Configs(block)
-    lengths = default.longest(
-        llms[0], phase, {name: configs.numbers(name) for name in ("input_tokens", "output_tokens", "context_tokens")}
-    )
-    kept = block.filter(pa.array(lengths <= last))
-    if kept.num_rows < block.num_rows:
-        report(f"{block.num_rows - kept.num_rows} left out, {names}: learned positions for {last} tokens, no more.")
-    return kept
+        return _Block((*tables, *(_axis(**{name: values}) for name, values in lengths.items())))
+    combined = _crossed(**lengths)
+    kept = combined.filter(pa.array(_longest(llms[0], phase, combined) <= last))
+    if kept.num_rows < combined.num_rows:
+        count = others * (combined.num_rows - kept.num_rows)
+        report(f"{count} left out, {names}: learned positions for {last} tokens, no more.")
+    return _Block((*tables, kept))
 
 
-def _block(
-    llms: Sequence[Llm], phase: str, axes: Mapping[str, list[Any]], lengths: Mapping[str, list[int]]
-) -> pa.Table:
-    """The cross product over LLMs of one architecture in one phase."""
-    own = {
-        "prefill": ("input_tokens",),
-        "decode": ("context_tokens",),
-        "forward": ("input_tokens",),
-        "generate": ("input_tokens", "output_tokens"),
-    }[phase]
-    if llms[0].architecture == "encoder_decoder":
-        own += {"forward": ("output_tokens",), "decode": ("input_tokens",)}.get(phase, ())
-    product = {"llm_id": _distinct(llm.llm_id for llm in llms), **axes, **{name: lengths[name] for name in own}}
-    codes = np.indices([len(values) for values in product.values()]).reshape(len(product), -1)
-    index = dict(zip(product, codes, strict=True))
+def _lengths_of(llm: Llm, phase: str) -> tuple[str, ...]:
+    """The length axes that a phase has."""
+    own = {"decode": ("context_tokens",), "generate": ("input_tokens", "output_tokens")}.get(phase, ("input_tokens",))
+    if llm.architecture == "encoder_decoder":
+        return own + {"forward": ("output_tokens",), "decode": ("input_tokens",)}.get(phase, ())
+    return (*own, "prefix_tokens", "chunk_tokens") if phase in ("prefill", "generate") else own
 
-    def column(name: str, values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
-        return pa.array(values, arrow).take(pa.array(index[name]))
 
-    size = codes.shape[1]
-    columns: dict[str, pa.Array] = {"phase": pa.repeat(phase, size)}
-    for name, values in product.items():
-        if name == "dtypes":
-            for position, dtype in enumerate(("weight_dtype", "activation_dtype", "kv_dtype")):
-                columns[dtype] = column(name, [triple[position] for triple in values], pa.string())
-        else:
-            columns[name] = column(name, values, schema.RUNS.column(name).type)
-    columns["num_devices"] = columns["tensor_parallel"]
-    for name in ("pipeline_parallel", "data_parallel", "expert_parallel"):
-        columns[name] = pa.repeat(pa.scalar(1, pa.int64()), size)
-    columns["optimizations"] = pa.ListArray.from_arrays(np.zeros(size + 1, np.int32), pa.array([], pa.string()))
-    fields = [schema.RUNS.arrow.field(name) for name in schema.CONFIGURATION_NAMES]
-    return pa.table([columns.get(field.name, pa.nulls(size, field.type)) for field in fields], schema=pa.schema(fields))
+def _longest(llm: Llm, phase: str, lengths: pa.Table) -> Any:
+    """Tokens of the longest sequence of every row, cached ones included."""
+    configs = Configs(lengths)
+    sizes = {name: configs.numbers(name) for name in ("input_tokens", "output_tokens", "context_tokens")}
+    if phase in TRAINING:
+        return sizes["input_tokens"]
+    return default.longest(llm, phase, sizes) + np.nan_to_num(configs.numbers("prefix_tokens"))
+
+
+def _dtype_axis(dtypes: list[tuple[str, str, str]], is_training: bool) -> pa.Table:
+    """Dtypes of weights, activations and, outside training, the KV cache."""
+    triples = _distinct((weight, activation, None if is_training else kv) for weight, activation, kv in dtypes)
+    columns = ("weight_dtype", "activation_dtype", "kv_dtype")
+    return _axis(**{name: [triple[position] for triple in triples] for position, name in enumerate(columns)})
+
+
+def _degree_axis(degrees: Mapping[str, list[int | None]]) -> pa.Table:
+    """Combinations of degrees with their devices; expert parallel divides the devices of the others."""
+    axis = _crossed(**degrees)
+    devices = pc.multiply(axis["tensor_parallel"], pc.multiply(axis["pipeline_parallel"], axis["data_parallel"]))
+    return axis.append_column("num_devices", devices)
+
+
+def _optimization_axis(phase: str, sets: list[list[str]], ranks: list[int | None]) -> pa.Table:
+    """Sets of optimizations, less the names that a phase does not have, and the ranks of adapters where there are any."""
+    if phase not in TRAINING:
+        sets = [[name for name in names if name not in _OF_TRAINING] for names in sets]
+    if phase == "pretrain_step":
+        sets = [[name for name in names if name not in _ADAPTERS] for names in sets]
+    pairs = [(names, rank) for names in sets for rank in (ranks if set(names) & set(_ADAPTERS) else [None])]
+    unique = list({(*names, rank): (names, rank) for names, rank in pairs}.values())
+    return _axis(optimizations=[names for names, _ in unique], lora_rank=[rank for _, rank in unique])
+
+
+def _rules(ruleset: str) -> Any:
+    return getattr(RULESETS[ruleset], "rules", RULESETS[ruleset])
 
 
 def _hardware_id(name: str, ruleset: str) -> str:
@@ -280,30 +470,126 @@ def _dtypes(name: str) -> tuple[str, str, str]:
     )
 
 
-def _ops_limit(with_ops: str, num_rows: int) -> int:
-    words = {"all": num_rows, "none": 0}
+def _names_of(text: str) -> list[str]:
+    """A set of optimizations, sorted."""
+    return [] if text == "none" else sorted(_known("optimizations", text.split("+"), OPTIMIZATIONS))
+
+
+def _ops_limit(with_ops: str) -> int | None:
+    words = {"all": None, "none": 0}
     if with_ops in words:
         return words[with_ops]
     if not str(with_ops).isdigit():
         raise ValueError(f"with_ops '{with_ops}': give all, none, or how many runs have their ops landed.")
-    return min(int(with_ops), num_rows)
+    return int(with_ops)
 
 
-def _counts(name: str, values: Sequence[int]) -> list[int]:
-    strange = [value for value in values if isinstance(value, bool) or not isinstance(value, int) or value < 1]
+def _counts(name: str, values: Sequence[int], absent: int | None = None) -> list[int | None]:
+    """Whole numbers of 1 or more, distinct; `absent` is the value that stands for none, which is NULL."""
+    least = 1 if absent is None else min(absent, 1)
+    strange = [value for value in values if isinstance(value, bool) or not isinstance(value, int) or value < least]
     if strange or not values:
-        raise ValueError(f"{name} must be whole numbers of 1 or more, not {list(values)}.")
-    return _distinct(values)
+        raise ValueError(f"{name} must be whole numbers of {least} or more, not {list(values)}.")
+    return [None if value == absent else value for value in _distinct(values)]
 
 
-def _check_known(name: str, values: Sequence[str], known: Sequence[str]) -> None:
+def _known(name: str, values: Sequence[str] | None, known: Sequence[str]) -> list[Any]:
+    """Distinct values of a vocabulary; one absent value where none is given."""
+    if values is None:
+        return [None]
+    if not values:
+        raise ValueError(f"{name} names nothing. Known: {', '.join(known)}.")
     strange = [value for value in values if value not in known]
     if strange:
         raise ValueError(f"{name} {strange} cannot be swept. Known: {', '.join(known)}.")
+    return _distinct(values)
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
+
+
+# Batches
+
+
+@dataclass(frozen=True)
+class _Landed:
+    """What one batch landed."""
+
+    num_runs: int
+    num_ops: int
+    num_failed: int
+    paths: list[Path]
+
+
+def _land_sweep(landing: Path, sweep: _Sweep, num_workers: int, report: Report) -> Collected:
+    """Land every batch of a sweep, in order; a large sweep in several processes."""
+    batches = list(sweep.batches())
+    work = partial(_land_batch, landing, sweep)
+    is_large = num_workers > 1 and len(batches) >= WORTH_PROCESSES
+    num_runs = num_ops = num_failed = 0
+    paths: list[Path] = []
+    for landed in _in_processes(work, batches, num_workers, report) if is_large else map(work, batches):
+        num_runs, num_ops = num_runs + landed.num_runs, num_ops + landed.num_ops
+        num_failed += landed.num_failed
+        paths += landed.paths
+        if len(batches) > 1:
+            report(f"{num_runs} of {sweep.num_rows} configurations")
+    if batches:
+        report(f"{num_runs} runs and {num_ops} ops landed")
+    return Collected(num_runs, tuple(paths), num_failed)
+
+
+WORTH_PROCESSES = 3
+"""Batches that take longer than starting processes does."""
+
+_Batch = tuple[int, int]
+
+
+def _in_processes(
+    work: Callable[[_Batch], _Landed], batches: Sequence[_Batch], num_workers: int, report: Report
+) -> Iterator[_Landed]:
+    """What `work` gives for every batch, in order; a few batches ahead of the reader, no more.
+
+    Where a process is killed, or cannot start (a script without a `__main__` guard), the rest is done in this one.
+    """
+    num_workers = min(num_workers, len(batches))
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    pool = ProcessPoolExecutor(num_workers, mp_context=spawn, initializer=_follow_parent)
+    waiting: deque[Future[_Landed]] = deque()
+    num_sent = num_done = 0
+    try:
+        while num_done < len(batches):
+            for batch in batches[num_sent : num_done + 2 * num_workers]:
+                waiting.append(pool.submit(work, batch))
+                num_sent += 1
+            yield waiting.popleft().result()
+            num_done += 1
+    except BrokenProcessPool:
+        report("a process that shared the work ended early: going on in one")
+        yield from map(work, batches[num_done:])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """End when the parent does, however that ends; leave an interrupt to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _land_batch(landing: Path, sweep: _Sweep, batch: _Batch) -> _Landed:
+    """Evaluate and write one batch; the first brings the source along."""
+    start, stop = batch
+    num_ops = stop - start if sweep.ops_limit is None else min(max(sweep.ops_limit - start, 0), stop - start)
+    return _land(landing, sweep.rows(start, stop), sweep.ruleset, num_ops, {}, {}, with_source=start == 0)
 
 
 # Rows
@@ -316,23 +602,24 @@ def _land(
     num_ops: int,
     hardware: Mapping[str, Mapping[str, Any]],
     llms: Mapping[str, Llm],
-    report: Report,
-) -> Collected:
-    """Evaluate and write one batch; `num_ops`: runs whose ops are landed."""
+    *,
+    with_source: bool = True,
+) -> _Landed:
+    """Evaluate and write one batch of configurations; `num_ops`: runs, from the first on, whose ops are landed."""
     options: dict[str, Any] = {"hardware": hardware, "llms": llms}
-    with_ops, without = configs.slice(0, num_ops), configs.slice(num_ops)
-    first, ops = evaluate(with_ops, ruleset, **options)
-    totals = pa.concat_tables([first, evaluate(without, ruleset, with_ops=False, **options)[0]])
+    totals, ops = evaluate(configs.slice(0, num_ops), ruleset, **options)
+    if num_ops < configs.num_rows:
+        more, _ = evaluate(configs.slice(num_ops), ruleset, with_ops=False, **options)
+        totals = pa.concat_tables([totals, more]) if num_ops else more
     config_ids = schema.config_ids(configs)
-    run_ids = pa.array(_run_ids(configs, config_ids, ruleset, hardware, llms), pa.string())
-    source_id = _source_id(ruleset)
+    run_ids = _run_ids(configs, config_ids, ruleset, hardware, llms)
     runs = _with_columns(
         totals,
         run_id=run_ids,
         config_id=config_ids,
         collector="roofline",
         source_kind="analytical",
-        source_id=source_id,
+        source_id=_source_id(ruleset),
         engine_revision=ENGINE_REVISION,
         collected_at=pa.scalar(_revision_time(), schema.TIMESTAMP),
         is_excluded=False,
@@ -340,10 +627,10 @@ def _land(
     )
     ops = ops.drop_columns(["config_row"]).append_column("run_id", run_ids.take(ops.column("config_row")))
     name = f"roofline-{ruleset}-{schema.digest(run_ids.to_pylist(), num_ops)}"
-    paths = parquet.land(landing, name, {"runs": runs, "ops": ops, "sources": [_source(ruleset)]})
+    sources = [_source(ruleset)] if with_source else []
+    paths = parquet.land(landing, name, {"runs": runs, "ops": ops, "sources": sources})
     num_failed = pc.sum(pc.not_equal(runs.column("status"), "ok")).as_py()
-    report(f"{runs.num_rows} runs and {ops.num_rows} ops landed")
-    return Collected(runs.num_rows, tuple(paths), num_failed)
+    return _Landed(runs.num_rows, ops.num_rows, num_failed, paths)
 
 
 _MAP = pa.map_(pa.string(), pa.string())
@@ -362,22 +649,36 @@ def _run_ids(
     ruleset: str,
     hardware: Mapping[str, Mapping[str, Any]],
     llms: Mapping[str, Llm],
-) -> list[str]:
+) -> pa.Array:
     """Digest of what decides a row: ruleset, engine revision, configuration, and the numbers of its LLM and its device.
 
-    An absent tensor-parallel degree, which several devices are assumed to make, is another row than a stated 1.
+    An absent tensor-parallel degree, which several devices are assumed to make, is another row than a stated 1; so is
+    every execution profile that is stated.
     """
-    own = RULESETS[ruleset].device
+    own = _rules(ruleset).device
     devices = {name: _device_digest(find_device(name, own, hardware)) for name in _names(configs, "hardware_id")}
     shapes = {
         name: schema.digest(dict((llms.get(name) or catalog.find_llm(name)).config))
         for name in _names(configs, "llm_id")
     }
-    columns = [configs.column(name).to_pylist() for name in ("llm_id", "hardware_id", "tensor_parallel")]
-    return [
-        schema.digest(ruleset, ENGINE_REVISION, config, shapes[llm], devices[device], tensor is None)
-        for config, llm, device, tensor in zip(config_ids.to_pylist(), *columns, strict=True)
-    ]
+    kinds = np.asarray(configs.column("tensor_parallel").is_null(), np.int64)
+    for column in ("llm_id", "hardware_id", "execution"):
+        names = Configs(configs).names(column)
+        kinds = kinds * (len(names.values) + 1) + names.codes + 1
+    _, first, kind_of = np.unique(kinds, return_index=True, return_inverse=True)
+    beside = [
+        schema.digest(
+            ruleset, ENGINE_REVISION, shapes[row["llm_id"]], devices[row["hardware_id"]],
+            row["tensor_parallel"] is None, row.get("execution"),
+        )
+        for row in configs.take(pa.array(first)).to_pylist()
+    ]  # fmt: skip
+    pairs = zip(np.array(beside, object)[kind_of].tolist(), config_ids.to_pylist(), strict=True)
+    return pa.array([_digest(kind + config) for kind, config in pairs], pa.string())
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _names(configs: pa.Table, column: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
+import signal
 import site
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import venv
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -166,6 +169,13 @@ def test_rows_carry_the_revision_of_the_engine(tmp_path: Path) -> None:
         ({"attention": ["magic"]}, "cannot be swept. Known: eager"),
         ({"ruleset": "calculon"}, "'calculon' is not a ruleset"),
         ({"with_ops": "most"}, "with_ops 'most': give all, none"),
+        ({"optimizations": ["zero3+magic"]}, r"optimizations \['magic'\] cannot be swept. Known: zero1"),
+        ({"interconnect": ["carrier pigeon"]}, "cannot be swept. Known: nvlink, pcie"),
+        ({"optimizer_dtype": ["fp99"]}, "cannot be swept. Known: fp64"),
+        ({"execution": ["lazy"]}, "cannot be swept. Known: eager"),
+        ({"prefix_tokens": [-1]}, "prefix_tokens must be whole numbers of 0 or more"),
+        ({"attention": []}, "attention names nothing"),
+        ({"num_workers": 0}, "num_workers must be 1 or more"),
     ],
 )
 def test_a_value_that_no_row_can_have_is_refused_and_nothing_lands(
@@ -182,6 +192,157 @@ def test_dtypes_by_name_by_bits_and_one_by_one(tmp_path: Path) -> None:
     assert [(row["weight_dtype"], row["activation_dtype"], row["kv_dtype"]) for row in rows] == [
         ("bf16", "bf16", "bf16"), ("int8", "int8", "int4"), ("fp8", "bf16", "fp8"),
     ]  # fmt: skip
+
+
+# Axes
+
+
+def test_an_axis_that_a_phase_lacks_is_left_out_of_it(tmp_path: Path) -> None:
+    roofline.collect(
+        tmp_path, llm_id=["llama-2-7b", "t5-small"], hardware_id=["a100-sxm-80gb"], with_ops="none",
+        phase=["forward", "prefill", "decode", "generate", "pretrain_step", "finetune_step"],
+        prefix_tokens=[0, 256], chunk_tokens=[0, 128], optimizations=["none", "zero3+offload", "lora", "quantized"],
+        optimizer_dtype=["fp32", "bf16"], gradient_dtype=["bf16"], lora_rank=[8, 64], dtypes=["fp16", "w16a16kv8"],
+    )  # fmt: skip
+    rows = [row for row in landed(tmp_path, "runs").to_pylist() if row["llm_id"] == "llama-2-7b"]
+
+    def values(phase: str, *names: str) -> set[Any]:
+        found = {tuple(row[name] for name in names) for row in rows if row["phase"] == phase}
+        return {one[0] for one in found} if len(names) == 1 else found
+
+    for phase in ("prefill", "generate"):
+        assert values(phase, "prefix_tokens", "chunk_tokens") == {(None, None), (None, 128), (256, None), (256, 128)}
+    for phase in ("forward", "decode", "pretrain_step", "finetune_step"):
+        assert values(phase, "prefix_tokens", "chunk_tokens") == {(None, None)}
+    for phase in ("forward", "prefill", "decode", "generate"):
+        assert values(phase, "optimizer_dtype", "gradient_dtype", "lora_rank") == {(None, None, None)}
+        assert values(phase, "kv_dtype") == {"fp16", "int8"}
+        named = {tuple(row["optimizations"]) for row in rows if row["phase"] == phase}
+        assert named == {(), ("offload",), ("quantized",)}
+    for phase in roofline.TRAINING:
+        assert values(phase, "optimizer_dtype", "gradient_dtype", "kv_dtype") == {
+            ("fp32", "bf16", None),
+            ("bf16", "bf16", None),
+        }
+    adapters = {(tuple(row["optimizations"]), row["lora_rank"]) for row in rows if row["phase"] == "finetune_step"}
+    assert adapters == {
+        ((), None),
+        (("offload", "zero3"), None),
+        (("lora",), 8),
+        (("lora",), 64),
+        (("quantized",), None),
+    }
+    plain = {(tuple(row["optimizations"]), row["lora_rank"]) for row in rows if row["phase"] == "pretrain_step"}
+    assert plain == {((), None), (("offload", "zero3"), None), (("quantized",), None)}
+    translating = [row for row in landed(tmp_path, "runs").to_pylist() if row["llm_id"] == "t5-small"]
+    assert {row["chunk_tokens"] for row in translating} == {None}
+    assert len({row["run_id"] for row in rows}) == len({row["config_id"] for row in rows}) == len(rows)
+
+
+def test_devices_are_the_product_of_the_degrees_less_expert_parallel(tmp_path: Path) -> None:
+    roofline.collect(
+        tmp_path, **SMALL, tensor_parallel=[1, 2], pipeline_parallel=[1, 4], data_parallel=[1, 3], expert_parallel=[1, 2],
+        num_micro_batches=[1, 4], interconnect=["nvlink", "pcie"],
+    )  # fmt: skip
+    runs = landed(tmp_path, "runs")
+    assert runs.num_rows == 2**6
+    for row in runs.to_pylist():
+        assert row["num_devices"] == row["tensor_parallel"] * row["pipeline_parallel"] * row["data_parallel"]
+    assert set(runs["num_micro_batches"].to_pylist()) == {None, 4}
+
+
+def test_an_execution_profile_is_no_part_of_the_configuration_yet_another_run(tmp_path: Path) -> None:
+    roofline.collect(tmp_path, **SMALL)
+    roofline.collect(tmp_path, **SMALL, execution=["eager", "graph"])
+    runs = landed(tmp_path, "runs")
+    assert runs.num_rows == len(set(runs["run_id"].to_pylist())) == 3
+    assert len(set(runs["config_id"].to_pylist())) == 1
+    assert {"eager", "graph"} <= set(runs["execution"].to_pylist())
+
+
+def test_the_help_names_every_axis(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command_line.main(["roofline", "--help"])
+    shown = capsys.readouterr().out
+    axes = set(inspect.signature(roofline.collect).parameters) - {"landing", "report"}
+    assert {name for name in axes if f"--{name.replace('_', '-')} " not in shown} == set()
+
+
+# Batches
+
+GRID: dict[str, Any] = {
+    "llm_id": ["llama-2-7b", "gpt2", "bert-base", "t5-small"], "hardware_id": ["a6000", "t4"], "batch_size": [1, 2, 3],
+    "phase": ["forward", "prefill", "decode", "generate"], "input_tokens": [64, 600, 1020], "output_tokens": [2, 64],
+    "context_tokens": [128, 1024], "tensor_parallel": [1, 3], "attention": ["eager", "flash"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("with_ops", "workers"), [("all", 1), ("none", 1), ("150", 1), ("all", 2)])
+def test_batches_hold_what_one_evaluation_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_ops: str, workers: int
+) -> None:
+    whole = roofline.collect(tmp_path / "whole", **GRID, with_ops=with_ops)
+    monkeypatch.setattr(roofline, "BATCH", 37)
+    monkeypatch.setattr(roofline, "BATCH_WITH_OPS", 101)
+    lines: list[str] = []
+    parts = roofline.collect(tmp_path / "parts", **GRID, with_ops=with_ops, num_workers=workers, report=lines.append)
+
+    assert (parts.num_runs, parts.num_failed) == (whole.num_runs, whole.num_failed)
+    assert parts.num_failed > 0
+    for table in ("runs", "ops") if with_ops != "none" else ("runs",):
+        paths = {
+            name: [path for path in one.paths if path.parent.name == table]
+            for name, one in (("a", whole), ("b", parts))
+        }
+        assert len(paths["a"]) == 1 < len(paths["b"])
+        first, second = (pa.concat_tables([parquet.read(table, path) for path in paths[name]]) for name in ("a", "b"))
+        assert first.equals(second)
+    assert f"{whole.num_runs} of {whole.num_runs} configurations" in lines
+    assert len(list((tmp_path / "parts" / "sources").iterdir())) == 1
+
+
+def test_as_many_processes_as_there_are_land_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "BATCH", 60)
+    one, two = (roofline.collect(tmp_path / str(count), **GRID, with_ops="none", num_workers=count) for count in (1, 2))
+    assert [path.name for path in one.paths] == [path.name for path in two.paths]
+    assert [path.read_bytes() for path in one.paths] == [path.read_bytes() for path in two.paths]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_sweep_leaves_whole_files_and_lands_the_same_when_it_is_run_again(
+    tmp_path: Path, workers: int
+) -> None:
+    script = f"""
+import sys
+from pathlib import Path
+from collectors import roofline
+roofline.BATCH = 400
+say = lambda line: print(line, flush=True)
+roofline.collect(
+    Path(sys.argv[1]), report=say, llm_id=["llama-2-7b"], hardware_id=["a6000", "t4"], batch_size=list(range(1, 61)),
+    input_tokens=list(range(1, 61)), context_tokens=list(range(1, 61)), with_ops="none", num_workers={workers},
+)
+"""
+    command = [sys.executable, "-c", script]
+    killed, again = tmp_path / "killed", tmp_path / "again"
+    with subprocess.Popen([*command, str(killed)], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("1200 of"):
+                break
+        helpers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+    assert psutil.wait_procs(helpers, timeout=30)[1] == []
+    left = sorted(path.name for path in (killed / "runs").glob("*.parquet"))
+    assert 3 <= len(left) < 36
+    assert landed(killed, "runs").num_rows == 400 * len(left)
+
+    for folder in (killed, again):
+        subprocess.run([*command, str(folder)], check=True, capture_output=True, cwd=ROOT)
+    names = sorted(path.name for path in (again / "runs").glob("*.parquet"))
+    assert len(names) == 36
+    assert sorted(path.name for path in (killed / "runs").glob("*.parquet")) == names
+    assert all((killed / "runs" / name).read_bytes() == (again / "runs" / name).read_bytes() for name in names)
 
 
 # Twins
@@ -205,7 +366,7 @@ def test_twins_keep_the_configuration_so_that_they_join(tmp_path: Path) -> None:
     rows = [
         measured(), measured(), measured(attention="sdpa", batch_size=8),
         measured(hardware_id="a100-sxm-80gb", phase="decode", input_tokens=None, context_tokens=300, optimizations=["quantized"]),
-        measured(phase="serve"), measured(phase="pretrain_step"),
+        measured(phase="serve"), measured(phase="microbench"),
     ]  # fmt: skip
     configs = pa.Table.from_pylist(
         rows, schema=pa.schema([schema.RUNS.arrow.field(name) for name in schema.CONFIGURATION_NAMES])
