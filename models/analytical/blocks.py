@@ -11,7 +11,7 @@ from models.analytical.inventory import Array, Value
 from models.analytical.trace import Span, Trace, join
 from warehouse.catalog.llm import Llm
 
-FUSED_QKV = ("bloom", "gpt2", "gpt_neox", "falcon", "chatglm", "phi3")
+FUSED_QKV = ("bloom", "gpt2", "gpt_neox", "falcon", "chatglm", "phi3", "qwen", "internlm2", "baichuan")
 """model_types whose queries, keys and values come from one product."""
 
 _ACTIVATION_FLOPS = {"relu": 1.0, "silu": 5.0, "gelu": 8.0}
