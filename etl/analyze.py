@@ -1,6 +1,6 @@
 """One question answered in the terminal: how fast a configuration is and why, or which configuration serves best.
 
-Needs no lakehouse: catalogue and arithmetic only.
+Needs no lakehouse: catalogue and arithmetic only. A lakehouse adds its devices and calibrated constants.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.analytical import ENGINE_REVISION, evaluate
+from models.analytical.devices import find_device
 from models.analytical.search import OWN, Goal, cheapest, closest_miss, describe, dtype_names
 from warehouse import catalog, metrics, parquet, schema
 from warehouse.catalog.llm import Llm, read_config
 
 LENGTHS = {"decode": ("context_tokens",), "generate": ("input_tokens", "output_tokens")}
 """Lengths of a phase; of the others input_tokens."""
+_PROMPTS = ("prefill", "generate")
+_PROMPT_PARTS = ("prefix_tokens", "chunk_tokens")
 DEFAULT_LENGTHS = {"input_tokens": 1024, "output_tokens": 128, "context_tokens": 1024}
 
 _SHEET = (
@@ -33,16 +37,56 @@ _SHEET = (
 )  # fmt: skip
 """What a table shows, in order."""
 
+_EVEN_ZERO = ("is_fitting", "max_batch_size", "max_context_tokens", "bandwidth_elasticity", "compute_elasticity")
+"""What is worth a row although it is 0 or no."""
+
+_NO_CHANGE = 5e-4
+"""Elasticity below which a resource makes nothing faster."""
+
 _LABELS = {
+    "estimate_s": "Estimate, 90 % interval (ms)",
     "bound": "Bound by",
     "device_memory_bytes": "Device memory",
     "is_fitting": "Fits",
     "max_batch_size": "Largest batch that fits",
     "max_context_tokens": "Longest sequence that fits (tokens)",
-    "bandwidth_elasticity": "+10 % memory bandwidth",
-    "compute_elasticity": "+10 % compute peak",
-    "link_elasticity": "+10 % link bandwidth",
+    "bandwidth_elasticity": "Bound at +10 % memory bandwidth",
+    "compute_elasticity": "Bound at +10 % compute peak",
+    "link_elasticity": "Bound at +10 % link bandwidth",
 }
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a lakehouse knows beside the catalogue: devices by id, and calibrated constants, newest first."""
+
+    hardware: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    calibrations: Sequence[Mapping[str, Any]] = ()
+
+    def hardware_id(self, name: str) -> str:
+        """The id of a device by id or alias. Raises UnknownEntryError."""
+        return name if name in self.hardware else catalog.find_hardware(name).hardware_id
+
+    def memory_bytes(self, hardware_id: str) -> float | None:
+        return find_device(hardware_id, lambda _: None, self.hardware).memory
+
+
+def known(home: Path | None, *, may_be_new: bool = False) -> Known:
+    """What the lakehouse of a home folder knows; without a folder nothing.
+
+    Raises StoreError where the folder holds no lakehouse, unless one may be made there.
+    """
+    if home is None:
+        return Known()
+    from warehouse.store import Home, open_store
+
+    place = Home.of(home)
+    if may_be_new and not place.exists:
+        return Known()
+    with open_store(place, read_only=True) as store:
+        hardware = store.sql("SELECT * EXCLUDE (file_hash) FROM hardware").to_pylist()
+        calibrations = store.sql("SELECT * EXCLUDE (file_hash) FROM calibrations ORDER BY fitted_at DESC NULLS LAST")
+    return Known({row["hardware_id"]: row for row in hardware}, calibrations.to_pylist())
 
 
 # One configuration
@@ -65,25 +109,33 @@ def configurations(
     dtype: str,
     lengths: Mapping[str, int | None],
     columns: Mapping[str, Any],
+    known: Known,
 ) -> pa.Table:
-    """One row a device and phase. `lengths` a phase does not have are left out of it unless stated for an encoder-decoder;
-    `columns` are further configuration columns, None where not asked for. Raises ValueError and UnknownEntryError.
+    """One row a device and phase.
+
+    `lengths` that a phase does not have are left out of it (an encoder-decoder may be told them); so are parts of a prompt
+    where another phase has one. `columns` are further configuration columns, None where not asked for. Raises
+    UnknownEntryError for a device nobody knows, ValueError for dtypes that are none.
     """
     weight, activation, kv = dtype_names(dtype)
     shared: dict[str, Any] = {"weight_dtype": weight, "activation_dtype": activation, "kv_dtype": kv}
     shared |= {name: value for name, value in columns.items() if value is not None}
     degrees = [shared.get(name, 1) for name in ("tensor_parallel", "pipeline_parallel", "data_parallel")]
     shared["num_devices"] = degrees[0] * degrees[1] * degrees[2]
+    phases = list(dict.fromkeys(phases or default_phases(llm)))
+    has_prompt = any(phase in _PROMPTS for phase in phases)
     rows = []
-    for name in dict.fromkeys(catalog.find_hardware(name).hardware_id for name in hardware_ids):
-        for phase in dict.fromkeys(phases or default_phases(llm)):
+    for name in dict.fromkeys(known.hardware_id(name) for name in hardware_ids):
+        for phase in phases:
             own = LENGTHS.get(phase, ("input_tokens",))
             sizes = {
                 length: DEFAULT_LENGTHS[length] if value is None else value
                 for length, value in lengths.items()
                 if length in own or (value is not None and llm.architecture == "encoder_decoder")
             }
-            rows.append({"llm_id": llm.llm_id, "hardware_id": name, "phase": phase, **sizes, **shared})
+            left_out = _PROMPT_PARTS if has_prompt and phase not in _PROMPTS else ()
+            others = {name: value for name, value in shared.items() if name not in left_out}
+            rows.append({"llm_id": llm.llm_id, "hardware_id": name, "phase": phase, **sizes, **others})
     names = dict.fromkeys(name for row in rows for name in row)
     types = {name: schema.RUNS.column(name).type for name in names}
     return pa.table({name: pa.array([row.get(name) for row in rows], types[name]) for name in names})
@@ -94,9 +146,9 @@ def default_phases(llm: Llm) -> tuple[str, ...]:
     return ("forward",) if llm.architecture == "encoder" else ("prefill", "decode")
 
 
-def answer(configs: pa.Table, llm: Llm) -> tuple[pa.Table, pa.Table]:
+def answer(configs: pa.Table, llm: Llm, known: Known) -> tuple[pa.Table, pa.Table]:
     """Totals and ops of `configurations`. Raises ValueError where no row has an answer, with every reason."""
-    totals, ops = evaluate(configs, llms=[llm])
+    totals, ops = evaluate(configs, llms=[llm], hardware=known.hardware, calibrations=known.calibrations)
     if "ok" not in totals.column("status").to_pylist():
         raise ValueError(" ".join(dict.fromkeys(filter(None, totals.column("status_detail").to_pylist()))))
     return totals, ops
@@ -113,28 +165,22 @@ def notes(totals: pa.Table) -> list[str]:
     return [text if len(who) == len(rows) else f"{', '.join(who)}: {text}" for text, who in said.items()]
 
 
-def sheet(totals: pa.Table) -> pa.Table:
-    """Totals side by side as text: a row for everything known of any of them, a column for each."""
-    rows = [
-        row | {"device_memory_bytes": catalog.find_hardware(row["hardware_id"]).memory_bytes}
-        for row in totals.to_pylist()
-    ]
-    known = [name for name in _SHEET if any(row.get(name) is not None for row in rows)]
-    columns = {"": [_label(name) for name in known]}
+def sheet(totals: pa.Table, known: Known) -> pa.Table:
+    """Totals side by side as text, a column for each; a row for everything that any of them knows and has."""
+    rows = [row | {"device_memory_bytes": known.memory_bytes(row["hardware_id"])} for row in totals.to_pylist()]
+    shown = [name for name in _SHEET if any(_is_worth_a_row(name, row.get(name)) for row in rows)]
+    columns = {"": [_label(name) for name in shown]}
     for row in rows:
-        columns[f"{row['hardware_id']} {row['phase']}"] = [_text(name, row) for name in known]
+        columns[f"{row['hardware_id']} {row['phase']}"] = [_text(name, row) for name in shown]
     return pa.table(columns)
 
 
 def op_table(totals: pa.Table, ops: pa.Table) -> pa.Table:
     """Ops of every answered row with their LLM, device, phase and share of its time, largest share first.
 
-    `total_s` is seconds of all executions of the op: of the estimate where there is one, else of the bound.
+    `total_s` is the estimate over all executions of the op.
     """
-    seconds = (
-        "estimate_s" if "estimate_s" in ops.column_names and ops.column("estimate_s").null_count == 0 else "roofline_s"
-    )
-    total = pc.multiply(ops.column(seconds), pc.cast(ops.column("count"), pa.float64()))
+    total = pc.multiply(ops.column("estimate_s"), pc.cast(ops.column("count"), pa.float64()))
     sums = ops.append_column("total_s", total).group_by("config_row").aggregate([("total_s", "sum")]).to_pylist()
     whole = {row["config_row"]: row["total_s_sum"] for row in sums}
     index = ops.column("config_row").to_pylist()
@@ -168,6 +214,12 @@ def op_sheet(table: pa.Table) -> pa.Table:
     )
 
 
+def _is_worth_a_row(name: str, value: Any) -> bool:
+    if value is None or name in _EVEN_ZERO:
+        return value is not None
+    return bool(value >= _NO_CHANGE) if name.endswith("_elasticity") else bool(value)
+
+
 def _label(name: str) -> str:
     """What a row of the sheet is called, with its unit unless every cell says it."""
     if name in _LABELS:
@@ -188,7 +240,7 @@ def _text(name: str, row: Mapping[str, Any]) -> str:
         case str():
             return value
     if name.endswith("_elasticity"):
-        return f"{_figure((1.1**value - 1) * 100)} % faster" if value >= 5e-4 else "no faster"
+        return f"{_figure((1.1**value - 1) * 100)} % faster" if value >= _NO_CHANGE else "no faster"
     if name.endswith("_bytes") or name == "bytes_moved":
         return _size(value)
     factor = metrics.metric(name).display_factor if name in metrics.BY_KEY else 1.0

@@ -297,6 +297,10 @@ def analyze(
     lora_rank: Annotated[int | None, typer.Option(help="Rank of LoRA adapters.")] = None,
     ops: Annotated[bool, typer.Option("--ops", help="Show every op, by its share of the time.")] = False,
     catalog_folder: CatalogOption = None,
+    home: Annotated[
+        Path | None,
+        typer.Option("--home", help="Lakehouse whose devices and calibrated constants count too.", show_default=False),
+    ] = None,
     format: FormatOption = Format.table,
     output: OutputOption = None,
 ) -> None:
@@ -312,6 +316,7 @@ def analyze(
     writers.check(format.value, output)
     if catalog_folder is not None:
         catalog.extend(catalog_folder)
+    known = question.known(home)
     llm = question.find(model, config_json)
     configs = question.configurations(
         llm,
@@ -339,11 +344,12 @@ def analyze(
             "gradient_dtype": gradient_dtype,
             "lora_rank": lora_rank,
         },
+        known,
     )
-    totals, op_rows = question.answer(configs, llm)
+    totals, op_rows = question.answer(configs, llm, known)
     is_text = format is Format.table
     if not ops or is_text:
-        writers.write(question.sheet(totals) if is_text else totals, format.value, output)
+        writers.write(question.sheet(totals, known) if is_text else totals, format.value, output)
     if ops:
         rows = question.op_table(totals, op_rows)
         writers.write(question.op_sheet(rows) if is_text else rows, format.value, output)
@@ -376,7 +382,12 @@ def search(
         Path | None, typer.Option(help="Also write the rows as Parquet into this landing folder.")
     ] = None,
     home: Annotated[
-        Path | None, typer.Option("--home", help="Also load the rows into this lakehouse.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--home",
+            help="Lakehouse to load the rows into; its devices and calibrated constants count too.",
+            show_default=False,
+        ),
     ] = None,
     format: FormatOption = Format.table,
     output: OutputOption = None,
@@ -404,7 +415,16 @@ def search(
         max_devices=max_devices,
     )
     llm = question.find(model, config_json)
-    rows = engine.search(llm, hardware, goal, dtypes=dtypes or ["fp16"], interconnect=interconnect)
+    known = question.known(home, may_be_new=True)
+    rows = engine.search(
+        llm,
+        hardware,
+        goal,
+        dtypes=dtypes or ["fp16"],
+        interconnect=interconnect,
+        hardware=known.hardware,
+        calibrations=known.calibrations,
+    )
     shown = rows if every else question.front(rows)
     if shown.num_rows:
         writers.write(question.search_sheet(shown) if format is Format.table else shown, format.value, output)

@@ -100,14 +100,15 @@ def search(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     interconnect: str | None = None,
     hardware: HardwareRows | None = None,
+    calibrations: Iterable[Mapping[str, Any]] | None = None,
     prices: Mapping[str, float] | None = None,
 ) -> pa.Table:
     """Every configuration for a goal, feasible or with the reason why not, as rows with columns of `runs` and OWN.
 
     One row a device, layout of a replica (powers of two up to max_devices), dtypes (see `dtype_names`) and decode batch.
-    With a load, replicas are added (data_parallel) until it is served. Seconds are calibrated estimates where the engine
-    has them, else bounds. `hardware` extends the catalogue's devices; `prices` are USD a device and hour, by hardware_id,
-    else the catalogue's. Flags: is_pareto on (tokens/s a device, tokens/s a user), is_pareto_cost on (USD a token, tokens/s
+    With a load, replicas are added (data_parallel) until it is served. Seconds are the engine's
+    calibrated estimates. `hardware` extends the catalogue's devices, `calibrations` come before the shipped constants;
+    `prices` are USD a device and hour, by hardware_id, else the catalogue's. Flags: is_pareto on (tokens/s a device, tokens/s a user), is_pareto_cost on (USD a token, tokens/s
     a user), both among the feasible. Raises UnknownEntryError for an LLM or device nobody knows, ValueError for a value
     that no row can have.
     """
@@ -127,7 +128,7 @@ def search(
         batch_sizes,
     )
     fixed = {"llm_id": shape.llm_id, "attention": attention, "execution": execution, "interconnect": interconnect}
-    times = _Times(grid, goal, fixed, brought, shape)
+    times = _Times(grid, goal, fixed, brought, shape, calibrations)
     return _rows(grid, goal, fixed, times, _prices(names, prices))
 
 
@@ -266,7 +267,13 @@ class _Times:
     """What the engine says of every row: seconds of a decode step and of a prompt, memory, and why there is no answer."""
 
     def __init__(
-        self, grid: _Grid, goal: Goal, fixed: Mapping[str, Any], brought: Mapping[str, Mapping[str, Any]], llm: Llm
+        self,
+        grid: _Grid,
+        goal: Goal,
+        fixed: Mapping[str, Any],
+        brought: Mapping[str, Mapping[str, Any]],
+        llm: Llm,
+        calibrations: Iterable[Mapping[str, Any]] | None,
     ) -> None:
         every = np.arange(grid.batch.size)
         stages, inputs, outputs = grid.degree("pipeline"), goal.input_tokens, goal.output_tokens
@@ -281,17 +288,12 @@ class _Times:
             grid.configs(fixed, every, phase="decode", batch_size=grid.batch, **means),
             grid.configs(fixed, every, phase="decode", batch_size=grid.batch * stages, **lasts),
         ]
-        totals, _ = evaluate(
-            pa.concat_tables(parts, promote_options="default"), with_ops=False, hardware=brought, llms=[llm]
-        )
+        configs = pa.concat_tables(parts, promote_options="default")
+        totals, _ = evaluate(configs, with_ops=False, hardware=brought, llms=[llm], calibrations=calibrations)
         prompts = totals.slice(0, first.size).take(pa.array(np.cumsum(grid.position == 0) - 1))
         steps, full = totals.slice(first.size, every.size), totals.slice(first.size + every.size)
         self.full = full
-        self.is_estimate = (
-            "estimate_s" in totals.column_names and totals.column("estimate_s").null_count < totals.num_rows
-        )
-        seconds = "estimate_s" if self.is_estimate else "roofline_s"
-        self.prompt_s, self.step_s = _numbers(prompts, seconds), _numbers(steps, seconds)
+        self.prompt_s, self.step_s = _numbers(prompts, "estimate_s"), _numbers(steps, "estimate_s")
         self.activation_bytes = np.fmax(*(_numbers(table, "activation_peak_bytes") for table in (prompts, full)))
         self.memory_bytes = _numbers(full, "memory_peak_bytes") - _numbers(full, "activation_peak_bytes")
         self.memory_bytes += self.activation_bytes
@@ -300,7 +302,6 @@ class _Times:
         self.device_bytes = table[grid.device]
         details = [_refusals(table) for table in (prompts, steps, full)]
         self.refusal = [next((reason for reason in reasons if reason), None) for reasons in zip(*details, strict=True)]
-        self.calibration_id = full.column("calibration_id") if "calibration_id" in full.column_names else None
         self.prompt_j, self.step_j = _numbers(prompts, "energy_j"), _numbers(steps, "energy_j")
 
     @property
@@ -367,11 +368,12 @@ def _rows(
         "activation_peak_bytes": _nullable(times.activation_bytes),
         "memory_peak_bytes": _nullable(times.memory_bytes),
         "is_fitting": pa.array(is_fitting, mask=is_unknown),
-        "energy_per_output_token_j": _nullable(np.where(is_served, energy, np.nan)),
+        "energy_per_output_token_j": _nullable(np.where(is_served & (stages == 1), energy, np.nan)),
         "usd_per_million_tokens": _nullable(cost),
         "price_id": pa.array([prices.get(name, {}).get("price_id") for name in grid.names], pa.string()).take(
             pa.array(grid.device)
         ),
+        "calibration_id": times.full.column("calibration_id"),
         "ruleset": pa.repeat("default", every.size),
         "status": pa.array(np.where(answered, "ok", "unsupported").tolist()),
         "status_detail": pa.array(times.refusal, pa.string()),
@@ -383,8 +385,6 @@ def _rows(
         "is_pareto": pa.array(pareto(np.column_stack([device, promised]))),
         "is_pareto_cost": pa.array(pareto(np.column_stack([-cost, promised]))),
     }
-    if times.calibration_id is not None:
-        columns["calibration_id"] = times.calibration_id
     return pa.table(columns)
 
 

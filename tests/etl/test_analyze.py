@@ -1,6 +1,7 @@
 """`rooflake analyze` and `rooflake search` as a person types them, without a lakehouse."""
 
 import csv
+import datetime
 import io
 import json
 import subprocess
@@ -99,6 +100,47 @@ def test_phases_have_their_own_lengths():
     assert row["phase"] == "forward"
 
 
+def test_parts_of_a_prompt_are_of_prefill_only():
+    prefill, decode = answered("llama-2-7b", "--hardware", "a6000", "--chunk-tokens", 256)
+    assert (prefill["chunk_tokens"], decode["chunk_tokens"]) == (256, None)
+    assert decode["status"] == "ok"
+    refused = ask("llama-2-7b", "--hardware", "a6000", "--chunk-tokens", 256, "--phase", "decode")
+    assert "chunk_tokens is of prefill and generate, not of decode" in said(refused)
+
+
+def test_the_constants_of_a_lakehouse_count(tmp_path):
+    words = ["llama-2-7b", "--hardware", "a6000", "--phase", "decode", "--execution", "engine"]
+    none = ask(*words, "--home", tmp_path / "none")
+    assert none.returncode == 2
+    assert "There is no lakehouse in" in said(none)
+    home = Home.of(tmp_path / "home")
+    fits = [
+        {"calibration_id": name, "device_class": "a6000", "execution": "engine", "bandwidth_efficiency": share,
+         "fitted_at": f"2026-11-2{day}T00:00:00Z", "source": "a test"}
+        for name, share, day in (("old", 0.9, 0), ("new", 0.25, 1))
+    ]  # fmt: skip
+    rows = [row | {"fitted_at": datetime.datetime.fromisoformat(row["fitted_at"])} for row in fits]
+    parquet.land(home.landing, "fits", {"calibrations": rows})
+    with open_store(home) as store:
+        store.load()
+    (shipped,), (own,) = answered(*words), answered(*words, "--home", home.path)
+    assert own["calibration_id"] == "new"
+    assert shipped["calibration_id"] not in ("old", "new")
+    assert own["roofline_s"] == shipped["roofline_s"]
+    assert own["estimate_s"] > 4 * own["roofline_s"] * 0.99
+    assert own["estimate_s"] > shipped["estimate_s"]
+
+
+def test_training_says_what_it_holds():
+    done = ask("llama-2-7b", "--hardware", "a100-sxm-80gb", "--phase", "pretrain_step", "--data-parallel", 8,
+               "--optimizations", "zero2", "flash", "--input-tokens", 512)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = [line.strip() for line in done.stdout.splitlines()]
+    for name in ("Gradients", "Optimizer states", "Communication time", "Bound at +10 % link bandwidth"):
+        assert any(line.startswith(name) for line in names), name
+    assert not any(line.startswith("KV cache") for line in names)
+
+
 def test_a_pasted_config_is_a_model():
     pasted = answered(
         "mine", "--hardware", "a6000", "--phase", "decode", "--config-json", "-", stdin=json.dumps(CONFIG)
@@ -165,7 +207,7 @@ def test_one_device_without_an_answer_does_not_silence_the_others(tmp_path):
     [
         (["llama-2-7b", "--hardware", "a1000"], "'a1000' is not in the hardware catalogue. Known: a100-sxm-80gb, "),
         (["lama-2-7b", "--hardware", "a6000"], "'lama-2-7b' is not in the LLM catalogue. Known: llama-2-7b, "),
-        (["llama-2-7b", "--hardware", "a6000", "--tensor-parallel", 3], "does not divide 32 attention heads"),
+        (["llama-2-7b", "--hardware", "a6000", "--tensor-parallel", 3], "must divide the 32 attention heads of llama-2-7b"),
         (["llama-2-7b", "--hardware", "a6000", "--dtype", "fp17"], "'fp17' names no dtypes. Known: fp64, "),
         (["llama-2-7b", "--hardware", "a6000", "--kv-dtype", "fp17"], "kv_dtype 'fp17' is unknown. Known: fp64, "),
         (["llama-2-7b", "--hardware", "a6000", "--batch-size", -1], "batch_size must be 1 or more"),
