@@ -2,9 +2,10 @@
 
 One execution of an op on one device takes
 
-    t = sqrt((F / (e_c P))^2 + (B / (e_m BW))^2) + kernels x kernel_s + hops x collective_s + sent / (e_l link)
+    t = sqrt((F / (e_c P))^2 + (B / (e_m BW))^2) + kernels x kernel_s
 
-F: FLOPs. B: the bytes the op counts, and those that the profile's further passes over memory move (`LAUNCHES`). P: peak of
+and a transfer that takes latency a = kernel_s + hops x collective_s and streams for s = sent / (e_l link) takes
+a + s + sqrt(a s). F: FLOPs. B: the bytes the op counts, and those that the profile's further passes over memory move (`LAUNCHES`). P: peak of
 the units that run it. The root of squares is the smooth maximum that public GEMM tables prefer to max(a, b) and to a + b.
 A run takes max(sum of t, kernels x dispatch_s) + step_s: where the host issues kernels slower than the device runs them,
 the host decides.
@@ -30,7 +31,6 @@ import numpy as np
 from models.analytical.devices import Device
 from models.analytical.inventory import ATTENTION_KINDS, Group, Op, Value
 from warehouse import schema
-from warehouse.catalog import UnknownEntryError, find_hardware
 
 FILE = Path(__file__).parent / "calibrations.toml"
 
@@ -162,7 +162,7 @@ def op_seconds(op: Op, group: Group, execution: str, constants: Constants) -> tu
     Raises ValueError for an unknown profile.
     """
     if _is_any(op.sent) or _is_any(op.over_host):
-        return _transfer_seconds(op, group, constants), 1.0
+        return _transfer_seconds(op, group, constants)
     kernels, moved = _work(op, group, execution)
     if op.seconds is not None and not _is_any(op.flops) and not _is_any(moved):  # the host's work, or waiting for it
         return op.seconds / constants.matrix_efficiency, 0.0
@@ -185,14 +185,24 @@ _UNFUSED = ("eager", "graph")
 """Profiles in which nothing runs beside anything else but communication."""
 
 
-def _transfer_seconds(op: Op, group: Group, constants: Constants) -> Value:
-    """Over the links between devices and to the host, behind ops that hide it, which take longer than their bound too."""
-    between = op.hops * constants.collective_s + op.sent / (group.link * constants.link_efficiency)
-    host = op.over_host / (group.host_link * constants.link_efficiency)
-    seconds = constants.kernel_s + np.nan_to_num(between) + np.nan_to_num(host)
-    if not _is_any(op.hidden):
-        return seconds
-    return np.maximum(seconds - op.hidden / constants.matrix_efficiency, 0.0)
+def _transfer_seconds(op: Op, group: Group, constants: Constants) -> tuple[Value, Value]:
+    """Over the links between devices and to the host, and whether anything goes there.
+
+    Latency and stream, and the root of their product: messages between the short and the long ones fill no pipeline.
+    Nothing where nothing is sent or no link is known. Ops that hide it do so for as long as their bound only: what runs
+    beside communication is slowed by it.
+    """
+    latency = constants.kernel_s + op.hops * constants.collective_s
+    stream: Value = 0.0
+    if _is_any(op.sent):
+        stream = np.nan_to_num(op.sent / ((group.far_link if op.is_far else group.link) * constants.link_efficiency))
+    if _is_any(op.over_host):
+        stream = stream + np.nan_to_num(op.over_host / (group.host_link * constants.link_efficiency))
+    is_sent = stream > 0
+    seconds = np.where(is_sent, latency + stream + np.sqrt(latency * stream), 0.0)
+    if _is_any(op.hidden):
+        seconds = np.maximum(seconds - op.hidden, 0.0)
+    return seconds, 1.0 * is_sent
 
 
 def _efficiency(op: Op, constants: Constants) -> Value:
@@ -282,13 +292,13 @@ def constants(
 ) -> tuple[str, Constants]:
     """calibration_id and constants of a device under an execution profile, from rows of table `calibrations`.
 
-    Rows brought along come before the shipped ones; among either, the most specific wins: hardware_id, then the catalogue's
-    architecture and kind of the device, then `any`. A constant that a row leaves out is taken from the next one.
+    Rows brought along come before the shipped ones; among either, the most specific wins: hardware_id, then
+    architecture, then kind, then `any`. A constant that a row leaves out is taken from the next one.
     Raises ValueError for an unknown execution profile.
     """
     if execution not in LAUNCHES:
         raise ValueError(_unknown(execution))
-    classes = _classes(device.hardware_id)
+    classes = (device.hardware_id, device.architecture, device.kind, "any")
     found = [
         row
         for rows in (list(calibrations or ()), shipped())
@@ -306,14 +316,3 @@ def shipped() -> tuple[dict[str, Any], ...]:
     with FILE.open("rb") as file:
         entries = tomllib.load(file)["calibrations"]
     return tuple({**entry, "calibration_id": schema.digest("calibration", entry)} for entry in entries)
-
-
-@cache
-def _classes(hardware_id: str) -> tuple[str, ...]:
-    """Device classes of a device, most specific first."""
-    try:
-        row = find_hardware(hardware_id).row
-    except UnknownEntryError:
-        return (hardware_id, "any")
-    names = (hardware_id, row.get("architecture"), row.get("kind"), "any")
-    return tuple(str(name) for name in names if name is not None)
