@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from warehouse.catalog.readers import READERS, REFUSED, Config, text_part
+from warehouse.catalog.readers import READERS, REFUSED, Config, checked, text_part
 
 
 @dataclass(frozen=True)
@@ -317,29 +317,26 @@ def _shapes(llm_id: str, config: Config) -> dict[str, Any]:
     text = text_part(config)
     model_type = text.get("model_type")
     for name in (config.get("model_type"), model_type):
-        if name in REFUSED:
+        if isinstance(name, str) and name in REFUSED:
             raise ValueError(
                 f"'{llm_id}': a {name} has {REFUSED[name]}, which have no closed form here. {_known(name)}"
             )
-    strange = sorted(set(text.get("layer_types") or ()) - set(_LAYER_TYPES))
+    if not isinstance(model_type, str) or model_type not in READERS:
+        what = "config.json has no model_type" if model_type is None else f"model_type '{model_type}' has no reader"
+        raise ValueError(f"'{llm_id}': {what}. {_known(model_type)} Add a reader in warehouse/catalog/readers.py.")
+    try:
+        text = checked(text)
+        shapes = READERS[model_type](text)
+    except KeyError as error:
+        raise ValueError(f"'{llm_id}': a {model_type} config.json needs {error}.") from None
+    except ValueError as error:
+        raise ValueError(f"'{llm_id}': {error} Check the keys of this {model_type} config.json.") from None
+    strange = sorted({str(name) for name in text.get("layer_types") or ()} - set(_LAYER_TYPES))
     if strange:
         raise ValueError(
             f"'{llm_id}': layer_types of this {model_type} name {', '.join(strange)}, which have no closed form here. "
             f"Known: {', '.join(_LAYER_TYPES)}."
         )
-    if model_type not in READERS:
-        what = "config.json has no model_type" if model_type is None else f"model_type '{model_type}' has no reader"
-        raise ValueError(f"'{llm_id}': {what}. {_known(model_type)} Add a reader in warehouse/catalog/readers.py.")
-    try:
-        shapes = READERS[str(model_type)](text)
-    except KeyError as error:
-        raise ValueError(f"'{llm_id}': a {model_type} config.json needs {error}.") from None
-    except (TypeError, ZeroDivisionError) as error:
-        wrong = [f"{key} = {value!r}" for key, value in text.items() if _is_no_size(value)]
-        raise ValueError(
-            f"'{llm_id}': a size of this {model_type} config.json is not a positive whole number "
-            f"({', '.join(wrong) or error})."
-        ) from None
     windows = shapes.pop("windows", None) or [None] * shapes["num_layers"]
     moe_layers = shapes.pop("moe_layers", None) or [False] * shapes["num_layers"]
     if not len(windows) == len(moe_layers) == shapes["num_layers"]:
@@ -350,12 +347,8 @@ def _shapes(llm_id: str, config: Config) -> dict[str, Any]:
     return shapes
 
 
-_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "dense", "sparse")
+_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 """Entries of layer_types that have a closed form."""
-
-
-def _is_no_size(value: Any) -> bool:
-    return (isinstance(value, str) and value.strip().isdigit()) or (type(value) is int and value < 1)
 
 
 def _known(model_type: object) -> str:
@@ -369,8 +362,8 @@ def _check(llm: Llm) -> None:
     widths = ["num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size"]
     widths += ["experts_per_token", "expert_size"] if llm.num_experts else []
     sizes = {width: getattr(llm, width) for width in widths}
-    bad = [f"{width} = {size!r}" for width, size in sizes.items() if type(size) is not int or size < 1]
-    bad += [f"window = {kind.window!r}" for kind in llm.layer_kinds if kind.window is not None and kind.window < 1]
+    bad = [f"{width} = {size}" for width, size in sizes.items() if size < 1]
+    bad += [f"window = {kind.window}" for kind in llm.layer_kinds if kind.window is not None and kind.window < 1]
     if not bad and llm.num_heads % llm.num_kv_heads:
         bad.append(f"num_heads = {llm.num_heads} is not a multiple of num_kv_heads = {llm.num_kv_heads}")
     if not bad and llm.experts_per_token > llm.num_experts:

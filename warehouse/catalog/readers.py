@@ -22,6 +22,53 @@ def text_part(config: Config) -> Config:
     return {**tied, **inner, "model_type": inner.get("model_type") or _TEXT_TYPES.get(outer, outer)}
 
 
+def checked(config: Config) -> dict[str, Any]:
+    """A config.json whose sizes are whole numbers: null ones dropped, as Hugging Face takes them for absent.
+
+    Raises ValueError naming the keys that hold something else.
+    """
+    wrong = [f"{key} = {config[key]!r}" for key in _SIZES if not _is_size(config.get(key), 1)]
+    wrong += [f"{key} = {config[key]!r}" for key in _COUNTS if not _is_size(config.get(key), 0)]
+    if wrong:
+        raise ValueError(f"not a positive whole number: {', '.join(wrong)}.")
+    wrong = [f"{key} = {config[key]!r}" for key in _LISTS if not isinstance(config.get(key), list | tuple | None)]
+    if wrong:
+        raise ValueError(f"not a list of layers: {', '.join(wrong)}.")
+    droppable = {*_SIZES, *_COUNTS} - _NULLABLE
+    return {key: value for key, value in config.items() if value is not None or key not in droppable}
+
+
+def _is_size(value: Any, least: int) -> bool:
+    return value is None or (type(value) is int and value >= least)
+
+
+_SIZES = (
+    "hidden_size", "n_embd", "n_embed", "d_model", "dim", "embedding_size", "word_embed_proj_dim",
+    "intra_bottleneck_size",
+    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "encoder_layers",
+    "decoder_layers",
+    "num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads",
+    "num_key_value_heads", "num_kv_heads", "multi_query_group_num",
+    "head_dim", "kv_channels", "d_kv", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "q_lora_rank",
+    "kv_lora_rank",
+    "intermediate_size", "intermediate_size_mlp", "ffn_hidden_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim",
+    "d_ff", "n_inner", "hidden_dim",
+    "num_feedforward_networks", "num_local_experts", "num_experts", "n_routed_experts", "num_experts_per_tok",
+    "experts_per_token",
+    "moe_intermediate_size", "interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_freq",
+    "vocab_size", "padded_vocab_size", "max_position_embeddings", "n_positions", "seq_length", "model_max_length",
+    "attention_chunk_size", "sliding_window_pattern", "no_rope_layer_interval", "num_ln_in_parallel_attn",
+    "relative_attention_num_buckets",
+)  # fmt: skip
+"""Keys that hold a size of at least 1."""
+_COUNTS = ("n_shared_experts", "shared_expert_intermediate_size", "first_k_dense_replace", "max_window_layers",
+           "sliding_window", "type_vocab_size")  # fmt: skip
+"""Keys that hold a size or 0."""
+_LISTS = ("layer_types", "mlp_only_layers", "moe_layers", "no_rope_layers")
+_NULLABLE = {"q_lora_rank", "attention_chunk_size", "sliding_window"}
+"""Sizes whose null differs from their absence."""
+
+
 _TEXT_TYPES = {"gemma3": "gemma3_text", "llama4": "llama4_text", "mistral3": "mistral"}
 """model_type of a wrapper's text part where text_config leaves it out."""
 
@@ -82,11 +129,16 @@ def _everywhere(layer: int) -> bool:
 
 
 def _mistral(config: Config) -> dict[str, Any]:
+    """A config.json that omits sliding_window has one of 4096, as the first Mistral did; the later ones say null."""
+    return _llama(config) | {"windows": _windows(config, config.get("sliding_window", 4096), _everywhere)}
+
+
+def _phi3(config: Config) -> dict[str, Any]:
     return _llama(config) | {"windows": _windows(config, config.get("sliding_window"), _everywhere)}
 
 
 def _mixtral(config: Config) -> dict[str, Any]:
-    return _mistral(config) | {
+    return _phi3(config) | {
         "num_experts": config["num_local_experts"],
         "experts_per_token": config["num_experts_per_tok"],
         "expert_size": config["intermediate_size"],
@@ -100,7 +152,6 @@ def _minimax_m2(config: Config) -> dict[str, Any]:
         "has_qk_norm": _get(config, "use_qk_norm", True),
         "is_qk_norm_wide": True,
         "has_router_bias": _get(config, "use_routing_bias", True),
-        "windows": None,
     }
 
 
@@ -110,14 +161,14 @@ def _phimoe(config: Config) -> dict[str, Any]:
 
 def _gpt_oss(config: Config) -> dict[str, Any]:
     bias = _get(config, "attention_bias", True)
-    per_token = _get(config, "num_experts_per_tok", config.get("experts_per_token"))
+    per_token = _either(config, "num_experts_per_tok", "experts_per_token")
     return _mixtral({**config, "num_experts_per_tok": per_token}) | {
         "has_attention_bias": bias,
         "has_output_bias": bias,
         "has_attention_sinks": True,
         "has_router_bias": True,
         "has_expert_bias": True,
-        "windows": _windows(config, _get(config, "sliding_window", 128), lambda layer: layer % 2 == 0),
+        "windows": _windows(config, config.get("sliding_window", 128), lambda layer: layer % 2 == 0),
     }
 
 
@@ -131,8 +182,10 @@ def _llama4(config: Config) -> dict[str, Any]:
     every = _get(config, "interleave_moe_layer_step", 1)
     routed = _get(config, "moe_layers", range(every - 1, layers, every))
     interval = _get(config, "no_rope_layer_interval", 4)
-    with_rope = config.get("no_rope_layers") or [(layer + 1) % interval != 0 for layer in range(layers)]
-    chunk = _get(config, "attention_chunk_size", 8192)
+    chunk = config.get("attention_chunk_size", 8192)
+    windows = _windows(config, chunk, lambda layer: (layer + 1) % interval != 0)
+    if "layer_types" not in config and config.get("no_rope_layers"):
+        windows = [chunk if is_rotated else None for is_rotated in config["no_rope_layers"]]
     return _llama(config) | {
         "intermediate_size": config["intermediate_size_mlp"],
         "num_experts": config["num_local_experts"],
@@ -140,7 +193,7 @@ def _llama4(config: Config) -> dict[str, Any]:
         "expert_size": expert,
         "shared_expert_size": expert,
         "moe_layers": [layer in routed for layer in range(layers)],
-        "windows": _windows(config, chunk, lambda layer: bool(with_rope[layer])),
+        "windows": windows,
     }
 
 
@@ -154,7 +207,7 @@ def _qwen2(config: Config) -> dict[str, Any]:
 
 def _late_windows(config: Config) -> list[int | None]:
     """Qwen: a window, where it is used at all, from layer `max_window_layers` on."""
-    window = _get(config, "sliding_window", 4096) if _get(config, "use_sliding_window", False) else None
+    window = config.get("sliding_window", 4096) if _get(config, "use_sliding_window", False) else None
     first = _get(config, "max_window_layers", 28)
     return _windows(config, window, lambda layer: layer >= first)
 
@@ -172,7 +225,7 @@ def _sparse_layers(config: Config) -> dict[str, Any]:
     dense, every = _get(config, "mlp_only_layers", []), _get(config, "decoder_sparse_step", 1)
     layers = range(config["num_hidden_layers"])
     return {
-        "num_experts": config["num_experts"],
+        "num_experts": _either(config, "num_experts", "num_local_experts"),
         "experts_per_token": config["num_experts_per_tok"],
         "expert_size": config["moe_intermediate_size"],
         "moe_layers": [layer not in dense and (layer + 1) % every == 0 for layer in layers],
@@ -254,7 +307,7 @@ def _gemma(config: Config) -> dict[str, Any]:
 
 def _gemma2(config: Config) -> dict[str, Any]:
     """Norms before and after attention and MLP; every other layer is limited, the first among them."""
-    window = _get(config, "sliding_window", 4096)
+    window = config.get("sliding_window", 4096)
     return _gemma(config) | {
         "norms_per_layer": 4,
         "windows": _windows(config, window, lambda layer: layer % 2 == 0),
@@ -270,7 +323,7 @@ def _gemma3(config: Config) -> dict[str, Any]:
         "max_position_embeddings": 131072,
     }
     config = {**shared, **config}
-    window, every = _get(config, "sliding_window", 4096), _get(config, "sliding_window_pattern", 6)
+    window, every = config.get("sliding_window", 4096), _get(config, "sliding_window_pattern", 6)
     return _gemma(config) | {
         "norms_per_layer": 4,
         "has_qk_norm": True,
@@ -306,7 +359,7 @@ def _cohere(config: Config) -> dict[str, Any]:
 
 def _cohere2(config: Config) -> dict[str, Any]:
     """Three limited layers, then one that is not."""
-    window, every = _get(config, "sliding_window", 4096), _get(config, "sliding_window_pattern", 4)
+    window, every = config.get("sliding_window", 4096), _get(config, "sliding_window_pattern", 4)
     return _cohere(config) | {
         "has_qk_norm": False,
         "windows": _windows(config, window, lambda layer: (layer + 1) % every != 0),
@@ -501,7 +554,8 @@ def _bloom(config: Config) -> dict[str, Any]:
 
 
 def _either(config: Config, key: str, other: str) -> Any:
-    return config[key] if key in config else config[other]
+    """The value under a key's usual spelling, or under another. Raises KeyError with the usual one."""
+    return config[other] if key not in config and other in config else config[key]
 
 
 def _t5(config: Config) -> dict[str, Any]:
@@ -652,7 +706,7 @@ READERS: dict[str, Callable[[Config], dict[str, Any]]] = {
     "gemma2": _gemma2,
     "gemma3_text": _gemma3,
     "phi": _phi,
-    "phi3": _mistral,
+    "phi3": _phi3,
     "phimoe": _phimoe,
     "olmo2": _olmo2,
     "smollm3": _smollm3,
