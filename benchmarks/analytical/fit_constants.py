@@ -175,17 +175,17 @@ def vidur_parts(folder: Path) -> Iterator[tuple[str, str, Part]]:
             "attn_post_proj": gemm(tokens, hidden, hidden / shards, 2.0),
             "mlp_up_proj": gemm(tokens, 2 * width, hidden, 2.0),
             "mlp_down_proj": gemm(tokens, hidden, width, 2.0),
-            "input_layernorm": _pass("norm", tokens * hidden, 4.0, hidden),
-            "mlp_act": _pass("activation", tokens * width, 6.0, reads=2),
+            "input_layernorm": _pass("norm", tokens * hidden, 4.0, hidden, style="rms"),
+            "mlp_act": _pass("activation", tokens * width, 6.0, reads=2, style="gated"),
             "add": _pass("softmax", tokens * hidden, 1.0, reads=2),
         }.items():
             seconds = r[f"time_stats.{name}.median"] / 1e3
             yield hardware_id, f"vidur {name}", _keep(Part(op, where, "engine", seconds), seconds > 0)
 
 
-def _pass(kind: str, elements: Array, flops: float, weights: Array | float = 0.0, *, reads: int = 1, size: float = 2.0) -> Op:
+def _pass(kind: str, elements: Array, flops: float, weights: Array | float = 0.0, *, reads: int = 1, size: float = 2.0, style: str = "") -> Op:
     return Op(
-        kind=kind, path="", phase="forward", flops=flops * elements, weights=weights * size,
+        kind=kind, style=style, path="", phase="forward", flops=flops * elements, weights=weights * size,
         read=reads * elements * size, written=elements * size,
     )  # fmt: skip
 
@@ -249,7 +249,7 @@ def _neusight_op(kind: str, operation: str, r: dict[str, Array]) -> Op:
         return gemm(r["M"], r["K"], r["N"], 4.0, r["B"])
     elements = r["B"] * r["H"]
     if kind == "ln":
-        return _pass("norm", elements, 7.0, 2 * r["H"], size=4.0)
+        return _pass("norm", elements, 7.0, 2 * r["H"], size=4.0, style="layer")
     if kind == "softmax":
         return _pass("softmax", elements, 5.0, size=4.0)
     return _pass("residual_add", elements, 1.0, reads=2 if operation in ("add", "mul", "div", "pow") else 1, size=4.0)

@@ -226,16 +226,25 @@ def _exchange(trace: Trace, path: str, last: int, tokens: Array, live: Value) ->
 def activation(trace: Trace, path: str, after: Sequence[int], elements: Value, *, is_gated: bool, live: Value) -> int:
     flops = _activation_flops(trace.llm) + (1.0 if is_gated else 0.0)
     return trace.add(
-        "activation", path, after, live=live, style="gated" if is_gated else "",
+        "activation", path, after, live=live, style="gated" if is_gated else _activation_style(trace.llm),
         flops=flops * elements, read=trace.bytes((2 if is_gated else 1) * elements), written=trace.bytes(elements),
     )  # fmt: skip
+
+
+def _activation_style(llm: Llm) -> str:
+    """`gelu_new` is GELU written out in Python step by step; every other function is one kernel."""
+    return "composed" if _activation_name(llm) == "gelu_new" else ""
+
+
+def _activation_name(llm: Llm) -> str:
+    keys = ("hidden_act", "activation_function", "activation", "feed_forward_proj")
+    return next((str(llm.config[key]) for key in keys if llm.config.get(key)), "gelu")
 
 
 def _activation_flops(llm: Llm) -> float:
     if llm.model_type == "chatglm":
         return _ACTIVATION_FLOPS["silu"]
-    keys = ("hidden_act", "activation_function", "activation", "feed_forward_proj")
-    name = next((str(llm.config[key]) for key in keys if llm.config.get(key)), "gelu")
+    name = _activation_name(llm)
     return next((flops for part, flops in _ACTIVATION_FLOPS.items() if part in name), _ACTIVATION_FLOPS["gelu"])
 
 

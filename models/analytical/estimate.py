@@ -93,6 +93,7 @@ _EAGER = {
     "attention_values": Launch(2.0, wide=2.0),
     "attention": Launch(2.0, wide=2.0),
     "gated_activation": Launch(2.0, passes=2.0),
+    "composed_activation": Launch(8.0, passes=16.0),
     "embedding": Launch(2.0, passes=1.0),
     "router": Launch(8.0, passes=4.0),
     "lm_head": Launch(1.0, casts=1.0, cast_bytes=6.0),
@@ -107,6 +108,7 @@ _EAGER = {
     "attention_values.backward": Launch(2.0, passes=1.0),
     "attention.backward": Launch(5.0, wide=2.0),
     "gated_activation.backward": Launch(3.0, passes=2.0),
+    "composed_activation.backward": Launch(12.0, passes=27.0),
     "embedding.backward": Launch(3.0),
     "loss.backward": Launch(3.0, passes=8.0),
 }
@@ -124,6 +126,9 @@ _EAGER = {
   input twice (in part from the cache); cast back. attention_values: product; output transposed to contiguous (r, w).
   attention (fused): the kernel; the same transpose. Operands are copied: `_copies`.
 - gated_activation: activation (r, w); mul (2 r, w). Without a gate, one kernel. Backward: two products, the activation's own.
+  composed_activation, GELU of tanh written out: pow, scaling (r, w); add (2 r, w); scaling, tanh, add 1, half (r, w); mul
+  (2 r, w). Backward: two products (6); scaling (2); tanh (3); scaling (2); scaling (2); pow (2), its scaling (2), product (3);
+  sums of three gradients (6); scaling (2).
 - embedding: gather; positions added. router: product, softmax, top-k, sums and scatters over few columns.
 - lm_head: product; logits cast to fp32. loss: log-softmax, which reads fp32. optimizer: AdamW without `fused` (`_work`).
 """
@@ -211,12 +216,12 @@ def _efficiency(op: Op, constants: Constants) -> Value:
     return constants.matrix_efficiency if op.is_matrix else constants.vector_efficiency
 
 
-def _launch(op: Op, group: Group, execution: str) -> Launch:
+def _launch(op: Op, execution: str) -> Launch:
     try:
         launches = LAUNCHES[execution]
     except KeyError:
         raise ValueError(_unknown(execution)) from None
-    variant = _variant(op, group)
+    variant = _variant(op)
     if op.phase == "backward" and not op.path.endswith(".recompute"):
         return launches.get(f"{variant}.backward", launches.get(variant, _ONE))
     return launches.get(variant, _ONE)
@@ -227,18 +232,12 @@ def _unknown(execution: str) -> str:
     return f"'{execution}' is not an execution profile. Known: {known}. Add it in models/analytical/estimate.py."
 
 
-def _variant(op: Op, group: Group) -> str:
-    """Key of `LAUNCHES`: the kind, and for norms and activations which one, told by the work they count."""
-    if op.kind == "norm":
-        flops = _first(op.flops) / _first(op.read) * _first(group.activation_bytes)  # of one element
-        return "plain_norm" if flops < 3 else "rms_norm" if flops < 5.5 else "layer_norm"
-    if op.kind == "activation" and 2 * round(_first(op.read) / _first(op.written), 1) in (3, 4):
-        return "gated_activation"
-    return op.kind
+def _variant(op: Op) -> str:
+    """Key of `LAUNCHES`: the kind, after its style."""
+    return f"{_STYLES.get(op.style, op.style)}_{op.kind}" if op.style else op.kind
 
 
-def _first(value: Value) -> float:
-    return float(np.asarray(value).reshape(-1)[0])
+_STYLES = {"none": "plain"}
 
 
 def _is_any(value: Value) -> bool:
@@ -248,7 +247,7 @@ def _is_any(value: Value) -> bool:
 
 def _work(op: Op, group: Group, execution: str) -> tuple[Value, Value]:
     """Kernels, and bytes with the profile's further passes."""
-    launch = _launch(op, group, execution)
+    launch = _launch(op, execution)
     kernels: Value = launch.kernels
     moved = op.bytes_moved
     tensor = op.read if op.kind in READ else op.written

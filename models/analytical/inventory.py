@@ -49,7 +49,8 @@ class Op:
     gemm: tuple[Value, Value, Value] | None = None
     """m, n, k of a matrix product."""
     style: str = ""
-    """Which of several ops of a kind: rms, layer or none of a norm, gated of an activation."""
+    """Which of several ops of a kind: rms, layer or none of a norm, gated or composed (step by step) of an
+    activation."""
     is_matrix: bool = False
     """Runs on the matrix units; else on the vector units."""
     inputs: tuple[int, ...] = ()
