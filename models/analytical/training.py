@@ -61,15 +61,19 @@ PREFETCHED = 5e7
 """Weights that ZeRO-3 gathers ahead: DeepSpeed's stage3_prefetch_bucket_size."""
 
 RUNTIME = 5e8
-"""Bytes of a CUDA context and library workspaces. Rounded from what a GPU process holds before its first tensor."""
+"""Bytes of a CUDA context and library workspaces before the first tensor; rounded."""
 
 COMMUNICATOR = 1.5e9
-"""Bytes of channel buffers of a communicator of several devices. With RUNTIME it is what the smallest cells of
-`zhang-2023-dissecting` Table III (6.0 to 6.7 GB) hold beyond what is counted here: fitted to them, not documented."""
+"""Bytes of a communicator of several devices, and what else a step holds that is not counted: fitted, not documented, to
+`zhang-2023-dissecting` Table III, 7B, R+Z3+O (6.4 GB), where little else is left."""
 
 HOST_BANDWIDTH = 409.6e9
 """B/s of host memory that all devices of a host share in an offloaded update: two sockets of eight DDR4-3200 channels, the
 best host of the A100's time. An assumption: catalogue entries have no host."""
+
+HOST_SHARE = 0.07
+"""Share of HOST_BANDWIDTH that offloaded Adam reached in `zhang-2023-dissecting` Table III, 13B, Z2+O: 14.3 s a step for
+13.0e9 parameters of 28 B. For an estimate; the bound takes all of it."""
 
 HOST_DEVICES = 8.0
 """Devices of one host at most."""
@@ -249,7 +253,8 @@ class _Model:
         """What is never quantized: tables, head and norms."""
         llm, group = self.llm, self.group
         tables = llm.vocab_size * llm.embedding_size * (1.0 if llm.is_embedding_tied else 2.0)
-        norms = llm.num_layers * llm.norms_per_layer * llm.hidden_size * (1.0 if llm.norm == "rms" else 2.0)
+        norms = (llm.num_layers * llm.norms_per_layer + llm.has_final_norm) * llm.hidden_size
+        norms *= 1 if llm.norm == "rms" else 2
         return tables / group.tensor_parallel + norms / group.pipeline_parallel
 
     @property
@@ -771,10 +776,11 @@ def _workspace(model: _Model, held: Array, activations: Value) -> Value:
     is_several = group.data_parallel * group.tensor_parallel * group.pipeline_parallel > 1
     buckets = np.minimum(model.trained, BUCKET) * group.gradient_bytes * (2.0 if model.zero else 1.0)
     steady = RUNTIME + np.where(is_several, COMMUNICATOR, 0.0) + np.where(group.data_parallel > 1, buckets, 0.0)
+    gathered: Value = 0.0
     if model.zero == 3:
-        gathered = np.minimum(model.parameters, LIVE_PARAMETERS + PREFETCHED)
-        steady = steady + gathered * model.weights / model.parameters
-    update = np.maximum(_update_buffers(model) - activations, 0.0)
+        gathered = np.minimum(model.parameters, LIVE_PARAMETERS + PREFETCHED) * model.weights / model.parameters
+    steady = steady + gathered
+    update = np.maximum(_update_buffers(model) - activations - gathered, 0.0)
     if model.zero < 2 or (model.zero == 3 and model.is_offloaded):
         return steady + update
     late = np.maximum(model.gradients - model.gradients_held - activations, 0.0)

@@ -67,7 +67,7 @@ def test_trees_win_below_the_crossover_and_rings_above(devices: int) -> None:
     tree = collectives.tree_all_reduce(payload, devices)
     assert tree.seconds(LINK, LATENCY) == pytest.approx(ring.seconds(LINK, LATENCY))
     chosen = collectives.all_reduce(np.array([payload / 2, payload * 2]), float(devices), link=LINK, latency=LATENCY)
-    assert np.array_equal(chosen.hops, [tree.hops, ring.hops])
+    assert np.array_equal(chosen.hops, np.array([tree.hops, ring.hops]))
 
 
 def test_two_devices_have_no_crossover() -> None:
