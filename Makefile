@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
+BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))) \
+	$(patsubst benchmarks/%/__main__.py,bench-%,$(wildcard benchmarks/*/__main__.py))
 # two OpenMP threads on two busy cores train thirty times slower
 ONE_THREAD := OMP_NUM_THREADS=1
 
@@ -41,9 +42,9 @@ lint: $(STAMP) ## style, types, who may import whom
 bench: $(BENCHMARKS) ## every benchmark
 
 bench-%: $(STAMP)
-	@test -f benchmarks/$*.py || \
+	@test -f benchmarks/$*.py -o -f benchmarks/$*/__main__.py || \
 		{ echo "'$*' is not a benchmark. Known: $(patsubst bench-%,%,$(BENCHMARKS)). Add it as benchmarks/$*.py." >&2; exit 1; }
-	$(ONE_THREAD) $(BIN)/python benchmarks/$*.py $(ARGS)
+	$(ONE_THREAD) $(BIN)/python benchmarks/$*$(if $(wildcard benchmarks/$*.py),.py) $(ARGS)
 
 docs: $(STAMP) ## write docs/ from the code again
 	$(BIN)/python docs/generate.py

@@ -1,0 +1,27 @@
+"""The analytical engine beside its peers: `python benchmarks/analytical [speed | accuracy] [options of that one]`; both without."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+
+NAMES = ("speed", "accuracy")
+
+
+def main() -> None:
+    present = [name for name in NAMES if importlib.util.find_spec(name) is not None]
+    asked = sys.argv[1:]
+    if asked and asked[0] in ("-h", "--help"):
+        print(__doc__)
+        return
+    if asked and asked[0] not in present:
+        sys.exit(f"'{asked[0]}' is not a benchmark of the engine. Known: {', '.join(present)}.")
+    for name in asked[:1] or present:
+        print(f"== {name}", flush=True)
+        sys.argv = [name, *asked[1:]]
+        importlib.import_module(name).main()
+
+
+if __name__ == "__main__":
+    main()
