@@ -31,6 +31,8 @@ PRICES = catalog.rows("prices")
 
 # The highest rate of a device's matrix units over its fp16 rate: 2 for each halving of the dtype, and sparsity would double it.
 DENSE_RATIO = {"fp8": 2.0, "int8": 4.0, "fp4": 8.0, "int4": 8.0}
+STEEPER = {("trainium3", "fp8"): 3.76}
+"""Published dense ratios above those: Trainium3 nearly quadruples its rate with microscaled fp8."""
 
 
 @pytest.mark.parametrize("table_name", ["hardware", "llms", "prices"])
@@ -84,8 +86,9 @@ def test_peaks_are_dense_and_halve_with_width(hardware_id: str) -> None:
     device = HARDWARE[hardware_id]
     half = half_peak(device)
     assert half is not None
-    for dtype, ratio in DENSE_RATIO.items():
+    for dtype, usual in DENSE_RATIO.items():
         peak = device.peak(dtype)
+        ratio = STEEPER.get((hardware_id, dtype), usual)
         assert peak is None or peak <= 1.02 * ratio * half, f"{dtype} peak looks sparse"
     tf32, fp32 = device.peak("tf32"), device.peak("fp32")
     tf32_ratio = 0.52 if device.kind == "gpu" else 1.0  # Trainium rounds fp32 to tf32 at the rate of bf16
