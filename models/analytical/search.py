@@ -3,14 +3,17 @@
 A server decodes `batch_size` sequences a replica in steps and fills a freed place with the next prompt, which is taken whole
 between two steps (continuous batching). In the steady state, with t_d seconds of a decode step at the mean context, t_p of
 one prompt, O output tokens, lambda requests/s of a replica, D sequences decoding in it, P its pipeline stages, A its
-data-parallel ranks, s = t_p / (P A) what one prompt occupies a stage, rho = lambda s:
+data-parallel ranks, o = t_p / P what one prompt occupies a stage, rho = lambda o / A:
 
-    TPOT = t_d / (1 - rho)                       a step, and the prompts that are taken meanwhile: D / (O - 1) a step at full load
-    TTFT = t_p + t_d / (2 P) + rho s / (2 (1 - rho))      the prompt, the rest of the running step, the prompts before it
-    D = lambda (O - 1) TPOT,  so at full load lambda = D / ((O - 1) t_d + D s)
-    requests in flight = lambda (TTFT + (O - 1) TPOT)     Little's law
+    TTFT = t_p + W, W = t_d / (2 P) + rho o / (2 (1 - rho))          the rest of the running step, the prompts before it
+    (O - 1) TPOT = rho (W + o) / (1 - rho) + t_d + (O - 2) t_d / (1 - rho)
+    D = lambda (O - 1) TPOT                                            all places taken: full load
+    requests in flight = lambda (TTFT + (O - 1) TPOT)                  Little's law
 
-The wait is that of a queue with Poisson arrivals, equal service times and vacations: a decode step runs when no prompt waits.
+W is the wait of a queue with Poisson arrivals, equal service times and vacations: a decode step runs when no prompt waits.
+Between two steps of a sequence the prompts that came meanwhile are taken (a step takes t_d / (1 - rho) with them), before its
+first step those that came while it waited. tests/models/test_search.py simulates such a server beside the formulas. A given
+concurrency is read the same way: requests spread out in time, not equal ones that started together and stay together.
 With P stages the sequences of a replica make P equal groups that follow one another, so a group's step takes t_d of D / (P A)
 sequences. Memory is that of all D sequences at their full length, beside the activations of a step or of a prompt.
 """
@@ -18,7 +21,7 @@ sequences. Memory is that of all D sequences at their full length, beside the ac
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -316,13 +319,13 @@ def _rows(
     stages, ranks = grid.degree("pipeline"), grid.degree("data")
     decoding = (grid.batch * stages * ranks).astype(np.float64)
     server = Server(times.step_s, times.prompt_s, stages, ranks, goal.output_tokens)
-    most = server.most_requests_per_s(decoding)
+    most = server.rate(server.decoding, decoding)
     if goal.request_rate_per_s is not None:
         replicas = np.ceil(goal.request_rate_per_s / most * (1 - 1e-12))
         rate = goal.request_rate_per_s / replicas
     elif goal.concurrency is not None:
         replicas = np.ceil(goal.concurrency / server.in_flight(most) * (1 - 1e-12))
-        rate = server.requests_per_s(goal.concurrency / replicas)
+        rate = server.rate(server.in_flight, goal.concurrency / replicas)
     else:
         replicas, rate = np.ones(most.size), most
     ttft, tpot = server.ttft_s(rate), server.tpot_s(rate)
@@ -400,34 +403,43 @@ class Server:
 
     @property
     def occupied_s(self) -> Array:
-        """What one prompt takes of a stage's time."""
-        return np.asarray(self.prompt_s / (self.stages * self.ranks))
+        """What one prompt takes of a stage's time on its rank."""
+        return np.asarray(self.prompt_s / self.stages)
 
-    def most_requests_per_s(self, decoding: Array) -> Array:
-        """Full load: `decoding` sequences decode all the time."""
-        return np.asarray(decoding / ((self.output_tokens - 1) * self.step_s + decoding * self.occupied_s))
-
-    def requests_per_s(self, in_flight: Array) -> Array:
-        """Load at which that many requests are in flight: the one root below 1 / occupied_s of Little's law."""
-        alone, busy = self.prompt_s + self._rest_s, self.occupied_s
-        square = busy**2 / 2 - alone * busy
-        linear = alone + (self.output_tokens - 1) * self.step_s + in_flight * busy
-        return np.asarray(2 * in_flight / (linear + np.sqrt(linear**2 + 4 * square * in_flight)))
-
-    def tpot_s(self, rate: Array) -> Array:
-        return np.asarray(self.step_s / (1 - rate * self.occupied_s))
+    def load(self, rate: Array) -> Array:
+        """Share of the time that goes to prompts."""
+        return np.asarray(rate * self.occupied_s / self.ranks)
 
     def ttft_s(self, rate: Array) -> Array:
-        load = rate * self.occupied_s
-        return np.asarray(self.prompt_s + self._rest_s + load * self.occupied_s / (2 * (1 - load)))
+        return self.prompt_s + self._wait_s(self.load(rate))
+
+    def tpot_s(self, rate: Array) -> Array:
+        load = self.load(rate)
+        behind = load * (self._wait_s(load) + self.occupied_s)
+        steps = (self.output_tokens - 1 - load) * self.step_s  # O - 2 with prompts between them, and one
+        return np.asarray((behind + steps) / (1 - load) / (self.output_tokens - 1))
+
+    def decoding(self, rate: Array) -> Array:
+        """Sequences that decode."""
+        return np.asarray(rate * (self.output_tokens - 1) * self.tpot_s(rate))
 
     def in_flight(self, rate: Array) -> Array:
-        return np.asarray(rate * (self.ttft_s(rate) + (self.output_tokens - 1) * self.tpot_s(rate)))
+        """Requests that wait, are taken or decode."""
+        return rate * self.ttft_s(rate) + self.decoding(rate)
 
-    @property
-    def _rest_s(self) -> Array:
-        """Mean rest of the step that a prompt finds running."""
-        return np.asarray(self.step_s / (2 * self.stages))
+    def rate(self, of: Callable[[Array], Array], target: Array) -> Array:
+        """Requests/s at which `decoding` or `in_flight` is the target: both grow with the load, without end before 1."""
+        whole = self.ranks / self.occupied_s
+        low, high = np.zeros_like(self.step_s), np.ones_like(self.step_s)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for _ in range(53):  # bits of a load between 0 and 1
+                middle = (low + high) / 2
+                is_more = of(middle * whole) > target
+                low, high = np.where(is_more, low, middle), np.where(is_more, middle, high)
+        return np.asarray(np.where(np.isnan(of(low * whole)), np.nan, low * whole))
+
+    def _wait_s(self, load: Array) -> Array:
+        return np.asarray(self.step_s / (2 * self.stages) + load * self.occupied_s / (2 * (1 - load)))
 
 
 def _reasons(goal: Goal, times: _Times, ttft: Array, tpot: Array, devices: Array) -> list[str | None]:

@@ -113,7 +113,7 @@ def layer_units(ops: pa.Table, num_layers: int, *, seconds: str = "roofline_s") 
         elif "*" in row["path"]:
             layers += time_s / num_layers
             found.update(range(num_layers))
-        elif not found or row["path"] in early:
+        elif not found or row["path"].removeprefix("last_chunk.") in early:
             early.add(row["path"])
             embedding += time_s
         else:

@@ -116,10 +116,14 @@ def test_seconds_are_the_engines():
     )  # fmt: skip
     seconds = "estimate_s" if "estimate_s" in totals.column_names else "roofline_s"
     prompt, step, _ = totals.column(seconds).to_pylist()
-    assert row["tpot_s"] == pytest.approx(step + 8 / 200 * prompt)
     rate = row["requests_per_s"]
     assert rate == pytest.approx(8 / (200 * row["tpot_s"]))
-    assert row["ttft_s"] == pytest.approx(prompt + step / 2 + rate * prompt**2 / (2 * (1 - rate * prompt)))
+    load = rate * prompt
+    wait = step / 2 + load * prompt / (2 * (1 - load))
+    assert row["ttft_s"] == pytest.approx(prompt + wait)
+    decode = load * (wait + prompt) / (1 - load) + step + 199 * step / (1 - load)
+    assert row["tpot_s"] == pytest.approx(decode / 200)
+    assert row["tpot_s"] == pytest.approx(step + 8 / 200 * prompt, rel=0.05)  # a step and its share of prompts
     assert row["kv_cache_bytes"] == totals.column("kv_cache_bytes")[2].as_py()
 
 
@@ -129,9 +133,44 @@ def test_seconds_are_the_engines():
 )  # fmt: skip
 def test_the_load_of_so_many_in_flight_is_a_root_of_littles_law(step, prompt, stages, ranks, outputs, in_flight):
     server = Server(np.array([step]), np.array([prompt]), np.array([stages]), np.array([ranks]), outputs)
-    rate = server.requests_per_s(np.array([in_flight]))
-    assert 0 < rate[0] * server.occupied_s[0] < 1
-    assert server.in_flight(rate)[0] == pytest.approx(in_flight, rel=1e-6)
+    for number in (server.in_flight, server.decoding):
+        rate = server.rate(number, np.array([in_flight]))
+        assert 0 < server.load(rate)[0] < 1
+        assert number(rate)[0] == pytest.approx(in_flight, rel=1e-6)
+    assert server.in_flight(rate)[0] == pytest.approx(
+        rate[0] * (server.ttft_s(rate)[0] + (outputs - 1) * server.tpot_s(rate)[0])
+    )
+
+
+def simulated(step, prompt, outputs, rate, num_requests):
+    """Mean TTFT and TPOT of a server that takes waiting prompts one by one, else decodes a step for all it holds."""
+    arrivals = np.cumsum(np.random.default_rng(7).exponential(1 / rate, num_requests))
+    now, taken, decoding = 0.0, 0, {}
+    first, last = np.zeros(num_requests), np.zeros(num_requests)
+    while taken < num_requests or decoding:
+        if taken < num_requests and arrivals[taken] <= now:
+            now += prompt
+            first[taken], decoding[taken] = now, outputs - 1
+            taken += 1
+        elif decoding:
+            now += step
+            decoding = {request: left - 1 for request, left in decoding.items()}
+            for request in [request for request, left in decoding.items() if left == 0]:
+                last[request] = now
+                del decoding[request]
+        else:
+            now = arrivals[taken]
+    steady = slice(num_requests // 10, -num_requests // 10)
+    return np.mean((first - arrivals)[steady]), np.mean((last - first)[steady]) / (outputs - 1)
+
+
+@pytest.mark.parametrize(("prompt", "rate"), [(0.02, 10.0), (0.1, 4.0), (0.1, 7.0)])
+def test_a_simulated_server_takes_as_long(prompt, rate):
+    """Requests that come at random to a server that does what the formulas say; loads of 0.2, 0.4 and 0.7."""
+    server = Server(np.array([0.02]), np.array([prompt]), np.array([1]), np.array([1]), 60)
+    ttft, tpot = simulated(0.02, prompt, 60, rate, 8000)
+    assert server.ttft_s(np.array([rate]))[0] == pytest.approx(ttft, rel=0.05)
+    assert server.tpot_s(np.array([rate]))[0] == pytest.approx(tpot, rel=0.05)
 
 
 def test_fronts_hold_the_feasible_that_nothing_beats(found):

@@ -128,6 +128,21 @@ def test_units_of_modelled_ops_add_up_to_the_whole():
     assert found.bottleneck_s <= equal_split(units.seconds, 4).bottleneck_s
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [{"chunk_tokens": 128}, {"phase": "generate", "output_tokens": 9}, {"phase": "pretrain_step"}],
+)
+def test_units_of_parts_and_passes_keep_the_embedding_first(columns):
+    """Chunks, decode steps and backward passes meet the embedding again after the layers."""
+    totals, ops = modelled(**columns)
+    units = layer_units(ops, 32)
+    rows = [row for row in ops.to_pylist() if row["op_kind"] != "optimizer"]
+    assert sum(units.seconds) == pytest.approx(sum(row["roofline_s"] * row["count"] for row in rows))
+    tables = sum(row["roofline_s"] * row["count"] for row in rows if row["op_kind"] == "embedding")
+    assert units.seconds[0] == pytest.approx(tables)
+    assert totals.column("status").to_pylist() == ["ok"]
+
+
 def measured(path, time_s, *, parent=None, layer=None, kind="other", count=1, index=0):
     return {"op_index": index, "path": path, "parent_path": parent, "layer_index": layer, "op_kind": kind,
             "count": count, "time_s": time_s}  # fmt: skip
