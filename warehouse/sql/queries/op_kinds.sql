@@ -1,4 +1,4 @@
--- Purpose: where the time goes, by kind of operator: a run beside the default analytical bound of the same configuration.
+-- Purpose: where the time goes, by kind of operator: a run beside the default analytical bound and estimate of the same configuration.
 -- Grain: one run (the one asked for, or its analytical twin) and kind of operator; sums over leaves, folded ones multiplied out.
 -- Parameters: $run_id.
 WITH chosen AS (
@@ -29,6 +29,8 @@ SELECT
     ops.op_kind,
     sum(coalesce(ops.time_s, ops.device_time_s, ops.roofline_s) * ops.count) AS time_s,
     sum(ops.roofline_s * ops.count) AS roofline_s,
+    sum(ops.estimate_s * ops.count) AS estimate_s,
+    sum(ops.num_kernels * ops.count) AS num_kernels,
     sum(ops.flops * ops.count) AS flops,
     sum(ops.bytes_moved * ops.count) AS bytes_moved,
     sum(ops.count) AS num_executions

@@ -24,7 +24,8 @@ SELECT
             CASE
                 WHEN runs.expert_parallel = runs.num_devices AND runs.num_devices > 1 THEN 'expert parallel'
                 WHEN runs.expert_parallel > 1 THEN 'expert parallel ' || runs.expert_parallel
-            END
+            END,
+            CASE WHEN runs.data_parallel > 1 AND runs.data_parallel < runs.num_devices THEN 'data parallel ' || runs.data_parallel END
         ],
         lambda words: words IS NOT NULL
     ) AS parallelism,
@@ -40,6 +41,8 @@ SELECT
             runs.input_tokens || ' in',
             runs.output_tokens || ' out',
             runs.context_tokens || ' context',
+            runs.prefix_tokens || ' cached',
+            runs.chunk_tokens || ' a chunk',
             runs.concurrency || ' at once',
             runs.request_rate_per_s || ' requests/s'
         ],
@@ -70,6 +73,11 @@ SELECT
         runs.framework,
         CASE WHEN runs.attention IS NOT NULL THEN runs.attention || ' attention' END,
         nullif(array_to_string(runs.optimizations, ' + '), ''),
+        CASE WHEN runs.lora_rank IS NOT NULL THEN 'rank ' || runs.lora_rank END,
+        CASE WHEN runs.num_micro_batches > 1 THEN runs.num_micro_batches || ' micro-batches' END,
+        CASE WHEN runs.optimizer_dtype IS NOT NULL THEN runs.optimizer_dtype || ' optimizer' END,
+        CASE WHEN runs.gradient_dtype IS NOT NULL THEN runs.gradient_dtype || ' gradients' END,
+        CASE WHEN runs.execution IS NOT NULL THEN runs.execution || ' execution' END,
         CASE WHEN runs.ruleset IS NOT NULL THEN 'ruleset ' || runs.ruleset END,
         runs.task
     ) AS variant

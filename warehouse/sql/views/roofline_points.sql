@@ -5,7 +5,7 @@ SELECT *
 FROM (
     SELECT
         c.run_id, c.source_kind, c.source_id, c.llm_id, c.llm_name, c.hardware_id, c.device, c.phase, c.batch, c.tokens, c.dtype,
-        c.variant, c.is_excluded, c.is_bound, c.latency_s, c.bound,
+        c.variant, c.is_excluded, c.is_bound, c.latency_s, c.bound, c.other_load_ratio,
         coalesce(c.activation_dtype, c.weight_dtype) AS roof_dtype,
         coalesce(c.num_devices, 1) AS num_devices,
         c.flops IS NOT NULL AND c.bytes_moved IS NOT NULL AS has_work,
