@@ -28,6 +28,7 @@ from models.analytical import evaluate
 from models.analytical.devices import find_device
 from models.analytical.estimate import constants, op_seconds, run_seconds
 from models.analytical.inventory import Op
+from warehouse.catalog import find_hardware
 from warehouse.catalog.llm import Llm
 
 PUBLISHED = Path(__file__).parents[2] / "collectors" / "published"
@@ -68,11 +69,11 @@ def mean_error(cases: Iterable[Case]) -> float:
     return float(np.mean([abs(case.error) for case in cases]))
 
 
-def rows(configs: Sequence[dict[str, Any]], llms: Iterable[Llm] | None = None) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
+def rows(configs: Sequence[dict[str, Any]], llms: Iterable[Llm] | None = None, hardware: Any = None) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
     """Totals of every configuration, and its ops. Raises ValueError for one without an answer."""
     names = sorted({name for config in configs for name in config})
     table = pa.Table.from_pylist([{name: config.get(name) for name in names} for config in configs])
-    totals, ops = evaluate(table, llms=llms)
+    totals, ops = evaluate(table, llms=llms, hardware=hardware)
     answers = totals.to_pylist()
     for answer in answers:
         if answer["status"] != "ok":
@@ -199,7 +200,7 @@ def _gemms() -> list[Case]:
     for run, peers in zip(_paper("table-12"), ("AIC .250, LLMCompass .238, Calculon .274", "AIC 3.615, LLMCompass 3.379"), strict=True):
         op = run["ops"][0]
         size = [np.array([float(op[name])]) for name in "mnk"]
-        product, where = gemm(*size, 2.0), group("a800-sxm-80gb", "bf16", 1)
+        product, where = gemm(*size, 2.0), group(find_device("a800-sxm-80gb", lambda _: None, {}), "bf16", 1)
         _, known = constants(find_device("a800-sxm-80gb", lambda _: None, {}), "eager")
         seconds, _ = op_seconds(product, where, "eager", known)
         bound = np.maximum(product.flops / where.matrix_peak, product.bytes_moved / where.bandwidth)
@@ -271,7 +272,16 @@ def _zero() -> None:
 DEVICES = {name.replace(" ", "_"): hardware_id for name, hardware_id in NEUSIGHT.items()} | {
     "NVIDIA_A100-SXM4-40GB": "a100-sxm-40gb",
     "NVIDIA_A100_80GB_PCIe": "a100-pcie-80gb",
+    "AMD_Instinct_MI250": "mi250-die",
 }
+def _die() -> dict[str, Any]:
+    """One of MI250's two dies: what PyTorch sees as a device, with half of the module's numbers."""
+    row = find_hardware("mi250").row
+    halved = ("memory_bytes", "memory_bandwidth_bytes_per_s", "vector_fp32_flops_per_s", "l2_bytes", "num_cores")
+    is_rate = {name for name in row if name.startswith("peak_")} | set(halved)
+    return {name: value / 2 if name in is_rate else value for name, value in row.items()} | {"hardware_id": "mi250-die"}
+
+
 SPLITS: dict[str | None, dict[str, Any]] = {
     None: {},
     "fusion": {"execution": "compiled"},
@@ -298,7 +308,7 @@ def neusight() -> None:
             continue
         found.append((path.parent.name, match, json.loads(path.read_text())["e2e_latency"]))
     configs = [_neusight_config(device, match) for device, match, _ in found]
-    answers, ops = rows(configs, llms)
+    answers, ops = rows(configs, llms, [_die()])
     cases = []
     for (device, match, measured), config, answer, own in zip(found, configs, answers, ops, strict=True):
         bound, estimate, lower, upper = _neusight_times(config, answer, own)
@@ -325,12 +335,13 @@ def _neusight_config(device: str, match: re.Match[str]) -> dict[str, Any]:
 def _neusight_times(config: dict[str, Any], answer: dict[str, Any], ops: list[dict[str, Any]]) -> tuple[float, float, float, float]:
     """Seconds of bound and estimate, and the ends of its interval. The parts that NeuSight times: no loss, no optimizer."""
     wanted = _wanted(lambda op: op["op_kind"] not in ("loss", "optimizer"))
-    _, known = constants(find_device(config["hardware_id"], lambda _: None, {}), config["execution"])
+    device = find_device(config["hardware_id"], lambda _: None, {"mi250-die": _die()})
+    _, known = constants(device, config["execution"])
     bound, device_s, kernels = (total(ops, column, wanted) for column in ("roofline_s", "estimate_s", "num_kernels"))
     if config["llm_id"].startswith("bert"):  # its pre-training head, which an encoder here does not have
         passes = 1 if config["phase"] == "forward" else 3
         for op in _bert_head(config):
-            where = group(config["hardware_id"], "fp32", 1)
+            where = group(device, "fp32", 1)
             bound += passes * float(np.maximum(op.flops / where.matrix_peak, op.bytes_moved / where.bandwidth)[0])
             device_s += passes * float(np.max(op_seconds(op, where, config["execution"], known)[0]))
     seconds, _ = run_seconds(device_s, kernels, known)

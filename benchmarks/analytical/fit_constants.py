@@ -23,7 +23,7 @@ import pyarrow.parquet
 
 from models.analytical import collectives
 from models.analytical.calibrate import Part, fit_parts, ratios
-from models.analytical.devices import find_device
+from models.analytical.devices import Device, find_device
 from models.analytical.estimate import FILE, LAUNCHES, NAMES, Constants
 from models.analytical.inventory import Array, Group, Op
 
@@ -39,16 +39,18 @@ def data_folder() -> Path:
     return Path(shared) / "data"
 
 
-def group(hardware_id: str, dtype: str, rows: int, **given: Any) -> Group:
+def group(device: Device | str, dtype: str, rows: int, **given: Any) -> Group:
     """One device and dtype for every row of a table."""
-    device = find_device(hardware_id, lambda _: None, {})
+    if isinstance(device, str):
+        device = find_device(device, lambda _: None, {})
     size, peak = BYTES[dtype], device.peaks.get(dtype, device.peaks.get("fp16"))
     values: dict[str, Any] = {
         "weight_bytes": size, "activation_bytes": size, "kv_bytes": size, "matrix_peak": peak, "attention_peak": peak,
         **{name: value for name, value in vars(device).items() if isinstance(value, float)},
-        "link": device.host_link if device.link is None else device.link, **given,
+        "link": device.host_link if device.link is None else device.link, "far_link": device.network, **given,
     }  # fmt: skip
-    columns = {field.name: values.get(field.name, np.nan) for field in fields(Group)}
+    given_or_unknown = {field.name: values.get(field.name) for field in fields(Group)}
+    columns = {name: np.nan if value is None else value for name, value in given_or_unknown.items()}
     return Group(**{name: np.broadcast_to(np.asarray(value, np.float64), (rows,)) for name, value in columns.items()})
 
 
@@ -219,6 +221,11 @@ NEUSIGHT = {
 SHORTEST_S = 2e-4
 """NeuSight times a call, host included: below this the host's share of a time is not small."""
 
+LARGE_S = 1e-3
+ALIGNED = 32
+"""Its products have random sizes. Those that stand for LLMs': a bound above LARGE_S, and sizes that are multiples of ALIGNED
+(others run at down to half the speed: no LLM has such widths)."""
+
 
 def neusight_parts(folder: Path) -> Iterator[tuple[str, str, Part]]:
     """(hardware_id, table, part) of PyTorch's own kernels in fp32."""
@@ -235,11 +242,18 @@ def neusight_parts(folder: Path) -> Iterator[tuple[str, str, Part]]:
         table = pa.concat_tables([t.select([c for c in ("OPName", "Latency", "B", "M", "N", "K", "H") if c in t.column_names]) for t in found], promote_options="permissive")
         hardware_id = NEUSIGHT[name]
         for operation in sorted(set(table.column("OPName").to_pylist())):
-            rows = sample(_where(table, OPName=operation))
+            rows = sample(_where(table, OPName=operation), 10 * ROWS)
             part = Part(_neusight_op(kind, operation, rows), group(hardware_id, "fp32", rows["Latency"].size), "eager", rows["Latency"] / 1e3)
-            part = _keep(part, part.seconds > SHORTEST_S)
+            part = _keep(part, _is_telling(part))
             if part.seconds.size > 10:
                 yield hardware_id, f"neusight {operation}", part
+
+
+def _is_telling(part: Part) -> Any:
+    if part.op.gemm is None:
+        return part.seconds > SHORTEST_S
+    bound = np.maximum(part.op.flops / part.group.matrix_peak, part.op.bytes_moved / part.group.bandwidth)
+    return (bound > LARGE_S) & np.all([np.asarray(side) % ALIGNED == 0 for side in part.op.gemm], axis=0)
 
 
 def _neusight_op(kind: str, operation: str, r: dict[str, Array]) -> Op:
@@ -264,8 +278,7 @@ START = Constants(0.75, 0.5, 0.5, 0.8, 4e-6, 0.0, 0.0, 1e-6, 0.6, 0.7, 1.0, 1.4)
 """Where the search begins. vector_efficiency stays: no table has an element-wise kernel that arithmetic bounds."""
 
 CLASSES = {
-    "pascal": ("p100-pcie-16gb",),
-    "p4": ("p4",),
+    "pascal": ("p100-pcie-16gb", "p4"),
     "volta": ("v100-pcie-32gb",),
     "turing": ("t4",),
     "ampere": ("a100-sxm-80gb", "a100-pcie-40gb", "a100-pcie-80gb", "a40"),
@@ -277,8 +290,8 @@ CLASSES = {
     "cdna2": ("mi210",),
     "gpu": (),
 }
-"""Device class -> devices whose rows it is fitted on; none for all. P4 and L4 stand alone: their power limit keeps them
-further below their peak than the other devices of their architecture."""
+"""Device class -> devices whose rows it is fitted on; none for all. L4 stands alone: its power limit of 72 W keeps it further
+below its peak than the other devices of its architecture."""
 
 FITTED = {
     "matrix_efficiency": ("gemm", "attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj", "linear", "bmm"),
