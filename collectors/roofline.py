@@ -39,19 +39,17 @@ from collectors import Collected, Report, silent
 from models.analytical import ENGINE_REVISION, RULESETS, default, evaluate, llmviewer
 from models.analytical.configs import Configs
 from models.analytical.devices import Device, device_rows, find_device
+from models.analytical.rows import OPTIMIZATIONS, TRAINING
 from warehouse import catalog, parquet, schema
 from warehouse.catalog.llm import Llm
 
-TRAINING = ("pretrain_step", "finetune_step")
 PHASES = ("forward", "prefill", "decode", "generate", *TRAINING)
 INTERCONNECTS = ("nvlink", "pcie")
-OPTIMIZATIONS = ("zero1", "zero2", "zero3", "offload", "recompute", "flash", "lora", "qlora", "quantized")
 BATCH = 131_072
 """Configurations of one file set, and in memory at a time in each process."""
 BATCH_WITH_OPS = 16_384
 """The same where ops are landed: some twenty rows each, in training some sixty."""
 _BITS = {"4": "int4", "8": "int8", "16": "fp16", "32": "fp32"}
-_OF_TRAINING = ("zero1", "zero2", "zero3", "recompute", "lora", "qlora")
 _ADAPTERS = ("lora", "qlora")
 
 
@@ -88,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     axis("interconnect", None, "link between devices; the device's own unless given", choices=INTERCONNECTS)
     axis(
         "optimizations", ["none"], metavar="NAMES",
-        meaning=f"sets of names joined by +, as zero3+offload, or none; of {', '.join(OPTIMIZATIONS)}",
+        meaning=f"sets of names joined by +, as zero3+offload, or none; of {', '.join(OPTIMIZATIONS['training'])}",
     )  # fmt: skip
     dtypes = tuple(schema.DTYPE_BYTES)
     axis("optimizer-dtype", None, "dtype of an optimizer state, in training", choices=dtypes, metavar="DTYPE")
@@ -179,7 +177,7 @@ def collect(
         lora_ranks=[None] if lora_rank is None else _counts("lora_rank", lora_rank),
         executions=None if execution is None else _known("execution", execution, schema.EXECUTIONS),
     )
-    is_peer = _rules(ruleset).is_peer
+    is_peer = RULESETS[ruleset].rules.is_peer
     phases = _known("phase", phase, PHASES)
     blocks = [_block(alike, one, axes, is_peer, report) for one in phases for alike in _alike(llms)]
     sweep = _Sweep(ruleset, tuple(block for block in blocks if block.num_rows), _ops_limit(with_ops))
@@ -209,7 +207,7 @@ def twins(
     llms = {row["llm_id"]: Llm.from_config(row["llm_id"], json.loads(row["config_json"])) for row in llm_rows or ()}
     finders: dict[str, Callable[[str], object]] = {
         "llm_id": lambda name: llms.get(name) or catalog.find_llm(name),
-        "hardware_id": lambda name: find_device(name, _rules("default").device, hardware),
+        "hardware_id": lambda name: find_device(name, RULESETS["default"].rules.device, hardware),
     }
     for column, find in finders.items():
         names = configs.column(column).unique().drop_null().to_pylist()
@@ -433,17 +431,13 @@ def _degree_axis(degrees: Mapping[str, list[int | None]]) -> pa.Table:
 
 def _optimization_axis(phase: str, sets: list[list[str]], ranks: list[int | None]) -> pa.Table:
     """Sets of optimizations, less the names that a phase does not have, and the ranks of adapters where there are any."""
-    if phase not in TRAINING:
-        sets = [[name for name in names if name not in _OF_TRAINING] for names in sets]
+    known = set(OPTIMIZATIONS["training" if phase in TRAINING else "inference"])
     if phase == "pretrain_step":
-        sets = [[name for name in names if name not in _ADAPTERS] for names in sets]
+        known -= set(_ADAPTERS)
+    sets = [[name for name in names if name in known] for names in sets]
     pairs = [(names, rank) for names in sets for rank in (ranks if set(names) & set(_ADAPTERS) else [None])]
     unique = list({(*names, rank): (names, rank) for names, rank in pairs}.values())
     return _axis(optimizations=[names for names, _ in unique], lora_rank=[rank for _, rank in unique])
-
-
-def _rules(ruleset: str) -> Any:
-    return getattr(RULESETS[ruleset], "rules", RULESETS[ruleset])
 
 
 def _hardware_id(name: str, ruleset: str) -> str:
@@ -472,7 +466,7 @@ def _dtypes(name: str) -> tuple[str, str, str]:
 
 def _names_of(text: str) -> list[str]:
     """A set of optimizations, sorted."""
-    return [] if text == "none" else sorted(_known("optimizations", text.split("+"), OPTIMIZATIONS))
+    return [] if text == "none" else sorted(_known("optimizations", text.split("+"), OPTIMIZATIONS["training"]))
 
 
 def _ops_limit(with_ops: str) -> int | None:
@@ -612,7 +606,7 @@ def _land(
         more, _ = evaluate(configs.slice(num_ops), ruleset, with_ops=False, **options)
         totals = pa.concat_tables([totals, more]) if num_ops else more
     config_ids = schema.config_ids(configs)
-    run_ids = _run_ids(configs, config_ids, ruleset, hardware, llms)
+    run_ids = _run_ids(_with_profile(configs, totals), config_ids, ruleset, hardware, llms)
     runs = _with_columns(
         totals,
         run_id=run_ids,
@@ -643,6 +637,15 @@ def _with_columns(table: pa.Table, **columns: Any) -> pa.Table:
     return table
 
 
+def _with_profile(configs: pa.Table, totals: pa.Table) -> pa.Table:
+    """Configurations with the execution profile and the constants of their estimate; without one, the profile asked for."""
+    execution = totals.column("execution")
+    if "execution" in configs.column_names:
+        execution = pc.coalesce(execution, configs.column("execution"))
+        configs = configs.drop_columns(["execution"])
+    return configs.append_column("execution", execution).append_column("constants", totals.column("calibration_id"))
+
+
 def _run_ids(
     configs: pa.Table,
     config_ids: pa.Array,
@@ -650,26 +653,29 @@ def _run_ids(
     hardware: Mapping[str, Mapping[str, Any]],
     llms: Mapping[str, Llm],
 ) -> pa.Array:
-    """Digest of what decides a row: ruleset, engine revision, configuration, and the numbers of its LLM and its device.
+    """Digest of what decides a row: ruleset, engine revision, configuration, the numbers of its LLM and its device (with
+    its price), and the execution profile and constants of its estimate.
 
-    An absent tensor-parallel degree, which several devices are assumed to make, is another row than a stated 1; so is
-    every execution profile that is stated.
+    An absent tensor-parallel degree, which several devices are assumed to make, is another row than a stated 1.
     """
-    own = _rules(ruleset).device
-    devices = {name: _device_digest(find_device(name, own, hardware)) for name in _names(configs, "hardware_id")}
+    rules = RULESETS[ruleset].rules
+    devices = {
+        name: _device_digest(find_device(name, rules.device, hardware), None if rules.is_peer else catalog.price(name))
+        for name in _names(configs, "hardware_id")
+    }
     shapes = {
         name: schema.digest(dict((llms.get(name) or catalog.find_llm(name)).config))
         for name in _names(configs, "llm_id")
     }
     kinds = np.asarray(configs.column("tensor_parallel").is_null(), np.int64)
-    for column in ("llm_id", "hardware_id", "execution"):
+    for column in ("llm_id", "hardware_id", "execution", "constants"):
         names = Configs(configs).names(column)
         kinds = kinds * (len(names.values) + 1) + names.codes + 1
     _, first, kind_of = np.unique(kinds, return_index=True, return_inverse=True)
     beside = [
         schema.digest(
             ruleset, ENGINE_REVISION, shapes[row["llm_id"]], devices[row["hardware_id"]],
-            row["tensor_parallel"] is None, row.get("execution"),
+            row["tensor_parallel"] is None, row["execution"], row["constants"],
         )
         for row in configs.take(pa.array(first)).to_pylist()
     ]  # fmt: skip
@@ -686,8 +692,8 @@ def _names(configs: pa.Table, column: str) -> list[str]:
     return names
 
 
-def _device_digest(device: Device) -> str:
-    return schema.digest({name: value for name, value in asdict(device).items() if name != "hardware_id"})
+def _device_digest(device: Device, price: Mapping[str, Any] | None) -> str:
+    return schema.digest({name: value for name, value in asdict(device).items() if name != "hardware_id"}, price)
 
 
 def _revision_time() -> datetime.datetime:
