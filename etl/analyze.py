@@ -37,6 +37,9 @@ _SHEET = (
 )  # fmt: skip
 """What a table shows, in order."""
 
+_SIDE_BY_SIDE = 4
+"""Columns of a table, so that it fits a terminal."""
+
 _EVEN_ZERO = ("is_fitting", "max_batch_size", "max_context_tokens", "bandwidth_elasticity", "compute_elasticity")
 """What is worth a row although it is 0 or no."""
 
@@ -165,14 +168,15 @@ def notes(totals: pa.Table) -> list[str]:
     return [text if len(who) == len(rows) else f"{', '.join(who)}: {text}" for text, who in said.items()]
 
 
-def sheet(totals: pa.Table, known: Known) -> pa.Table:
-    """Totals side by side as text, a column for each; a row for everything that any of them knows and has."""
+def sheets(totals: pa.Table, known: Known) -> list[pa.Table]:
+    """Totals side by side as text, a column for each, a few to a table; a row for everything that any of them has."""
     rows = [row | {"device_memory_bytes": known.memory_bytes(row["hardware_id"])} for row in totals.to_pylist()]
     shown = [name for name in _SHEET if any(_is_worth_a_row(name, row.get(name)) for row in rows)]
-    columns = {"": [_label(name) for name in shown]}
-    for row in rows:
-        columns[f"{row['hardware_id']} {row['phase']}"] = [_text(name, row) for name in shown]
-    return pa.table(columns)
+    labels = [_label(name) for name in shown]
+    columns = {f"{row['hardware_id']} {row['phase']}": [_text(name, row) for name in shown] for row in rows}
+    names = list(columns)
+    parts = [names[start : start + _SIDE_BY_SIDE] for start in range(0, len(names), _SIDE_BY_SIDE)]
+    return [pa.table({"": labels, **{name: columns[name] for name in part}}) for part in parts]
 
 
 def op_table(totals: pa.Table, ops: pa.Table) -> pa.Table:

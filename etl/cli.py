@@ -347,12 +347,11 @@ def analyze(
         known,
     )
     totals, op_rows = question.answer(configs, llm, known)
-    is_text = format is Format.table
-    if not ops or is_text:
-        writers.write(question.sheet(totals, known) if is_text else totals, format.value, output)
-    if ops:
-        rows = question.op_table(totals, op_rows)
-        writers.write(question.op_sheet(rows) if is_text else rows, format.value, output)
+    op_rows = question.op_table(totals, op_rows) if ops else op_rows
+    if format is Format.table:
+        writers.write_tables([*question.sheets(totals, known), *([question.op_sheet(op_rows)] if ops else [])], output)
+    else:
+        writers.write(op_rows if ops else totals, format.value, output)
     for note in question.notes(totals):
         _say(note)
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,15 @@ def check(format: str, output: Path | None) -> None:
 def write(rows: pa.Table, format: str, output: Path | None) -> None:
     """Write rows to a file or stdout as `table`, `csv`, `json` or `parquet` (a file). Raises ValueError where it cannot."""
     check(format, output)
-    content = _parquet(rows) if format == "parquet" else _TEXTS[format](rows).encode()
+    _put(_parquet(rows) if format == "parquet" else _TEXTS[format](rows).encode(), output)
+
+
+def write_tables(parts: Sequence[pa.Table], output: Path | None) -> None:
+    """Write several tables for people under one another, to a file or stdout. Raises ValueError where it cannot."""
+    _put("\n".join(_table(rows) for rows in parts).encode(), output)
+
+
+def _put(content: bytes, output: Path | None) -> None:
     if output is None:
         sys.stdout.write(content.decode())
         return

@@ -189,6 +189,18 @@ def test_ops_come_largest_share_first_and_add_up():
     assert "self_attn.q_proj" in table
 
 
+def test_many_devices_are_several_tables_and_a_file_holds_them_all(tmp_path):
+    path = tmp_path / "answer.txt"
+    devices = ["a6000", "h100-sxm", "a100-sxm-80gb", "t4", "l40s"]
+    done = ask("llama-2-7b", "--hardware", *devices, "--phase", "decode", "--ops", "-o", path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    text = path.read_text()
+    assert text.count("Roofline bound") == 2
+    assert all(f"{device} decode" in text for device in devices)
+    assert "lm_head" in text
+
+
 def test_one_device_without_an_answer_does_not_silence_the_others(tmp_path):
     (tmp_path / "hardware.toml").write_text(
         '[odd]\nname = "Odd"\nkind = "gpu"\nmemory_bandwidth_bytes_per_s = 1e12\n'
