@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -326,21 +326,25 @@ def _shapes(llm_id: str, config: Config) -> dict[str, Any]:
         raise ValueError(f"'{llm_id}': {what}. {_known(model_type)} Add a reader in warehouse/catalog/readers.py.")
     try:
         text = checked(text)
-        shapes = READERS[model_type](text)
+        return _with_layer_kinds(READERS[model_type](text), text.get("layer_types") or ())
     except KeyError as error:
         raise ValueError(f"'{llm_id}': a {model_type} config.json needs {error}.") from None
     except ValueError as error:
         raise ValueError(f"'{llm_id}': {error} Check the keys of this {model_type} config.json.") from None
-    strange = sorted({str(name) for name in text.get("layer_types") or ()} - set(_LAYER_TYPES))
+
+
+def _with_layer_kinds(shapes: dict[str, Any], layer_types: Sequence[Any]) -> dict[str, Any]:
+    """A reader's fields with `windows` and `moe_layers`, each layer by layer, folded. Raises ValueError where they differ."""
+    strange = sorted({str(name) for name in layer_types} - set(_LAYER_TYPES))
     if strange:
         raise ValueError(
-            f"'{llm_id}': layer_types of this {model_type} name {', '.join(strange)}, which have no closed form here. "
-            f"Known: {', '.join(_LAYER_TYPES)}."
+            f"layer_types name {', '.join(strange)}, which have no closed form here (known: {', '.join(_LAYER_TYPES)})."
         )
-    windows = shapes.pop("windows", None) or [None] * shapes["num_layers"]
-    moe_layers = shapes.pop("moe_layers", None) or [False] * shapes["num_layers"]
-    if not len(windows) == len(moe_layers) == shapes["num_layers"]:
-        raise ValueError(f"'{llm_id}': layer_types names {len(windows)} layers, but there are {shapes['num_layers']}.")
+    layers = shapes["num_layers"]
+    windows = shapes.pop("windows", [None] * layers)
+    moe_layers = shapes.pop("moe_layers", [False] * layers)
+    if len(windows) != layers:
+        raise ValueError(f"its list of layers names {len(windows)}, but there are {layers}.")
     kinds = Counter(zip(windows, moe_layers, strict=True))  # in order of first appearance
     shapes["layer_kinds"] = tuple(LayerKind(count, window, is_moe) for (window, is_moe), count in kinds.items())
     shapes["sliding_window"] = next((window for window in windows if window is not None), None)
