@@ -10,8 +10,8 @@ attention becomes two products for each of its own; a fused kernel computes its 
 element-wise op reads its operands and the gradient of its result and writes the gradients of its operands. `recompute` runs
 the layers (not the head) a second time. `lora`, `qlora` and `quantized` freeze the base: no weight gradients.
 
-Optimizer: Adam. Gradients, states and weights are read once and written once; what an unfused implementation does beyond
-that is UNFUSED_ADAM. Master weights, an fp32 copy that the optimizer updates, are kept where states are fp32 and weights
+Optimizer: Adam. One fused kernel: gradients, states and weights are read once, states and weights written once (estimate.py
+knows the unfused one). Master weights, an fp32 copy that the optimizer updates, are kept where states are fp32 and weights
 have 16 bits, as mixed-precision frameworks and every ZeRO stage of DeepSpeed do. States of 16 bits mean no master weights.
 
 Communication. Without ZeRO and with ZeRO-1, gradients are all-reduced or reduce-scattered once a step; from ZeRO-2 on a
@@ -52,7 +52,8 @@ DEQUANTIZE_FLOPS = 2.0
 """Per weight: look-up in the code book, product with the block's scale."""
 
 BUCKET = 5e8
-"""Gradients reduced at a time: DeepSpeed's reduce_bucket_size; with ZeRO there are two buckets (overlap_comm)."""
+"""Gradients reduced at a time: DeepSpeed's reduce_bucket_size. ZeRO has two buckets, one that fills while the other is reduced
+(overlap_comm, which DeepSpeed itself turns on in stage 3 only)."""
 
 LIVE_PARAMETERS = 1e9
 """Gathered weights that ZeRO-3 keeps at most: DeepSpeed's stage3_max_live_parameters; the optimizer's sub_group_size too."""
@@ -69,11 +70,8 @@ COMMUNICATOR = 1.5e9
 
 HOST_BANDWIDTH = 409.6e9
 """B/s of host memory that all devices of a host share in an offloaded update: two sockets of eight DDR4-3200 channels, the
-best host of the A100's time. An assumption: catalogue entries have no host."""
-
-HOST_SHARE = 0.07
-"""Share of HOST_BANDWIDTH that offloaded Adam reached in `zhang-2023-dissecting` Table III, 13B, Z2+O: 14.3 s a step for
-13.0e9 parameters of 28 B. For an estimate; the bound takes all of it."""
+best host of the A100's time. An assumption: catalogue entries have no host. `zhang-2023-dissecting` Table III reached 7 % of
+it: 14.3 s a step of Z2+O for the 13.0e9 parameters, 28 B each, of 13B."""
 
 HOST_DEVICES = 8.0
 """Devices of one host at most."""
@@ -84,48 +82,8 @@ LOSS_FLOPS = (6.0, 3.0)
 BACKWARD_FLOPS = {"softmax": 0.8, "norm": 2.0, "activation": 2.0}
 """FLOPs of a backward op over those of its forward op; 1 for all others. Softmax: y (dy - sum y dy), 4 against 5."""
 
-
-@dataclass(frozen=True)
-class Pass:
-    """One kernel of an unfused implementation over all elements: arrays that it reads and writes."""
-
-    name: str
-    reads: int
-    writes: int
-
-
-UNFUSED_ADAM = (
-    Pass("weight decay", 1, 1),
-    Pass("first moment: decay", 1, 1),
-    Pass("first moment: add gradient", 2, 1),
-    Pass("second moment: decay", 1, 1),
-    Pass("second moment: add squared gradient", 3, 1),
-    Pass("square root", 1, 1),
-    Pass("bias correction", 1, 1),
-    Pass("epsilon", 1, 1),
-    Pass("update", 3, 1),
-)
-"""Kernels of torch.optim.AdamW without `fused`, over elements of the updated dtype: the weights' own, or fp32 with master
-weights. 14 reads and 9 writes: 46 B a parameter in bf16 against 14 B of a fused kernel. On the 6.74e9 parameters of
-`zhang-2023-dissecting` Table V: 310 GB, 152 ms at 2039 GB/s against 181.4 ms of measured kernels (84 % of the bandwidth)."""
-
 ADAM_TEMPORARIES = 1.0
 """Arrays as large as the updated parameters that torch's unfused Adam (foreach) allocates during a step, as torch documents."""
-
-UNFUSED_LOSS = (
-    Pass("cast of logits to fp32", 1, 1),
-    Pass("log-softmax", 1, 1),
-    Pass("gradient of the likelihood", 0, 1),
-    Pass("gradient of log-softmax", 2, 1),
-    Pass("cast of the gradient", 1, 1),
-)
-"""Kernels over tokens x vocabulary of an unfused cross entropy, forward and backward; the first reads and the last writes the
-activation dtype, all else is fp32."""
-
-
-def unfused_adam_bytes(element: Value) -> Value:
-    """Bytes per parameter that UNFUSED_ADAM moves, over `element` bytes of the updated dtype."""
-    return element * float(sum(one.reads + one.writes for one in UNFUSED_ADAM))
 
 
 def refuse(llm: Llm, phase: str, options: frozenset[str]) -> str | None:
@@ -547,10 +505,16 @@ class _Step:
             )  # fmt: skip
 
     def _reduce(self) -> None:
-        """Gradients summed over data-parallel devices in buckets, and with offload sent to the host, behind backward."""
+        """Gradients summed over data-parallel devices in buckets, and with offload sent to the host, behind backward.
+
+        ZeRO copies them to a bucket first, in the order of its shares (DeepSpeed's contiguous_gradients, FSDP's copy-in).
+        """
         model, group = self.model, self.group
         buckets = np.ceil(model.trained / BUCKET)
         count = buckets * (group.micro_batches if model.zero >= 2 else 1.0)
+        if model.zero:
+            size = model.gradients / buckets
+            self.add(Op(kind="memcpy", path="gradients.bucket", phase="backward", count=count, read=size, written=size))
         busy = self._compute("backward")
         gathering = sum(_sent_seconds(op, group) * op.count for op in self.ops if op.path == "layers.*.weights")
         if np.any(group.data_parallel > 1):
@@ -770,7 +734,8 @@ def _workspace(model: _Model, held: Array, activations: Value) -> Value:
 
     From ZeRO-2 on gradients are freed by the stream that reduces them, later than the next ones are made: where memory
     allows, all of them are there by the end of backward, when no activation is left. Not so where ZeRO-3 fetches weights
-    from the host: backward then runs at the pace of that link.
+    from the host: backward then runs at the pace of that link. Inferred from `zhang-2023-dissecting` Table III: on 80 GB,
+    Z2 and Z2+O take 5.4 and 3.7 B for every parameter that 13B has more than 7B, on 24 GB devices less.
     """
     group = model.group
     is_several = group.data_parallel * group.tensor_parallel * group.pipeline_parallel > 1
