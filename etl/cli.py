@@ -442,7 +442,9 @@ def calibrate(
     home: HomeOption = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="Source ids whose rows count; default: every measured row.", metavar="ID..."),
+        typer.Option(
+            help="Source ids whose rows count, measured or published; default: every measured row.", metavar="ID..."
+        ),
     ] = None,
 ) -> None:
     """Fit the constants of the estimate to the measured rows of the lake and store them with the snapshot."""

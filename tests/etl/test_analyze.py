@@ -225,6 +225,8 @@ def test_one_device_without_an_answer_does_not_silence_the_others(tmp_path):
         (["llama-2-7b", "--hardware", "a6000", "--batch-size", -1], "batch_size must be 1 or more"),
         (["llama-2-7b", "--hardware", "a6000", "--context-tokens", 0, "--phase", "decode"], "context_tokens must be 1 or more"),
         (["gpt2", "--hardware", "a6000", "--input-tokens", 5000, "--phase", "prefill"], "1024 tokens"),
+        (["llama-2-7b", "--hardware", "a6000", "--context-tokens", 5000, "--phase", "decode"],
+         "context_tokens is beyond the 4096 tokens that llama-2-7b is made for"),
         (["llama-2-7b", "--hardware", "a6000", "--phase", "sing"], "phase 'sing' is not modelled. Known: "),
         (["llama-2-7b", "--hardware", "a6000", "--attention", "rapt"], "attention 'rapt' is not modelled. Known: eager"),
         (["bert-base-uncased", "--hardware", "a6000", "--phase", "decode"], "an encoder has no decode"),
@@ -357,6 +359,7 @@ def test_nothing_feasible_is_the_closest_miss_and_exit_code_2():
         (["--output-tokens", 1], "output_tokens must be 2 or more"),
         (["--dtypes", "w9"], "'w9' names no dtypes"),
         (["--max-devices", 0], "max_devices must be 1 or more"),
+        (["--input-tokens", 9000], "input_tokens is beyond the 4096 tokens that llama-2-7b is made for"),
     ],
 )
 def test_a_search_that_makes_no_sense_is_a_sentence(words, sentence):

@@ -127,6 +127,15 @@ def test_a_store_that_fails_is_a_sentence_although_it_is_imported_late(tmp_path)
     assert "Traceback" not in answer.stderr
 
 
+def test_calibrating_on_too_little_says_so(home):
+    answer = rooflake("calibrate", "--home", home, "--source", "nobody", "nothing")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == ""
+    assert answer.stderr.strip()
+    assert "Traceback" not in answer.stderr
+    assert rooflake("sql", "-f", "csv", "select count(*) as n from calibrations", "--home", home).stdout == "n\n0\n"
+
+
 def test_collect_runs_a_collector_and_loads_it(tmp_path):
     answer = rooflake("collect", "published", "--home", tmp_path, "--papers", "chilka-nyu")
     assert answer.returncode == 0, answer.stderr
