@@ -36,7 +36,10 @@ def config(llm_id: str = "llama-2-7b", **values: Any) -> dict[str, Any]:
 
 
 def run(rows: Iterable[dict[str, Any]], *, with_ops: bool = False) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    totals, ops = evaluate(pa.Table.from_pylist(list(rows)), llms=[TINY, *catalog.llms().values()], with_ops=with_ops)
+    rows = list(rows)
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    totals, ops = evaluate(table, llms=[TINY, *catalog.llms().values()], with_ops=with_ops)
     return totals.to_pylist(), ops.to_pylist()
 
 
@@ -119,6 +122,18 @@ def test_every_product_of_forward_has_two_in_backward(llm_id: str) -> None:
 def test_an_encoder_decoder_is_trained_and_an_encoder_fine_tuned() -> None:
     assert total("t5-base", input_tokens=256, output_tokens=64)["flops"] > 0
     assert total("bert-base-uncased", phase="finetune_step")["flops"] > 0
+
+
+def test_every_llm_of_the_catalogue_is_fine_tuned() -> None:
+    rows = [
+        config(name, phase="finetune_step", input_tokens=128, output_tokens=32, attention=attention, **more)
+        for name in catalog.llms()
+        for attention, more in (("eager", {}), ("flash", {"optimizations": ["lora", "recompute"], "lora_rank": 4}))
+    ]
+    for row, answer in zip(rows, run(rows)[0], strict=True):
+        parts = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activation_peak_bytes", "workspace_bytes")
+        assert answer["status"] == "ok", (row["llm_id"], answer["status_detail"])
+        assert all(np.isfinite(answer[part]) and answer[part] > 0 for part in (*parts, "flops", "roofline_s")), row
 
 
 def test_edges_lead_from_the_loss_to_the_embedding() -> None:
