@@ -52,11 +52,11 @@ def self_attention(trace: Trace, path: str, span: Span, normed: int) -> int:
         ]
     live = waiting + kept
     if llm.has_qk_norm:
+        widths = (llm.attention_size, llm.kv_size) if llm.is_qk_norm_wide else (llm.head_dim, llm.head_dim)
         heads = [
-            trace.norm(join(path, "q_norm"), [heads[0]], tokens * query, llm.head_dim, live=live + trace.bytes(tokens * query)),
-            trace.norm(join(path, "k_norm"), [heads[1]], tokens * key, llm.head_dim, live=live + trace.bytes(tokens * key)),
-            heads[2],
-        ]  # fmt: skip
+            trace.norm(join(path, name), [head], tokens * width, scales, live=live + trace.bytes(tokens * width))
+            for name, head, width, scales in zip(("q_norm", "k_norm"), heads[:2], (query, key), widths, strict=True)
+        ] + heads[2:]
     if is_rotated:
         turned = trace.add(
             "rope", join(path, "rope"), heads[:2], live=live + trace.bytes(tokens * (query + key)),
@@ -176,7 +176,9 @@ def moe(trace: Trace, path: str, tokens: Array, normed: int, *, waiting: float) 
     shards = np.maximum(1.0, group.tensor_parallel / group.expert_parallel)
     met = tokens * replicas
     share = llm.experts_per_token / experts
-    distinct = experts / group.expert_parallel * -np.expm1(met * np.log1p(-share)) if share < 1 else experts
+    distinct = experts / group.expert_parallel
+    if share < 1:
+        distinct = distinct * -np.expm1(met * np.log1p(-share))
     pairs = met * llm.experts_per_token / group.expert_parallel
     width = llm.expert_size / shards
     base = trace.bytes(tokens * hidden * waiting)
@@ -253,7 +255,9 @@ def _rotated_share(llm: Llm) -> float:
     config = llm.config
     if config.get("rotary_dim") is not None:
         return float(config["rotary_dim"]) / llm.head_dim
-    if llm.model_type == "chatglm":
-        return 0.5
     share = config.get("partial_rotary_factor", config.get("rotary_pct"))
-    return 1.0 if share is None else float(share)
+    return _ROTATED_SHARES.get(llm.model_type, 1.0) if share is None else float(share)
+
+
+_ROTATED_SHARES = {"chatglm": 0.5, "glm": 0.5, "glm4": 0.5, "glm4_moe": 0.5, "stablelm": 0.25, "phi": 0.5, "gpt_neox": 0.25}
+"""Part of a head that rope turns where a config.json leaves it to Hugging Face."""

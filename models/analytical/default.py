@@ -152,12 +152,22 @@ def _once(phase: str) -> Callable[[Run, Group], list[Op]]:
 def _streamed(ops: list[Op], phase: str, group: Group, weights: Value) -> list[Op]:
     """Every pass fetches all weights from host memory while it computes (as ZeRO-Inference does)."""
     passes = _passes(phase, group)
-    busy = sum(np.maximum(op.flops / group.peak(op), op.bytes_moved / group.bandwidth) * op.count for op in ops)
+    busy, of_memory = (sum(sides) for sides in zip(*(_busy(op, group) for op in ops), strict=True))
     stream = Op(
         kind="memcpy_h2d", path="weights.stream", phase=phase, count=passes, over_host=weights,
-        hidden=busy / passes,
+        hidden=busy / passes, hidden_memory=of_memory / passes,
     )  # fmt: skip
     return [*ops, stream]
+
+
+def _busy(op: Op, group: Group) -> tuple[Value, Value]:
+    """Seconds that all executions of an op take beside the links, and those of them that the bandwidth decides."""
+    compute, moved = op.flops / group.peak(op), op.bytes_moved / group.bandwidth
+    bound = np.maximum(compute, moved) if op.seconds is None else op.seconds
+    seconds = np.maximum(bound - op.hidden, 0.0) * op.count
+    is_exposed = np.asarray(op.hidden) < bound
+    turned = np.where(is_exposed, op.hidden_memory, 0.0) * op.count  # what it hides behind gives way to it
+    return seconds, np.where(compute < moved, seconds, 0.0) - turned
 
 
 # Executions

@@ -155,6 +155,9 @@ def _sum(phase: str, ops: tuple[Op, ...], timed: list[tuple[Value, ...]], group:
         for name, value in zip(names, times, strict=True):
             if _is_some(value):
                 seconds[name] = seconds[name] + value * op.count
+        if _is_some(op.hidden):
+            _expose(seconds, op, times)
+            continue
         if _is_some(times[2]):
             continue
         side = "compute_side_s"
@@ -183,6 +186,16 @@ def _sum(phase: str, ops: tuple[Op, ...], timed: list[tuple[Value, ...]], group:
         "compute_elasticity": compute / whole, "bandwidth_elasticity": stored / whole,
         "link_elasticity": np.maximum(1 - (compute + stored) / whole, 0.0),
     }  # fmt: skip
+
+
+def _expose(seconds: dict[str, Value], op: Op, times: tuple[Value, ...]) -> None:
+    """Where an op outlasts what hides it, the time follows its own rate, the processor's or a link's, and no longer theirs."""
+    is_exposed = np.asarray(times[3]) > 0
+    sides = {"compute_side_s": op.hidden_memory - op.hidden, "memory_side_s": -op.hidden_memory}
+    if not _is_some(times[2]):
+        sides["compute_side_s"] = op.hidden_memory + times[3]
+    for side, value in sides.items():
+        seconds[side] = seconds[side] + np.where(is_exposed, value, 0.0) * op.count
 
 
 def _estimate(answers: Mapping[str, Value], passes: Value, constants: estimate.Constants) -> dict[str, Value]:
@@ -217,7 +230,7 @@ def _limits(part: Part, group: Group, inventory: Inventory) -> dict[str, Value]:
         "max_batch_size": memory.max_batch(group, fixed, inventory.kv_cache + inventory.activation_peak)
     }
     if part.llm.architecture == "decoder" and part.phase in ("decode", "generate"):
-        limits["max_context_tokens"] = memory.max_context(part.llm, group, fixed + inventory.activation_peak)
+        limits["max_context_tokens"] = memory.max_context(part.llm, part.phase, group, fixed, inventory)
     return limits
 
 

@@ -44,6 +44,8 @@ class Op:
     """Bytes between device and host memory: streamed weights, offloaded states."""
     hidden: Value = 0.0
     """Seconds of earlier ops that this one overlaps with: only what is left of it counts."""
+    hidden_memory: Value = 0.0
+    """Of those, the seconds that the memory's bandwidth decides."""
     live: Value = 0.0
     """Activations alive while the op runs: what it reads, what it writes, and what waits for later ops."""
     gemm: tuple[Value, Value, Value] | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from models.analytical.inventory import Array, Group, Value
+from models.analytical.inventory import Array, Group, Inventory, Op, Value, largest
 from warehouse.catalog.llm import LayerKind, Llm, parameter_count
 
 
@@ -54,24 +55,51 @@ def max_batch(group: Group, fixed: Value, growing: Value) -> Array:
     return np.asarray(np.maximum(np.floor(room * (1 + 1e-12)), 0.0))
 
 
-def max_context(llm: Llm, group: Group, others: Value) -> Array:
-    """Longest cache that fits at this batch beside `others` bytes, at most what the LLM is made for.
+_SCORES: dict[str, Callable[[Op], Value]] = {
+    "attention_scores": lambda op: op.written,
+    "softmax": lambda op: op.read + op.written,
+    "attention_values": lambda op: op.read,
+}
+"""Ops of a step that hold scores, as many as tokens are attended to: op_kind -> bytes of those."""
+
+
+def max_context(llm: Llm, phase: str, group: Group, fixed: Value, inventory: Inventory) -> Array:
+    """Longest cache that fits at this batch beside `fixed` bytes and activations, at most what the LLM is made for.
+
+    Activations are those of the run; of a decode step that writes its scores, they grow with the cache.
+    """
+    growing = [op for op in inventory.ops if phase == "decode" and op.kind in _SCORES]
+    resting: Value = inventory.activation_peak
+    if growing:
+        resting = largest(*(op.live for op in inventory.ops if op.kind not in _SCORES))
+    tokens = _context_beside(llm, group, fixed + resting, 0.0)
+    if growing:
+        kind = next((kind for kind in llm.layer_kinds if kind.window is None), llm.layer_kinds[0])
+        attended = _held(kind, group.context_tokens)
+        for op in growing:
+            scores = _SCORES[op.kind](op)
+            tokens = np.minimum(tokens, _context_beside(llm, group, fixed + op.live - scores, scores / attended))
+    limit = np.inf if llm.max_context_tokens is None else float(llm.max_context_tokens)
+    return np.minimum(np.floor(tokens * (1 + 1e-12)), limit)
+
+
+def _context_beside(llm: Llm, group: Group, others: Value, scores: Value) -> Array:
+    """Tokens for which cache and `scores` bytes a token fit beside `others` bytes.
 
     Layers with a window stop growing at it, so the answer is one of two linear equations.
     """
     share = np.ceil(llm.num_layers / group.pipeline_parallel) / llm.num_layers
     slope = group.batch * token_bytes(llm, group) * share
-    room = np.maximum(group.memory - others, 0.0) / slope
-    full = sum(kind.count for kind in llm.layer_kinds if kind.window is None)
-    tokens = np.asarray(room / llm.num_layers)
+    room = np.maximum(group.memory - others, 0.0)
+    tokens = np.asarray(room / (slope * llm.num_layers + scores))
     windows = [kind for kind in llm.layer_kinds if kind.window is not None]
-    if windows:
-        window = float(windows[0].window or 0)
-        limited = sum(kind.count for kind in windows)
-        beyond = (room - limited * window) / full if full else np.full_like(room, np.inf)
-        tokens = np.where(tokens <= window, tokens, beyond)
-    limit = np.inf if llm.max_context_tokens is None else float(llm.max_context_tokens)
-    return np.minimum(np.floor(tokens * (1 + 1e-12)), limit)
+    if not windows:
+        return tokens
+    window = float(windows[0].window or 0)
+    full = sum(kind.count for kind in llm.layer_kinds if kind.window is None)
+    limited = slope * window * sum(kind.count for kind in windows)
+    beyond = (room - limited) / (slope * full + scores) if full else np.full_like(tokens, np.inf)
+    return np.where(tokens <= window, tokens, beyond)
 
 
 def device_parameters(llm: Llm, group: Group) -> Value:
@@ -125,8 +153,10 @@ def _divided(llm: Llm, kind: LayerKind, whole: float, tensor: Array, expert: Arr
     keys_share = np.maximum(1 / tensor, 1 / llm.num_kv_heads)
     if kind.is_moe:
         routed = (up * hidden + (up - 1) * llm.has_expert_bias) * llm.expert_size * llm.num_experts
+        closing = float(hidden * llm.num_experts * llm.has_expert_bias)  # the last bias is as wide as the model
         dense = up * hidden * llm.shared_expert_size
     else:
-        routed, dense = 0.0, (up * hidden + (up - 1) * llm.has_mlp_bias) * llm.intermediate_size
-    replicated = whole - heads - keys - routed - dense
-    return replicated + heads / tensor + keys * keys_share + dense / tensor + routed / np.maximum(tensor, expert)
+        routed, closing, dense = 0.0, 0.0, (up * hidden + (up - 1) * llm.has_mlp_bias) * llm.intermediate_size
+    replicated = whole - heads - keys - routed - closing - dense
+    divided = heads / tensor + keys * keys_share + dense / tensor + routed / np.maximum(tensor, expert)
+    return replicated + divided + closing / expert

@@ -10,7 +10,10 @@ import numpy as np
 
 from models.analytical.inventory import Array, Group, Op, Value, largest
 
-_FIELDS = ("flops", "weights", "read", "written", "kv_read", "kv_written", "sent", "hops", "over_host", "hidden")
+_FIELDS = (
+    "flops", "weights", "read", "written", "kv_read", "kv_written", "sent", "hops", "over_host", "hidden",
+    "hidden_memory",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -115,10 +115,12 @@ class Trace:
             return
         products = [self.ops[index] for index in self.waiting_weights]
         elements = sum(op.weights for op in products) / self.group.weight_bytes
-        hidden = sum(
-            np.maximum(op.flops / self.group.matrix_peak, op.bytes_moved / self.group.bandwidth) for op in products
-        )
-        self.add("dequantize", path, self.waiting_weights, live=0.0, flops=DEQUANTIZE_FLOPS * elements, hidden=hidden)
+        bounds = [(op.flops / self.group.matrix_peak, op.bytes_moved / self.group.bandwidth) for op in products]
+        self.add(
+            "dequantize", path, self.waiting_weights, live=0.0, flops=DEQUANTIZE_FLOPS * elements,
+            hidden=sum(np.maximum(compute, moved) for compute, moved in bounds),
+            hidden_memory=sum(np.where(compute < moved, moved, 0.0) for compute, moved in bounds),
+        )  # fmt: skip
         self.waiting_weights = []
 
     def norm(self, path: str, after: Sequence[int], elements: Value, width: int, *, live: Value) -> int:
@@ -126,7 +128,7 @@ class Trace:
         return self.add(
             "norm", path, after, live=live, style=kind,
             flops={"rms": 4.0, "layer": 7.0, "none": 2.0}[kind] * elements,
-            weights=(width if kind == "rms" else 2 * width) * self.group.weight_bytes,
+            weights=(width if kind == "rms" or not self.llm.has_norm_shift else 2 * width) * self.group.weight_bytes,
             read=self.bytes(elements), written=self.bytes(elements),
         )  # fmt: skip
 
