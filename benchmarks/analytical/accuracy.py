@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,9 @@ def mean_error(cases: Iterable[Case]) -> float:
     return float(np.mean([abs(case.error) for case in cases]))
 
 
-def rows(configs: Sequence[dict[str, Any]], llms: Iterable[Llm] | None = None, hardware: Any = None) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
+def rows(
+    configs: Sequence[dict[str, Any]], llms: Iterable[Llm] | None = None, hardware: Any = None
+) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
     """Totals of every configuration, and its ops. Raises ValueError for one without an answer."""
     names = sorted({name for config in configs for name in config})
     table = pa.Table.from_pylist([{name: config.get(name) for name in names} for config in configs])
@@ -77,16 +79,18 @@ def rows(configs: Sequence[dict[str, Any]], llms: Iterable[Llm] | None = None, h
     answers = totals.to_pylist()
     for answer in answers:
         if answer["status"] != "ok":
-            raise ValueError(f"{answer['llm_id']} {answer['phase']} on {answer['hardware_id']}: {answer['status_detail']}")
+            raise ValueError(
+                f"{answer['llm_id']} {answer['phase']} on {answer['hardware_id']}: {answer['status_detail']}"
+            )
     of_row: list[list[dict[str, Any]]] = [[] for _ in answers]
     for op in ops.to_pylist():
         of_row[op["config_row"]].append(op)
     return answers, of_row
 
 
-def total(ops: Iterable[dict[str, Any]], column: str, is_wanted: Callable[[dict[str, Any]], bool]) -> float:
-    """Sum over executions of wanted ops."""
-    return float(sum(op[column] * op["count"] for op in ops if is_wanted(op)))
+def total(ops: Iterable[dict[str, Any]], column: str) -> float:
+    """Sum over executions of ops."""
+    return float(sum(op[column] * op["count"] for op in ops))
 
 
 # pattabhiraman-asu
@@ -131,13 +135,20 @@ def pattabhiraman() -> None:
     ]  # fmt: skip
     heads = [case for case in cases if " tensor " in case.name]
     layers = [case for case in cases if " pipeline " in case.name]
-    print(f"\npattabhiraman-asu, Figure 4 (tokens/s per sequence; context {CONTEXT} assumed; constants from kernel tables)")
+    print(
+        f"\npattabhiraman-asu, Figure 4 (tokens/s per sequence; context {CONTEXT} assumed; constants from kernel tables)"
+    )
     print(HEADER)
     for case in (*heads, *layers):
         print(case.line())
-    print(f"MAPE over the 8 tensor-parallel cells: {mean_error(heads):.1%} (AIC 14.2 %, LLMCompass 42.8 %, llm-analysis 66.9 %, GenZ 77.6 %)")
+    print(
+        f"MAPE over the 8 tensor-parallel cells: {mean_error(heads):.1%} (AIC 14.2 %, LLMCompass 42.8 %, llm-analysis 66.9 %, GenZ 77.6 %)"
+    )
     print(f"MAPE over all 16 cells: {mean_error(cases):.1%}; target 12 %.")
-    corrected = [Case(case.name, case.measured, None, value, case.unit) for case, value in zip(cases, _without_own_llm(cases), strict=True)]
+    corrected = [
+        Case(case.name, case.measured, None, value, case.unit)
+        for case, value in zip(cases, _without_own_llm(cases), strict=True)
+    ]
     print(
         f"With one factor for either split, the median of measured / estimate over the OTHER two LLMs: tensor parallel "
         f"{mean_error(c for c in corrected if ' tensor ' in c.name):.1%}, all 16 {mean_error(corrected):.1%}."
@@ -160,7 +171,12 @@ def _without_own_llm(cases: Sequence[Case]) -> list[float]:
 
 # zhang-2023-dissecting
 
-A800: dict[str, Any] = {"hardware_id": "a800-sxm-80gb", "llm_id": "llama-2-7b", "weight_dtype": "bf16", "activation_dtype": "bf16"}
+A800: dict[str, Any] = {
+    "hardware_id": "a800-sxm-80gb",
+    "llm_id": "llama-2-7b",
+    "weight_dtype": "bf16",
+    "activation_dtype": "bf16",
+}
 STEP: dict[str, Any] = {
     **A800, "phase": "pretrain_step", "num_devices": 8, "data_parallel": 8, "tensor_parallel": 1, "pipeline_parallel": 1,
     "attention": "eager", "execution": "eager", "gradient_dtype": "bf16", "optimizer_dtype": "bf16",
@@ -187,7 +203,9 @@ def _paper(table: str) -> list[dict[str, Any]]:
 
 def zhang() -> None:
     """Tables III, V, VI, VII, XI and XII on A800, Llama-2-7B."""
-    print("\nzhang-2023-dissecting (A800; profile eager, the last engine; constants from kernel tables and optimum-benchmark)")
+    print(
+        "\nzhang-2023-dissecting (A800; profile eager, the last engine; constants from kernel tables and optimum-benchmark)"
+    )
     print(HEADER)
     cases = [*_gemms(), *_training(), *_serving()]
     for case in cases:
@@ -197,43 +215,98 @@ def zhang() -> None:
 
 def _gemms() -> list[Case]:
     cases = []
-    for run, peers in zip(_paper("table-12"), ("AIC .250, LLMCompass .238, Calculon .274", "AIC 3.615, LLMCompass 3.379"), strict=True):
+    for run, peers in zip(
+        _paper("table-12"), ("AIC .250, LLMCompass .238, Calculon .274", "AIC 3.615, LLMCompass 3.379"), strict=True
+    ):
         op = run["ops"][0]
         size = [np.array([float(op[name])]) for name in "mnk"]
         product, where = gemm(*size, 2.0), group(find_device("a800-sxm-80gb", lambda _: None, {}), "bf16", 1)
         _, known = constants(find_device("a800-sxm-80gb", lambda _: None, {}), "eager")
         seconds, _ = op_seconds(product, where, "eager", known)
         bound = np.maximum(product.flops / where.matrix_peak, product.bytes_moved / where.bandwidth)
-        cases.append(Case(f"GEMM {op['m']}x{op['n']}x{op['k']}", float(op["time_ms"]), 1e3 * float(bound[0]), 1e3 * float(np.max(seconds)), "ms", peers, 0.08))
+        cases.append(
+            Case(
+                f"GEMM {op['m']}x{op['n']}x{op['k']}",
+                float(op["time_ms"]),
+                1e3 * float(bound[0]),
+                1e3 * float(np.max(seconds)),
+                "ms",
+                peers,
+                0.08,
+            )
+        )
     return cases
 
 
 def _training() -> list[Case]:
-    configs = [{**STEP, "batch_size": 2, "input_tokens": 333}, {**STEP, "batch_size": 32, "input_tokens": 332, "optimizations": ["recompute"]}]
+    configs = [
+        {**STEP, "batch_size": 2, "input_tokens": 333},
+        {**STEP, "batch_size": 32, "input_tokens": 332, "optimizations": ["recompute"]},
+    ]
     answers, ops = rows(configs)
-    measured = {(op["label"], op["phase"]): op for op in _paper("table-6")[0]["ops"] if op["op_kind"] != "communication"}
+    measured = {
+        (op["label"], op["phase"]): op for op in _paper("table-6")[0]["ops"] if op["op_kind"] != "communication"
+    }
     cases = []
     for label, kinds in MODULES.items():
-        wanted = _wanted(lambda op, kinds=kinds: op["op_kind"] in kinds and op["phase"] == "forward")
+        wanted = [op for op in ops[0] if op["op_kind"] in kinds and op["phase"] == "forward"]
         value = float(measured[f"Forward / {label}", "forward"]["time_ms"])
-        cases.append(Case(f"forward b=2 {label}", value, 1e3 * total(ops[0], "roofline_s", wanted), 1e3 * total(ops[0], "estimate_s", wanted), "ms", PEER_MODULES.get(label, ""), 0.25))
+        cases.append(
+            Case(
+                f"forward b=2 {label}",
+                value,
+                1e3 * total(wanted, "roofline_s"),
+                1e3 * total(wanted, "estimate_s"),
+                "ms",
+                PEER_MODULES.get(label, ""),
+                0.25,
+            )
+        )
     whole = {op["path"]: op for op in _paper("table-5")[0]["ops"]}
     again = {op["path"]: op for op in _paper("table-7")[0]["ops"]}
     for name, table, index, target in (("b=2 x 333", whole, 0, 0.10), ("b=32 x 332, recompute", again, 1, 0.10)):
         for phase in ("forward", "backward", "optimizer"):
-            wanted = _wanted(lambda op, phase=phase: op["phase"] == phase)
-            bound, estimate = (1e3 * total(ops[index], column, wanted) for column in ("roofline_s", "estimate_s"))
-            peers = {("forward", 0): "AIC 40.0, LLM-Viewer 30.0, Calculon 48.6", ("forward", 1): "AIC 576.4, LLM-V. 475.8, Calculon 612.4"}.get((phase, index), "")
-            cases.append(Case(f"{phase} {name}", float(table[phase]["time_ms"]), bound, estimate, "ms", peers, target if phase == "forward" else None))
+            wanted = [op for op in ops[index] if op["phase"] == phase]
+            bound, estimate = (1e3 * total(wanted, column) for column in ("roofline_s", "estimate_s"))
+            peers = {
+                ("forward", 0): "AIC 40.0, LLM-Viewer 30.0, Calculon 48.6",
+                ("forward", 1): "AIC 576.4, LLM-V. 475.8, Calculon 612.4",
+            }.get((phase, index), "")
+            cases.append(
+                Case(
+                    f"{phase} {name}",
+                    float(table[phase]["time_ms"]),
+                    bound,
+                    estimate,
+                    "ms",
+                    peers,
+                    target if phase == "forward" else None,
+                )
+            )
     step = sum(float(op["time_ms"]) for op in whole.values())
-    cases.append(Case("training step b=2 x 333", step, 1e3 * answers[0]["roofline_s"], 1e3 * answers[0]["estimate_s"], "ms", "llm-analysis 230, Calculon 260", 0.12))
+    cases.append(
+        Case(
+            "training step b=2 x 333",
+            step,
+            1e3 * answers[0]["roofline_s"],
+            1e3 * answers[0]["estimate_s"],
+            "ms",
+            "llm-analysis 230, Calculon 260",
+            0.12,
+        )
+    )
     step = sum(float(op["time_ms"]) for op in again.values())
-    cases.append(Case("training step b=32 x 332, recompute", step, 1e3 * answers[1]["roofline_s"], 1e3 * answers[1]["estimate_s"], "ms", "llm-analysis 1901, Calculon 2435"))
+    cases.append(
+        Case(
+            "training step b=32 x 332, recompute",
+            step,
+            1e3 * answers[1]["roofline_s"],
+            1e3 * answers[1]["estimate_s"],
+            "ms",
+            "llm-analysis 1901, Calculon 2435",
+        )
+    )
     return cases
-
-
-def _wanted(test: Callable[..., bool]) -> Callable[[dict[str, Any]], bool]:
-    return lambda op: test(op)
 
 
 def _serving() -> list[Case]:
@@ -243,27 +316,69 @@ def _serving() -> list[Case]:
     }  # fmt: skip
     answers, _ = rows([config])
     measured = sum(float(op["time_ms"]) for op in _paper("table-11")[0]["ops"] if "parent_path" not in op)
-    return [Case("LightLLM decode step b=1024, prompt 512, TP8", measured, 1e3 * answers[0]["roofline_s"], 1e3 * answers[0]["estimate_s"], "ms", "AIC 39.6, GenZ 29.5", 0.15)]
+    return [
+        Case(
+            "LightLLM decode step b=1024, prompt 512, TP8",
+            measured,
+            1e3 * answers[0]["roofline_s"],
+            1e3 * answers[0]["estimate_s"],
+            "ms",
+            "AIC 39.6, GenZ 29.5",
+            0.15,
+        )
+    ]
 
 
-TABLE_3 = (("Naive", [], "bf16", 7488.3, 66.7), ("ZeRO-2", ["zero2"], "fp32", 6101.6, 37.8), ("ZeRO-3", ["zero3"], "fp32", 5491.4, 30.5))
+TABLE_3 = (
+    ("Naive", [], "bf16", 7488.3, 66.7),
+    ("ZeRO-2", ["zero2"], "fp32", 6101.6, 37.8),
+    ("ZeRO-3", ["zero3"], "fp32", 5491.4, 30.5),
+)
 """Method, its optimizations, dtype of Adam's states, tokens/s, GB, of 8 x 1 x 350 tokens."""
 
 
 def _zero() -> None:
     """Table III: tokens/s of ZeRO's stages, and memory."""
-    configs = [{**STEP, "batch_size": 1, "input_tokens": 350, "optimizations": options, "optimizer_dtype": states} for _, options, states, _, _ in TABLE_3]
+    configs = [
+        {**STEP, "batch_size": 1, "input_tokens": 350, "optimizations": options, "optimizer_dtype": states}
+        for _, options, states, _, _ in TABLE_3
+    ]
     answers, _ = rows(configs)
     speeds = []
     for (name, _, _, rate, memory), answer, peers, bytes_ in zip(
-        TABLE_3, answers, ("llm-analysis 12149", "llm-analysis 15126", "llm-analysis 15604"), ("llm-analysis 119.7", "llm-analysis 27.2", "llm-analysis 15.7"), strict=True
+        TABLE_3,
+        answers,
+        ("llm-analysis 12149", "llm-analysis 15126", "llm-analysis 15604"),
+        ("llm-analysis 119.7", "llm-analysis 27.2", "llm-analysis 15.7"),
+        strict=True,
     ):
         tokens = 8 * 350
-        speeds.append(Case(f"Table III {name}, b=1", rate, tokens / answer["roofline_s"], tokens / answer["estimate_s"], "tokens/s", peers))
+        speeds.append(
+            Case(
+                f"Table III {name}, b=1",
+                rate,
+                tokens / answer["roofline_s"],
+                tokens / answer["estimate_s"],
+                "tokens/s",
+                peers,
+            )
+        )
         print(speeds[-1].line())
-        print(Case(f"Table III {name}, b=1, peak memory", memory, None, answer["memory_peak_bytes"] / 1e9, "GB", bytes_, 0.15).line())
+        print(
+            Case(
+                f"Table III {name}, b=1, peak memory",
+                memory,
+                None,
+                answer["memory_peak_bytes"] / 1e9,
+                "GB",
+                bytes_,
+                0.15,
+            ).line()
+        )
     ranked = [case.name.split()[2].rstrip(",") for case in sorted(speeds, key=lambda case: -case.estimate)]
-    print(f"Ranking in tokens/s: {' > '.join(ranked)}; measured Naive > ZeRO-2 > ZeRO-3: {'met' if ranked == ['Naive', 'ZeRO-2', 'ZeRO-3'] else 'MISSED'}.")
+    print(
+        f"Ranking in tokens/s: {' > '.join(ranked)}; measured Naive > ZeRO-2 > ZeRO-3: {'met' if ranked == ['Naive', 'ZeRO-2', 'ZeRO-3'] else 'MISSED'}."
+    )
 
 
 # NeuSight
@@ -274,6 +389,8 @@ DEVICES = {name.replace(" ", "_"): hardware_id for name, hardware_id in NEUSIGHT
     "NVIDIA_A100_80GB_PCIe": "a100-pcie-80gb",
     "AMD_Instinct_MI250": "mi250-die",
 }
+
+
 def _die() -> dict[str, Any]:
     """One of MI250's two dies: what PyTorch sees as a device, with half of the module's numbers."""
     row = find_hardware("mi250").row
@@ -297,7 +414,9 @@ def neusight() -> None:
     if not folder.exists():
         print(f"\nNeuSight: {folder} is absent.")
         return
-    llms = [_llm(path) for path in sorted((folder / "data" / "DLmodel_configs").glob("*.json")) if "switch" not in path.stem]
+    llms = [
+        _llm(path) for path in sorted((folder / "data" / "DLmodel_configs").glob("*.json")) if "switch" not in path.stem
+    ]
     found = []
     left_out = 0
     for path in sorted((folder / "label").glob("*/*.json")):
@@ -332,12 +451,14 @@ def _neusight_config(device: str, match: re.Match[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _neusight_times(config: dict[str, Any], answer: dict[str, Any], ops: list[dict[str, Any]]) -> tuple[float, float, float, float]:
+def _neusight_times(
+    config: dict[str, Any], answer: dict[str, Any], ops: list[dict[str, Any]]
+) -> tuple[float, float, float, float]:
     """Seconds of bound and estimate, and the ends of its interval. The parts that NeuSight times: no loss, no optimizer."""
-    wanted = _wanted(lambda op: op["op_kind"] not in ("loss", "optimizer"))
+    wanted = [op for op in ops if op["op_kind"] not in ("loss", "optimizer")]
     device = find_device(config["hardware_id"], lambda _: None, {"mi250-die": _die()})
     _, known = constants(device, config["execution"])
-    bound, device_s, kernels = (total(ops, column, wanted) for column in ("roofline_s", "estimate_s", "num_kernels"))
+    bound, device_s, kernels = (total(wanted, column) for column in ("roofline_s", "estimate_s", "num_kernels"))
     if config["llm_id"].startswith("bert"):  # its pre-training head, which an encoder here does not have
         passes = 1 if config["phase"] == "forward" else 3
         for op in _bert_head(config):
@@ -356,21 +477,29 @@ def _bert_head(config: dict[str, Any]) -> tuple[Op, Op]:
 
 
 def _report_neusight(cases: Sequence[tuple[Case, bool]], left_out: int) -> None:
-    print(f"\nNeuSight, end to end, fp32 ({len(cases)} cases; {left_out} of switch transformers left out: no reader). Constants from its kernel tables.")
+    print(
+        f"\nNeuSight, end to end, fp32 ({len(cases)} cases; {left_out} of switch transformers left out: no reader). Constants from its kernel tables."
+    )
     groups: dict[str, list[tuple[Case, bool]]] = {}
     for case, is_inside in cases:
         device, _, mode, _, *split = case.name.split()
         for key in (device, f"{mode} {split[0] if split else ''}".strip(), "all"):
             groups.setdefault(key, []).append((case, is_inside))
-    print(f"{'':30s}{'cases':>6s}{'MAPE bound':>12s}{'MAPE estimate':>15s}{'median':>8s}{'in interval':>13s}{'bound above':>13s}")
+    print(
+        f"{'':30s}{'cases':>6s}{'MAPE bound':>12s}{'MAPE estimate':>15s}{'median':>8s}{'in interval':>13s}{'bound above':>13s}"
+    )
     for key in sorted(groups, key=lambda key: (key == "all", key)):
         members = [case for case, _ in groups[key]]
         bound = float(np.mean([abs(c.bound / c.measured - 1) for c in members if c.bound is not None]))
         middle = float(np.median([c.error for c in members]))
         inside = float(np.mean([is_inside for _, is_inside in groups[key]]))
         above = sum(c.bound is not None and c.bound > (1 + BOUND_TOLERANCE) * c.measured for c in members)
-        print(f"{key:30s}{len(members):6d}{bound:12.1%}{mean_error(members):15.1%}{middle:+8.1%}{inside:13.0%}{above:13d}")
-    print(f"Bound above: by more than {BOUND_TOLERANCE:.0%}. Published on its cases: NeuSight 10.0 %, plain roofline 31.4 %.")
+        print(
+            f"{key:30s}{len(members):6d}{bound:12.1%}{mean_error(members):15.1%}{middle:+8.1%}{inside:13.0%}{above:13d}"
+        )
+    print(
+        f"Bound above: by more than {BOUND_TOLERANCE:.0%}. Published on its cases: NeuSight 10.0 %, plain roofline 31.4 %."
+    )
     for case, _ in sorted(cases, key=lambda pair: -abs(pair[0].error))[:10]:
         print(case.line())
 

@@ -115,7 +115,9 @@ def _where(table: pa.Table, **wanted: str) -> pa.Table:
 
 def _aic_gemm(table: pa.Table, hardware_id: str) -> Part:
     r = sample(_where(table, gemm_dtype="bfloat16"))
-    return Part(gemm(r["m"], r["n"], r["k"], 2.0), group(hardware_id, "bf16", r["m"].size), "engine", r["latency"] / 1e3)
+    return Part(
+        gemm(r["m"], r["n"], r["k"], 2.0), group(hardware_id, "bf16", r["m"].size), "engine", r["latency"] / 1e3
+    )
 
 
 def _aic_context(table: pa.Table, hardware_id: str) -> Part:
@@ -185,7 +187,16 @@ def vidur_parts(folder: Path) -> Iterator[tuple[str, str, Part]]:
             yield hardware_id, f"vidur {name}", _keep(Part(op, where, "engine", seconds), seconds > 0)
 
 
-def _pass(kind: str, elements: Array, flops: float, weights: Array | float = 0.0, *, reads: int = 1, size: float = 2.0, style: str = "") -> Op:
+def _pass(
+    kind: str,
+    elements: Array,
+    flops: float,
+    weights: Array | float = 0.0,
+    *,
+    reads: int = 1,
+    size: float = 2.0,
+    style: str = "",
+) -> Op:
     return Op(
         kind=kind, style=style, path="", phase="forward", flops=flops * elements, weights=weights * size,
         read=reads * elements * size, written=elements * size,
@@ -200,7 +211,7 @@ def _keep(part: Part, mask: Any) -> Part:
     if part.op.gemm is not None:
         values["gemm"] = tuple(side[mask] if isinstance(side, np.ndarray) else side for side in part.op.gemm)
     kept = Group(**{field.name: getattr(part.group, field.name)[mask] for field in fields(Group)})
-    return Part(Op(**values), kept, part.execution, part.seconds[mask], part.weight)
+    return Part(Op(**values), kept, part.execution, part.seconds[mask])
 
 
 # NeuSight: PyTorch kernels in fp32, one at a time, ms. Its N is the inner dimension.
@@ -235,15 +246,30 @@ def neusight_parts(folder: Path) -> Iterator[tuple[str, str, Part]]:
         table = pa.csv.read_csv(path)
         for name in NEUSIGHT:
             rows = _where(table, Device=name)
-            kind = next(part for part in ("bmm", "linear", "elem", "softmax", "ln", "gelu") if part in str(path.relative_to(folder)).split("/")[-1] or f"/{part}/" in str(path))
+            kind = next(
+                part
+                for part in ("bmm", "linear", "elem", "softmax", "ln", "gelu")
+                if part in str(path.relative_to(folder)).split("/")[-1] or f"/{part}/" in str(path)
+            )
             if rows.num_rows:
                 tables.setdefault((name, kind), []).append(rows)
     for (name, kind), found in tables.items():
-        table = pa.concat_tables([t.select([c for c in ("OPName", "Latency", "B", "M", "N", "K", "H") if c in t.column_names]) for t in found], promote_options="permissive")
+        table = pa.concat_tables(
+            [
+                t.select([c for c in ("OPName", "Latency", "B", "M", "N", "K", "H") if c in t.column_names])
+                for t in found
+            ],
+            promote_options="permissive",
+        )
         hardware_id = NEUSIGHT[name]
         for operation in sorted(set(table.column("OPName").to_pylist())):
             rows = sample(_where(table, OPName=operation), 10 * ROWS)
-            part = Part(_neusight_op(kind, operation, rows), group(hardware_id, "fp32", rows["Latency"].size), "eager", rows["Latency"] / 1e3)
+            part = Part(
+                _neusight_op(kind, operation, rows),
+                group(hardware_id, "fp32", rows["Latency"].size),
+                "eager",
+                rows["Latency"] / 1e3,
+            )
             part = _keep(part, _is_telling(part))
             if part.seconds.size > 10:
                 yield hardware_id, f"neusight {operation}", part
@@ -296,7 +322,18 @@ below its peak than the other devices of its architecture."""
 FITTED = {
     "matrix_efficiency": ("gemm", "attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj", "linear", "bmm"),
     "attention_efficiency": ("context attention",),
-    "bandwidth_efficiency": ("gemm", "generation attention", "attn_post_proj", "mlp_down_proj", "addu", "mul", "gelu", "relu", "ln", "softmax"),
+    "bandwidth_efficiency": (
+        "gemm",
+        "generation attention",
+        "attn_post_proj",
+        "mlp_down_proj",
+        "addu",
+        "mul",
+        "gelu",
+        "relu",
+        "ln",
+        "softmax",
+    ),
     "kernel_s": ("gemm", "input_layernorm", "mlp_act", "add", "attn_post_proj"),
     "collective_s": ("all-reduce",),
     "link_efficiency": ("all-reduce",),
@@ -367,7 +404,13 @@ def calibration_rows(found: Rows) -> list[dict[str, Any]]:
         low, high = entries[-1]["ratio_p05"] / 1.5, entries[-1]["ratio_p95"] * 1.5
         entries.append(
             entries[-1]
-            | {"device_class": "any", "ratio_p05": _round(low), "ratio_p95": _round(high), "num_rows": 0, "source": source}
+            | {
+                "device_class": "any",
+                "ratio_p05": _round(low),
+                "ratio_p95": _round(high),
+                "num_rows": 0,
+                "source": source,
+            }
         )
     return entries
 

@@ -130,7 +130,8 @@ _EAGER = {
   (2 r, w). Backward: two products (6); scaling (2); tanh (3); scaling (2); scaling (2); pow (2), its scaling (2), product (3);
   sums of three gradients (6); scaling (2).
 - embedding: gather; positions added. router: product, softmax, top-k, sums and scatters over few columns.
-- lm_head: product; logits cast to fp32. loss: log-softmax, which reads fp32. optimizer: AdamW without `fused` (`_work`).
+- lm_head: product; logits cast to fp32. loss: log-softmax, which reads fp32. dequantize: weights
+  widened (w), which the product reads (r): two FLOPs a weight tell how many. optimizer: AdamW without `fused` (`_work`).
 """
 
 LAUNCHES: dict[str, dict[str, Launch]] = {
@@ -176,7 +177,7 @@ def op_seconds(op: Op, group: Group, execution: str, constants: Constants) -> tu
     seconds = np.sqrt(compute * compute + memory * memory) + kernels * constants.kernel_s
     if execution in _UNFUSED or not _is_any(op.hidden):
         return seconds, kernels
-    return np.maximum(seconds - op.hidden / constants.matrix_efficiency, 0.0), kernels
+    return np.maximum(seconds - op.hidden, 0.0), kernels
 
 
 def run_seconds(device_s: Value, kernels: Value, constants: Constants) -> tuple[Value, Value]:
@@ -261,6 +262,8 @@ def _work(op: Op, group: Group, execution: str) -> tuple[Value, Value]:
         return kernels, moved
     if op.kind == "optimizer":
         return kernels, UNFUSED_ADAM * op.weights
+    if op.kind == "dequantize" and not _is_any(op.written):  # 16-bit weights, written and read again by the product
+        return kernels, moved + op.flops * group.activation_bytes
     if op.kind in ATTENTION_KINDS and op.phase != "backward":
         copies, copied = _copies(op)
         return kernels + copies, moved + copied
