@@ -259,5 +259,13 @@ def _rotated_share(llm: Llm) -> float:
     return _ROTATED_SHARES.get(llm.model_type, 1.0) if share is None else float(share)
 
 
-_ROTATED_SHARES = {"chatglm": 0.5, "glm": 0.5, "glm4": 0.5, "glm4_moe": 0.5, "stablelm": 0.25, "phi": 0.5, "gpt_neox": 0.25}
+_ROTATED_SHARES = {
+    "chatglm": 0.5,
+    "glm": 0.5,
+    "glm4": 0.5,
+    "glm4_moe": 0.5,
+    "stablelm": 0.25,
+    "phi": 0.5,
+    "gpt_neox": 0.25,
+}
 """Part of a head that rope turns where a config.json leaves it to Hugging Face."""

@@ -183,7 +183,7 @@ def _sum(phase: str, ops: tuple[Op, ...], timed: list[tuple[Value, ...]], group:
     whole = seconds["roofline_s"]
     return {
         **seconds, **work, "bytes_moved": moved, "arithmetic_intensity": work["flops"] / moved,
-        "compute_elasticity": compute / whole, "bandwidth_elasticity": stored / whole,
+        "compute_elasticity": np.maximum(compute / whole, 0.0), "bandwidth_elasticity": np.maximum(stored / whole, 0.0),
         "link_elasticity": np.maximum(1 - (compute + stored) / whole, 0.0),
     }  # fmt: skip
 

@@ -524,7 +524,10 @@ def _grouped(*columns: NDArray[Any]) -> tuple[Index, Index]:
         span = int(codes.max(initial=0)) + 1
         if span > 1:
             combined = combined * span + codes
-    if combined.size and combined.max() < 1 << 16:
+    steps = np.diff(combined)
+    if (steps >= 0).all():
+        return np.arange(combined.size), np.flatnonzero(steps) + 1
+    if combined.max() < 1 << 16:
         combined = combined.astype(np.uint16)  # sorted by radix
     order = np.argsort(combined, kind="stable")
     return order, np.flatnonzero(np.diff(combined[order])) + 1

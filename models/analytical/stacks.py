@@ -10,9 +10,6 @@ from models.analytical import blocks, bottleneck, collectives, latent
 from models.analytical.inventory import Value
 from models.analytical.trace import Span, Trace, join
 
-SIDE_BY_SIDE = ("gptj", "gpt_neox", "phi", "falcon", "cohere")
-"""model_types whose attention and MLP read the same input and are added together."""
-
 
 def decoder(trace: Trace, span: Span) -> None:
     """A decoder-only LLM: embedding, layers kind by kind, head."""
@@ -133,7 +130,7 @@ def _layers(
     has_closing_norms = llm.norms_per_layer == 4 and llm.bottleneck_size is None
     normed = trace.norm(join(path, "input_norm"), [last], elements, llm.hidden_size, live=live)
     attended = attend(trace, join(path, "self_attn"), span, normed)
-    if llm.model_type in SIDE_BY_SIDE:
+    if llm.is_side_by_side:
         if llm.norms_per_layer > 1:
             normed = trace.norm(
                 join(path, "post_norm"), [last], elements, llm.hidden_size, live=live + trace.bytes(elements)

@@ -85,7 +85,7 @@ def _bound_of(start: Op, end: Op, number: Array, group: Group) -> Value:
     whole = _affine_sum(compute, number, number), _affine_sum(memory, number, number)
     as_compute = leading[0] + whole[1] - leading[1]
     as_memory = leading[1] + whole[0] - leading[0]
-    return np.where(number > 0, np.where(is_compute, as_compute, as_memory), 0.0)
+    return np.where(number > 0, np.maximum(np.where(is_compute, as_compute, as_memory), 0.0), 0.0)
 
 
 def _affine_sum(ends: tuple[Value, Value], head: Array, number: Array) -> Array:

@@ -85,12 +85,15 @@ def _details(rows: Rows) -> pa.Array:
     combined = np.zeros(rows.num_rows, np.int64)
     sentences: list[str] = [""]
     for sentence, mask in rows.notes:
-        codes, inverse = np.unique(np.where(mask, combined + len(sentences), combined), return_inverse=True)
-        joined = [
-            sentences[code] if code < len(sentences) else f"{sentences[code - len(sentences)]} {sentence}".strip()
-            for code in codes
+        known = len(sentences)
+        told = np.where(mask, combined + known, combined)
+        used = np.flatnonzero(np.bincount(told, minlength=2 * known))
+        sentences = [
+            sentences[code] if code < known else f"{sentences[code - known]} {sentence}".strip() for code in used
         ]
-        sentences, combined = joined, inverse.astype(np.int64)
+        renumbered = np.zeros(2 * known, np.int64)
+        renumbered[used] = np.arange(used.size)
+        combined = renumbered[told]
     combined = np.where(rows.is_refused, len(sentences) + rows.refusal, combined)
     texts = [*sentences, *rows.refusals]
     codes = np.array([NULL if text == "" else code for code, text in enumerate(texts)], np.int64)
