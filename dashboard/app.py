@@ -78,7 +78,8 @@ def _layout(page: ModuleType, lake: Lake, **params: Any) -> Any:
         for key, value in params.items()
         if value is not None
     }
-    return c.guarded(lambda: page.layout(lake, flat))
+    shown = c.guarded(lambda: page.layout(lake, flat))
+    return [c.unread(flat, shown), shown]
 
 
 def _shell(lake: Lake) -> Any:

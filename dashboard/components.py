@@ -356,6 +356,17 @@ def problem(sentence: str) -> Component:
                      color="orange", variant="light", className="rl-problem")  # fmt: skip
 
 
+def unread(params: Params, shown: Component) -> Component | None:
+    """What a link asks for that the page does not read, named; None where it reads everything or cannot be shown."""
+    ids = [getattr(part, "id", None) for part in shown._traverse()]
+    known = {str(key.get("control", key.get("switch"))) for key in ids if isinstance(key, dict) and "page" in key}
+    strange = [name for name in params if name not in known]
+    if not strange or not known:
+        return None
+    return dmc.Alert(f"The link says {', '.join(strange)}, which this page does not read. It reads {', '.join(sorted(known))}.",
+                     color="orange", variant="light", p="xs", mb="md", className="rl-unread")  # fmt: skip
+
+
 def facts(pairs: Sequence[tuple[str, Any]]) -> Component:
     """Names and values, two columns."""
     return html.Dl([html.Div([html.Dt(name), html.Dd(value)]) for name, value in pairs], className="rl-facts")

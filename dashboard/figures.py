@@ -41,6 +41,13 @@ DEVICE_COLOURS = (
 )
 SHADES, UNKNOWN_COLOUR = "YlGnBu", "#ced4da"
 FAULT_COLOUR = "#e03131"
+ESTIMATE_COLOUR = "#8fcfae"
+"""The analytical estimate, paler than the bound it belongs to."""
+MEMORY_COLOURS = {
+    "weights_bytes": "#364fc7", "kv_cache_bytes": "#0b7285", "activation_peak_bytes": "#74b816", "gradients_bytes": "#f59f00",
+    "optimizer_bytes": "#d9480f", "workspace_bytes": "#868e96",
+}  # fmt: skip
+"""Parts of a device's memory, in the order they are stacked."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 INK, GRID = "#343a40", "#e9ecef"
 EVIDENCE = ("analytical", "predicted", "published", "measured")
@@ -179,11 +186,12 @@ def kinds(rows: pa.Table) -> go.Figure:
 
 
 def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
-    """Devices under one another, the best on top; every run a marker in the colour of its kind, bars where a deviation is known.
+    """Devices under one another, the best on top; every run a marker in the colour of its kind, bars where a spread is known.
 
-    Rows: run_id, source_kind, device, unstated, the metric's column and, where it has one, its `std` column. x is in
-    `metric.display_unit`; y is the device's position, one third of a line apart between kinds. A grey line joins the
-    bound of a device to the best value observed there. A marker is hollow where its source leaves part of the workload unstated.
+    Rows: run_id, source_kind, device, unstated, the metric's column and its `std`, `lower`, `upper` columns, where it has
+    them. x is in `metric.display_unit`; y is the device's position, one third of a line apart between kinds. A grey line joins
+    the bound of a device to the best value observed there. A marker is hollow where its source leaves part of the workload
+    unstated. Of latencies, the estimate of an analytical row stands beside its bound as a pale tick with its interval.
     """
     points = [row for row in rows.to_pylist() if row[metric.key] is not None]
     if not points:
@@ -196,11 +204,10 @@ def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
     _add_gaps(figure, points, metric, place, present)
     for kind in present:
         mine = [row for row in points if row["source_kind"] == kind]
-        deviations = [_deviation(row, metric) for row in mine]
         figure.add_scatter(
             x=[row[metric.key] * metric.display_factor for row in mine],
             y=[place[row["device"]] + _dodge(kind, present) for row in mine],
-            error_x={"type": "data", "array": deviations, "visible": any(deviations), "thickness": 1.5, "width": 4},
+            error_x=_error_bars([_spread(row, metric) for row in mine]),
             mode="markers",
             name=kind,
             marker=_marker(kind, 13 if kind != "analytical" else 18) | {"symbol": [_symbol(row) for row in mine]},
@@ -208,6 +215,7 @@ def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
             hovertemplate="%{customdata[1]}<extra></extra>",
         )
     values = [row[metric.key] * metric.display_factor for row in points]
+    values += _add_estimates(figure, points, metric, place, present)
     is_log = scale == "log" or (scale == "auto" and min(values) > 0 and max(values) / min(values) > LOG_FROM)
     _styled(figure, height=130 + (46 if len(devices) <= 12 else 36) * len(devices))
     figure.update_xaxes(title=_axis(metric), type="log" if is_log else "linear", rangemode="tozero")
@@ -336,7 +344,7 @@ def icicle(nodes: Sequence[Row], size: Metric, colour: Metric) -> go.Figure:
 
 
 def op_kinds(rows: pa.Table, metric: Metric) -> go.Figure:
-    """A run beside its analytical bound, kind of operator by kind of operator. Rows of the query `op_kinds`."""
+    """A run beside its analytical bound and estimate, kind of operator by kind of operator. Rows of the query `op_kinds`."""
     table = [row for row in rows.to_pylist() if row[metric.key] is not None]
     if not table:
         return empty(f"No operator of this run has {metric.label.lower()}.")
@@ -359,6 +367,7 @@ def op_kinds(rows: pa.Table, metric: Metric) -> go.Figure:
                 customdata=[[row["run_id"], _op_kind_hover(row, name)] for row in mine],
                 hovertemplate="%{customdata[1]}<extra></extra>",
             )
+            _add_estimate_bars(figure, mine)
     _styled(figure, height=140 + 40 * len(order))
     figure.update_layout(barmode="group", bargap=0.25)
     figure.update_xaxes(title=metric.axis(), rangemode="tozero")
@@ -368,6 +377,54 @@ def op_kinds(rows: pa.Table, metric: Metric) -> go.Figure:
         showgrid=False,
         automargin=True,
     )
+    return figure
+
+
+def _add_estimate_bars(figure: go.Figure, rows: Sequence[Row]) -> None:
+    estimated = [row for row in rows if row.get("estimate_s") is not None]
+    if estimated:
+        name = "analytical estimate"
+        figure.add_bar(
+            y=[text.words(row["op_kind"]) for row in estimated],
+            x=[row["estimate_s"] * BY_KEY["estimate_s"].display_factor for row in estimated],
+            orientation="h",
+            name=name,
+            marker={"color": ESTIMATE_COLOUR},
+            customdata=[[row["run_id"], _op_kind_hover(row, name)] for row in estimated],
+            hovertemplate="%{customdata[1]}<extra></extra>",
+        )
+
+
+def memory_parts(run: Row, device_bytes: float | None) -> go.Figure:
+    """The memory of one device by part, stacked, against what the device has.
+
+    `run` has the columns of MEMORY_COLOURS and logits_bytes (bytes); device_bytes None where it is not known.
+    """
+    parts = {key: run[key] for key in MEMORY_COLOURS if run[key]}
+    if not parts:
+        return empty("The parts of this run's memory are not known.")
+    whole, scale = sum(parts.values()), BY_KEY["weights_bytes"].display_factor
+    figure = go.Figure()
+    for key, value in parts.items():
+        lines = [
+            f"<b>{BY_KEY[key].label}</b> {text.quantity(BY_KEY[key], value)}",
+            f"{100 * value / whole:.3g} % of the peak",
+        ]
+        if device_bytes:
+            lines.append(f"{100 * value / device_bytes:.3g} % of the device's memory")
+        if key == "activation_peak_bytes" and run["logits_bytes"]:
+            lines.append(f"logits among them: {text.quantity(BY_KEY['logits_bytes'], run['logits_bytes'])}")
+        figure.add_bar(
+            x=[value * scale], y=[""], orientation="h", name=BY_KEY[key].label, marker={"color": MEMORY_COLOURS[key]},
+            hovertemplate="<br>".join(lines) + "<extra></extra>",
+        )  # fmt: skip
+    _styled(figure, height=190)
+    figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
+    most = max(whole, device_bytes or 0.0) * scale
+    figure.update_xaxes(title="GiB on one device", range=[0, 1.04 * most])
+    figure.update_yaxes(showgrid=False, showticklabels=False)
+    if device_bytes:
+        figure.add_vline(x=device_bytes * scale, line={"color": FAULT_COLOUR, "width": 2, "dash": "dash"})
     return figure
 
 
@@ -644,11 +701,48 @@ def _add_gaps(
         )
 
 
-def _deviation(row: Row, metric: Metric) -> float | None:
-    if "std" not in metric.statistics:
-        return None
-    value = row.get(metric.column("std"))
-    return None if value is None else value * metric.display_factor
+def _add_estimates(
+    figure: go.Figure, points: Sequence[Row], metric: Metric, place: Mapping[str, int], present: Sequence[str]
+) -> list[float]:
+    """Beside bounds of latency, what the device is likely to take, with its 90 % interval. Returns what was drawn, in display units."""
+    mine = [
+        row
+        for row in points
+        if metric.key == "latency_s" and row["source_kind"] == "analytical" and row.get("estimate_s")
+    ]
+    if not mine:
+        return []
+    estimate = BY_KEY["estimate_s"]
+    x = [row["estimate_s"] * estimate.display_factor for row in mine]
+    figure.add_scatter(
+        x=x,
+        y=[place[row["device"]] + _dodge("analytical", present) for row in mine],
+        error_x=_error_bars([_spread(row, estimate) for row in mine]) | {"color": ESTIMATE_COLOUR, "width": 0},
+        mode="markers",
+        name="estimate, 90 % interval",
+        marker={"symbol": "line-ns-open", "size": 11, "color": ESTIMATE_COLOUR, "line": {"width": 2}},
+        customdata=[[row["run_id"], _compare_hover(row, estimate)] for row in mine],
+        hovertemplate="%{customdata[1]}<extra></extra>",
+    )
+    return x
+
+
+def _spread(row: Row, metric: Metric) -> tuple[float, float] | None:
+    """What lies below and above a value in display units: its interval, or its standard deviation on either side."""
+    value, factor = row[metric.key], metric.display_factor
+    if "lower" in metric.statistics:
+        low, high = row.get(metric.column("lower")), row.get(metric.column("upper"))
+        return None if low is None or high is None else ((value - low) * factor, (high - value) * factor)
+    deviation = row.get(metric.column("std")) if "std" in metric.statistics else None
+    return None if deviation is None else (deviation * factor, deviation * factor)
+
+
+def _error_bars(spreads: Sequence[tuple[float, float] | None]) -> dict[str, Any]:
+    return {
+        "type": "data", "symmetric": False, "thickness": 1.5, "width": 4, "visible": any(spreads),
+        "array": [None if spread is None else spread[1] for spread in spreads],
+        "arrayminus": [None if spread is None else spread[0] for spread in spreads],
+    }  # fmt: skip
 
 
 def _compare_hover(row: Row, metric: Metric) -> str:
@@ -669,11 +763,17 @@ def _compare_hover(row: Row, metric: Metric) -> str:
             else "a bound as its source prints it, not a measurement"
         )
         parts.append(f"{whose}: the least time the device can take")
+    if row.get("estimate_s") is not None and metric.key in ("latency_s", "estimate_s"):
+        lead = f"estimate {text.quantity(metric, row['estimate_s'])}, " if metric.key == "latency_s" else ""
+        low, high = (text.quantity(metric, row[f"estimate_{end}_s"]) for end in ("lower", "upper"))
+        parts.append(f"{lead}90 % interval {low} to {high}")
     definition = dict(row.get("metric_definitions") or []).get(metric.key)
     if definition is not None:
         parts.append(f"definition: {definition}")
     if row.get("quality_tier") is not None:
         parts.append(f"quality tier {row['quality_tier']} of 4")
+    if busy := text.busy(row.get("other_load_ratio")):
+        parts.append(f"measured on a {busy}")
     if row.get("is_excluded"):
         parts.append(_wrapped(f"kept out of charts: {row['exclusion_reason']}", 60))
     return "<br>".join([*parts, "<i>click for the row</i>"])
@@ -714,12 +814,14 @@ def _roof_hover(row: Row) -> str:
             parts.append(f"{BY_KEY[key].label}: {text.quantity(BY_KEY[key], row[key])}")
     if row["is_fault"]:
         parts.append("above its own roof: a data fault")
+    if busy := text.busy(row.get("other_load_ratio")):
+        parts.append(f"measured on a {busy}")
     return "<br>".join(parts)
 
 
 def _op_kind_hover(row: Row, name: str) -> str:
     parts = [f"<b>{text.words(row['op_kind'])}</b>, {name}"]
-    for key in ("time_s", "roofline_s", "flops", "bytes_moved"):
+    for key in ("time_s", "roofline_s", "estimate_s", "num_kernels", "flops", "bytes_moved"):
         if row.get(key) is not None:
             parts.append(f"{text.words(key) if key != 'time_s' else 'Time'}: {text.column_quantity(key, row[key])}")
     return "<br>".join([*parts, text.plural(int(row["num_executions"]), "execution")])

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from warehouse.metrics import BY_KEY, Metric
+from warehouse.schema import QUIET_LOAD_RATIO
 
 KINDS = ("measured", "published", "analytical", "predicted")
 KIND_MEANINGS = {
@@ -108,6 +109,19 @@ def words(name: str) -> str:
     parts = [_SPELT.get(part, part) for part in name.removeprefix("num_").split("_")]
     label = " ".join(part for part in parts if part)
     return label[:1].upper() + label[1:]
+
+
+def busy(other_load_ratio: float | None) -> str | None:
+    """What a reader must know of a row that was measured on a busy machine; None for a quiet one and where it is not known."""
+    if other_load_ratio is None or other_load_ratio <= QUIET_LOAD_RATIO:
+        return None
+    return f"busy machine: {number(100 * other_load_ratio)} % of its cores"
+
+
+def gain(elasticity: float, resource: str) -> str:
+    """What a tenth more of a resource does to the bound, in words."""
+    percent = 100 * (1.1**elasticity - 1)
+    return f"+10 % {resource} makes the bound {f'{percent:.1f} % faster' if percent >= 0.05 else 'no faster'}."
 
 
 def short_device(name: str) -> str:

@@ -17,6 +17,25 @@ OP_METRICS: dict[str, Metric] = {
             "seconds", "Time", "s", "ms", 1e3, "lower", "measured or published time; of an analytical run its bound"
         ),
         BY_KEY["roofline_s"],
+        Metric(
+            "estimate_s",
+            "Estimate",
+            "s",
+            "ms",
+            1e3,
+            "lower",
+            "analytical time with calibrated efficiencies and launches",
+        ),
+        Metric(
+            "estimate_share",
+            "Share of estimate",
+            "",
+            "%",
+            100.0,
+            None,
+            "all executions of the operator over those of all leaves",
+        ),
+        Metric("num_kernels", "Kernels", "", "", 1.0, "lower", "kernels that the execution profile launches"),
         BY_KEY["flops"],
         BY_KEY["bytes_moved"],
         Metric("memory_bytes", "Memory", "B", "MiB", 1 / 2**20, "lower", "memory allocated by the operator"),
@@ -27,7 +46,7 @@ OP_METRICS: dict[str, Metric] = {
         ),
     )
 }
-SIZES = ("seconds", "flops", "bytes_moved", "memory_bytes", "roofline_s")
+SIZES = ("seconds", "estimate_s", "num_kernels", "flops", "bytes_moved", "memory_bytes", "roofline_s")
 """Metrics that add up over operators."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import dash_mantine_components as dmc
 import pyarrow as pa
 from dash import Dash, Input, Output, State, dcc, html
 
@@ -211,6 +212,8 @@ def content(lake: Lake, choice: Choice, snapshot: str | None) -> list[c.Componen
     shown = metric(choice.metric)
     if rows.num_rows == 0:
         return [c.nothing("No row matches. Set a control to Any, or add devices.", "rooflake demo")]
+    if all(value is None for value in rows.column(shown.key).to_pylist()):
+        return [absent(rows, choice, shown, snapshot), rows_card(rows, shown, snapshot)]
     return [
         answer_card(answer(rows, shown), rows, shown, snapshot),
         c.card(
@@ -224,12 +227,40 @@ def content(lake: Lake, choice: Choice, snapshot: str | None) -> list[c.Componen
             about=f"{explained(shown)} Click a point for its row.{hollow(rows, shown)}{left_out(rows, shown)}",
             tools=c.exports("compare", snapshot, **_exported(choice)),
         ),
-        c.card(
-            "The rows",
-            table(rows, shown, snapshot),
-            about=f"{text.plural(rows.num_rows, 'row')}, those with the metric first.",
-        ),
+        rows_card(rows, shown, snapshot),
     ]
+
+
+def rows_card(rows: pa.Table, shown: Metric, snapshot: str | None) -> c.Component:
+    about = f"{text.plural(rows.num_rows, 'row')}, those with the metric first."
+    return c.card("The rows", table(rows, shown, snapshot), about=about)
+
+
+def absent(rows: pa.Table, choice: Choice, shown: Metric, snapshot: str | None) -> c.Component:
+    """That no row has the metric, and links to those that some have."""
+    known = [key for key in OFFERED if rows.column(key).null_count < rows.num_rows]
+    links = [
+        dcc.Link(
+            metric(key).label, href=c.href(NAME, snapshot, **{**link_of(choice), "metric": key}), className="rl-button"
+        )
+        for key in sorted(known, key=lambda key: (key not in ASKED_FOR, OFFERED.index(key)))
+    ]
+    what = f"None of the {text.plural(rows.num_rows, 'row')} of this workload has {shown.label.lower()}."
+    if not links:
+        return c.card(
+            f"No {shown.label.lower()} here", c.nothing(f"{what} They have no metric that could be compared.")
+        )
+    return c.card(
+        f"No {shown.label.lower()} here", html.P(f"{what} What they have:"), dmc.Group(links, gap="xs"), name="absent"
+    )
+
+
+def link_of(choice: Choice) -> dict[str, Any]:
+    """What of a choice stands in a link."""
+    return {
+        "llm": choice.llm, **{name: getattr(choice, name) for name in WORKLOAD}, "metric": choice.metric, "devices": list(choice.devices),
+        "ruleset": choice.ruleset, "scale": choice.scale, "excluded": "1" if choice.excluded else None,
+    }  # fmt: skip
 
 
 def explained(shown: Metric) -> str:
@@ -305,6 +336,8 @@ def table(rows: pa.Table, shown: Metric, snapshot: str | None) -> c.Component:
                 "total_tokens_per_s",
                 "memory_peak_bytes",
                 "roofline_s",
+                "estimate_s",
+                "usd_per_million_tokens",
                 "mfu",
             ]
         )
@@ -336,14 +369,14 @@ def table(rows: pa.Table, shown: Metric, snapshot: str | None) -> c.Component:
     numbers = [key for key in keys if any(row[key] is not None for row in ordered)]
     data = [
         {**{name: row[name] for name in (*keep, *numbers)}, "definition": dict(row["metric_definitions"] or []).get(shown.key),
-         "unstated": ", ".join(row["unstated"]), "is_bound": "a bound" if row["is_bound"] else None,
+         "unstated": ", ".join(row["unstated"]), "machine": text.busy(row["other_load_ratio"]), "is_bound": "a bound" if row["is_bound"] else None,
          "excluded": row["exclusion_reason"] if row["is_excluded"] else None,
          "link": c.link("Open", c.href("run", snapshot, run_id=row["run_id"]))}
         for row in ordered
     ]  # fmt: skip
     columns = [
         c.link_column(), c.kind_column(), c.text_column("device"), *(c.metric_column(key) for key in numbers), c.text_column("is_bound", "Latency is"),
-        c.text_column("status"), c.text_column("phase"), c.text_column("batch"), c.text_column("tokens"), c.text_column("dtype", "Format"),
+        c.text_column("status"), *([c.text_column("machine")] if any(row["machine"] for row in data) else []), c.text_column("phase"), c.text_column("batch"), c.text_column("tokens"), c.text_column("dtype", "Format"),
         c.text_column("unstated", "Not stated"), c.text_column("variant"), c.text_column("source_id", "Source"), c.text_column("source_cell", "Cell"),
         c.number_column("quality_tier", "Tier"), c.text_column("definition"), c.text_column("excluded", "Kept out because"),
     ]  # fmt: skip

@@ -120,9 +120,9 @@ def kinds_card(lake: Lake, run_id: str | None, run: dict[str, Any], snapshot: st
     rows = lake.query("op_kinds", snapshot, run_id=run_id)
     has_bound = "bound" in rows.column("role").to_pylist()
     if run["source_kind"] == "analytical":
-        about = "The bound of each kind of operator, summed over leaves."
+        about = "The bound and the estimate of each kind of operator, summed over leaves."
     elif has_bound:
-        about = "The run beside the analytical bound (ruleset default) of the same configuration."
+        about = "The run beside the analytical bound and estimate (ruleset default) of the same configuration."
     else:
         about = "This configuration has no analytical row yet; `rooflake collect roofline` computes it."
     metric = Metric("time_s", "Time", "s", "ms", 1e3, "lower", "")
@@ -131,7 +131,7 @@ def kinds_card(lake: Lake, run_id: str | None, run: dict[str, Any], snapshot: st
         c.graph(
             "op-kinds",
             figures.op_kinds(rows, metric),
-            "Bars: time by kind of operator, the run beside its bound",
+            "Bars: time by kind of operator, the run beside its bound and estimate",
             min_width=320,
         ),
         about=about,

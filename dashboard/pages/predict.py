@@ -238,7 +238,7 @@ def metric_card(key: str, result: WhatIf, observed: Sequence[dict[str, Any]], sn
 def answer_rows(
     key: str, result: WhatIf, observed: Sequence[dict[str, Any]], snapshot: str | None
 ) -> list[dict[str, Any]]:
-    """Points of the chart: predicted, bound, and rows of the same configuration."""
+    """Points of the chart: predicted, bound, estimate, and rows of the same configuration."""
     rows: list[dict[str, Any]] = []
     prediction = result.predictions.get(key)
     if prediction is not None and prediction.value is not None:
@@ -254,6 +254,11 @@ def answer_rows(
     bound = result.analytical.get("roofline_s" if key == "latency_s" else "memory_peak_bytes")
     name = "Analytical bound" if key == "latency_s" else "Analytical model"
     rows.append({"name": name, "kind": "analytical", "value": bound, "lower": None, "upper": None})
+    if key == "latency_s" and result.analytical.get("estimate_s") is not None:
+        value, lower, upper = (result.analytical[f"estimate_{part}s"] for part in ("", "lower_", "upper_"))
+        rows.append(
+            {"name": "Analytical estimate", "kind": "analytical", "value": value, "lower": lower, "upper": upper}
+        )
     rows += [
         {"name": row["source_kind"].capitalize(), "kind": row["source_kind"], "value": row[key], "lower": None, "upper": None,
          "link": c.href("run", snapshot, run_id=row["run_id"])}
@@ -270,6 +275,8 @@ def said(key: str, result: WhatIf) -> str:
     bound = result.analytical.get("roofline_s" if key == "latency_s" else "memory_peak_bytes")
     shown = text.quantity(metric, bound)
     word = "bound" if key == "latency_s" else "model"
+    if key == "latency_s" and result.analytical.get("estimate_s") is not None:
+        shown += f", its estimate {text.quantity(metric, result.analytical['estimate_s'])}"
     if prediction is None or prediction.value is None:
         return f"No prediction; the analytical {word} says {shown}."
     value = text.quantity(metric, prediction.value)
@@ -281,11 +288,16 @@ def said(key: str, result: WhatIf) -> str:
 
 def bound_card(total: Mapping[str, Any]) -> c.Component:
     """What the analytical model says in full."""
-    keys = ("flops", "bytes_moved", "arithmetic_intensity", "compute_s", "memory_s", "weights_bytes", "kv_cache_bytes", "activation_peak_bytes",
-            "output_tokens_per_s", "total_tokens_per_s")  # fmt: skip
+    keys = ("flops", "bytes_moved", "arithmetic_intensity", "compute_s", "memory_s", "launch_s", "weights_bytes", "kv_cache_bytes",
+            "activation_peak_bytes", "output_tokens_per_s", "total_tokens_per_s", "usd_per_million_tokens", "energy_per_output_token_j")  # fmt: skip
     pairs: list[tuple[str, Any]] = [
         (BY_KEY[key].label, text.quantity(BY_KEY[key], total[key])) for key in keys if total.get(key) is not None
     ]
+    for key in ("max_context_tokens", "max_batch_size"):
+        if total.get(key) is not None:
+            pairs.insert(0, (text.words(key), text.count(total[key])))
+    if total.get("execution") is not None:
+        pairs.insert(0, ("Execution profile of the estimate", total["execution"]))
     if total.get("bound") is not None:
         pairs.insert(0, ("Bound by", total["bound"]))
     if total.get("is_fitting") is not None:

@@ -213,12 +213,13 @@ def faults_card(faults: Sequence[dict[str, Any]], noun: str, snapshot: str | Non
 
 def runs_card(points: pa.Table, snapshot: str | None) -> c.Component:
     rows = [{**row, "link": c.link("Open", c.href("run", snapshot, run_id=row["run_id"])), "share": row["achieved_flops_per_s"] / row["roof_flops_per_s"]
-             if row["roof_flops_per_s"] else None} for row in points.to_pylist()]  # fmt: skip
+             if row["roof_flops_per_s"] else None, "machine": text.busy(row["other_load_ratio"])} for row in points.to_pylist()]  # fmt: skip
     columns = [
         c.link_column(), c.kind_column(), c.text_column("llm_name", "LLM"), c.text_column("device"), c.text_column("phase"), c.text_column("batch"),
         c.text_column("tokens"), c.text_column("dtype", "Format"), c.metric_column("arithmetic_intensity", "intensity"),
         c.metric_column("achieved_flops_per_s"), c.metric_column("mfu", "share", "Of its roof"), c.text_column("side", "Bound by"),
         c.metric_column("latency_s"), c.text_column("work_from", "FLOPs and bytes from"),
+        *([c.text_column("machine")] if any(row["machine"] for row in rows) else []),
     ]  # fmt: skip
     keep = ["run_id", *(column["field"] for column in columns)]
     return c.card(

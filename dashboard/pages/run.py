@@ -8,8 +8,8 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import Dash, dcc, html
 
+from dashboard import analytical, figures, text
 from dashboard import components as c
-from dashboard import figures, text
 from dashboard.data import Lake
 from dashboard.pages import layers
 from warehouse.metrics import BY_KEY, DEFINITIONS, METRICS
@@ -18,7 +18,7 @@ from warehouse.store import StoreError
 
 NAME, TITLE, MENU = "run", "Run", "one row, all of it"
 CONTEXT = ("task", "execution", "framework", "framework_version", "served_model_name", "num_samples", "num_requests", "num_failed_requests",
-           "duration_s", "profiler_overhead_ratio", "is_fitting", "bound")  # fmt: skip
+           "duration_s", "profiler_overhead_ratio", "other_load_ratio", "is_fitting", "bound")  # fmt: skip
 TIERS = ("imported summary", "imported raw", "own single run", "own repeats with full environment", "replicated")
 
 
@@ -33,8 +33,9 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
     parts = [
         c.controls(NAME, snapshot, *links(run, snapshot)),
         notice(run),
-        metrics_card(run, snapshot),
+        *analytical.cards(lake, run, snapshot),
         twins_card(lake, run, snapshot),
+        metrics_card(run, snapshot),
         configuration_card(run),
         samples_card(lake, run, snapshot),
         requests_card(lake, run, snapshot),
@@ -128,6 +129,11 @@ def notice(run: dict[str, Any]) -> c.Component | None:
         return dmc.Alert(
             run["exclusion_reason"], title="Kept, but out of charts unless asked for", color="orange", variant="light"
         )
+    if busy := text.busy(run["other_load_ratio"]):
+        detail = (
+            run["status_detail"] or "Other processes kept part of the machine busy: the time is not the device's alone."
+        )
+        return dmc.Alert(detail, title=f"Measured on a {busy}", color="orange", variant="light")
     if run["status_detail"]:
         return dmc.Alert(run["status_detail"], title="Note", color="blue", variant="light")
     return None
@@ -170,17 +176,52 @@ def twins_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Compo
     if not rows:
         body: Any = c.nothing("Nobody else has a row of exactly this configuration yet.", "rooflake collect roofline")
         return c.card("The same configuration elsewhere", body)
-    keys = ("latency_s", "output_tokens_per_s", "total_tokens_per_s", "memory_peak_bytes")
-    table = [{**row, "link": c.link("Open", c.href("run", snapshot, run_id=row["run_id"]))} for row in rows]
+    times, rest = (
+        ("latency_s", "roofline_s", "estimate_s"),
+        ("output_tokens_per_s", "total_tokens_per_s", "memory_peak_bytes"),
+    )
+    table = [{**row, "link": c.link("Open", c.href("run", snapshot, run_id=row["run_id"])), "interval": _interval(row),
+              "machine": text.busy(row["other_load_ratio"])} for row in rows]  # fmt: skip
     columns = [
-        c.link_column(), c.kind_column(), *(c.metric_column(key) for key in keys if any(row[key] is not None for row in rows)),
-        c.text_column("status"), c.text_column("variant"), c.text_column("source_id", "Source"), c.text_column("source_cell", "Cell"),
+        c.link_column(), c.kind_column(), *map(c.metric_column, times), c.text_column("interval", "90 % interval"),
+        c.number_column("observed_over_estimate", "Observed / estimate", headerTooltip="the time observed over the analytical estimate: 1 is as estimated"),
+        *map(c.metric_column, rest), c.text_column("status"), c.text_column("variant"), c.text_column("machine"), c.text_column("source_id", "Source"), c.text_column("source_cell", "Cell"),
     ]  # fmt: skip
+    shown = [column for column in columns if any(row.get(column["field"]) is not None for row in table)]
     return c.card(
-        "The same configuration elsewhere", c.grid("twins", columns, table),
+        "The same configuration elsewhere", *([html.P(said, className="rl-lead")] if (said := beside(run, rows)) else []),
+        c.grid("twins", shown, table),
         about="Rows with the same configuration id: measured, published, analytical and predicted meet here.",
         tools=c.exports("run_twins", snapshot, run_id=run["run_id"]),
     )  # fmt: skip
+
+
+def beside(run: dict[str, Any], twins: Sequence[dict[str, Any]]) -> str | None:
+    """A measured or published time beside its bound and estimate, in a sentence; None where one of them is not known."""
+    if run["source_kind"] not in ("measured", "published"):
+        return None
+    near = [row for row in twins if row["source_kind"] == "analytical" and row["observed_over_estimate"] is not None]
+    near.sort(key=lambda row: row["execution"] != run["execution"])
+    if not near:
+        return None
+    row, bound, estimate = near[0], BY_KEY["roofline_s"], BY_KEY["estimate_s"]
+    ratio = row["observed_over_estimate"]
+    observed = ratio * row["estimate_s"]
+    is_inside = row["estimate_lower_s"] <= observed <= row["estimate_upper_s"]
+    return (
+        f"{text.quantity(BY_KEY['latency_s'], observed)} observed: {text.number(observed / row['roofline_s'])} times the bound of"
+        f" {text.quantity(bound, row['roofline_s'])}, {text.number(ratio)} times the estimate of {text.quantity(estimate, row['estimate_s'])},"
+        f" {'inside' if is_inside else 'outside'} its 90 % interval ({_interval(row)})."
+    )
+
+
+def _interval(row: dict[str, Any]) -> str | None:
+    low, high = row["estimate_lower_s"], row["estimate_upper_s"]
+    return (
+        None
+        if low is None
+        else f"{text.quantity(BY_KEY['estimate_s'], low)} to {text.quantity(BY_KEY['estimate_s'], high)}"
+    )
 
 
 def configuration_card(run: dict[str, Any]) -> c.Component:

@@ -171,7 +171,7 @@ def operator(
     op_index: int, path: str, parent: str | None, seconds: float | None, count: int = 1, phase: str | None = None
 ) -> dict[str, Any]:
     return {"op_index": op_index, "path": path, "parent_path": parent, "op_kind": "other", "count": count, "phase": phase, "seconds": seconds,
-            "roofline_s": None, "flops": None, "bytes_moved": None, "memory_bytes": None, "intensity": None, "achieved_flops_per_s": None,
+            "roofline_s": None, "estimate_s": None, "estimate_share": None, "num_kernels": None, "flops": None, "bytes_moved": None, "memory_bytes": None, "intensity": None, "achieved_flops_per_s": None,
             "roof_flops_per_s": None, "bound": None}  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 -- Purpose: operators and modules of a run, with the roof of its device at their arithmetic intensity. `seconds` is the time as it
 --   was measured or published, of an analytical run the bound. An operator that knows no bytes takes the intensity of its kind in
---   the analytical twin (same config_id, ruleset default) and says so in `intensity_from`.
+--   the analytical twin (same config_id, ruleset default) and says so in `intensity_from`. `estimate_share` is of the estimates of
+--   all leaves, every execution counted.
 -- Grain: one operator or module; values are of one execution, `count` says how many are folded.
 -- Parameters: $run_id.
 WITH own AS (
@@ -56,6 +57,8 @@ rated AS (
 )
 SELECT
     rated.*,
+    rated.estimate_s * rated.count
+    / nullif(sum(CASE WHEN rated.is_leaf THEN rated.estimate_s * rated.count END) OVER (), 0) AS estimate_share,
     roofs.ridge,
     rated.num_devices * least(roofs.peak_flops_per_s, roofs.bandwidth_bytes_per_s * rated.intensity) AS roof_flops_per_s,
     coalesce(
