@@ -83,12 +83,16 @@ def _write(table_name: str, checked: pa.Table, path: Path) -> Path:
 
 
 def _encodings(rows: pa.Table) -> dict[str, Any]:
-    """Floats rarely repeat: no dictionary, and their bytes apart by position, which is smaller and sooner written."""
+    """Floats rarely repeat: no dictionary, and their bytes apart by position, which is smaller and sooner written.
+
+    No statistics: a landing file is read whole.
+    """
     flat = [field for field in rows.schema if not pa.types.is_nested(field.type)]
     floats = [field.name for field in flat if pa.types.is_floating(field.type)]
     return {
         "use_dictionary": [field.name for field in flat if field.name not in floats],
         "column_encoding": dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+        "write_statistics": False,
     }
 
 
