@@ -201,12 +201,12 @@ def _transfer_seconds(op: Op, group: Group, constants: Constants) -> tuple[Value
     latency = constants.kernel_s + op.hops * constants.collective_s
     stream: Value = 0.0
     if _is_any(op.sent):
-        stream = np.nan_to_num(op.sent / ((group.far_link if op.is_far else group.link) * constants.link_efficiency))
+        stream = np.nan_to_num(op.resent * op.sent / ((group.far_link if op.is_far else group.link) * constants.link_efficiency))
     if _is_any(op.over_host):
         stream = stream + np.nan_to_num(op.over_host / (group.host_link * constants.link_efficiency))
     is_sent = stream > 0
     seconds = np.where(is_sent, latency + stream + np.sqrt(latency * stream), 0.0)
-    if _is_any(op.hidden):
+    if _is_any(op.hidden) and not op.is_exposed:
         seconds = np.maximum(seconds - op.hidden, 0.0)
     return seconds, 1.0 * is_sent
 

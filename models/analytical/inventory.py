@@ -44,6 +44,10 @@ class Op:
     """Bytes between device and host memory: streamed weights, offloaded states."""
     hidden: Value = 0.0
     """Seconds of earlier ops that this one overlaps with: only what is left of it counts."""
+    is_exposed: bool = False
+    """Frameworks hide none of it unless they are told to: the bound does, the estimate does not."""
+    resent: float = 1.0
+    """What frameworks send over what has to be sent: 2 where they all-reduce what a reduce-scatter would do."""
     hidden_memory: Value = 0.0
     """Of those, the seconds that the memory's bandwidth decides."""
     live: Value = 0.0

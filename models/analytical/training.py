@@ -55,6 +55,10 @@ BUCKET = 5e8
 """Gradients reduced at a time: DeepSpeed's reduce_bucket_size. ZeRO has two buckets, one that fills while the other is reduced
 (overlap_comm, which DeepSpeed itself turns on in stage 3 only)."""
 
+REDUCED_AGAIN = 2.0
+"""Bytes that DeepSpeed's ZeRO-1 and 2 send for gradients over those of a reduce-scatter: buckets of all ranks are all-reduced
+(use_multi_rank_bucket_allreduce, on by default), and not beside backward (overlap_comm, off by default below stage 3)."""
+
 LIVE_PARAMETERS = 1e9
 """Gathered weights that ZeRO-3 keeps at most: DeepSpeed's stage3_max_live_parameters; the optimizer's sub_group_size too."""
 
@@ -522,7 +526,13 @@ class _Step:
             collective = collectives.reduce_scatter if model.zero else collectives.ring_all_reduce
             traffic = collective(model.gradients / buckets, group.data_parallel)
             hidden = np.maximum(busy - gathering / 2, 0.0) / count  # half of the gathering is forward's
-            self.add(Op(kind=kind, path="gradients", phase="backward", count=count, hidden=hidden, **_over(traffic)))
+            is_exposed = model.zero in (1, 2)
+            self.add(
+                Op(
+                    kind=kind, path="gradients", phase="backward", count=count, hidden=hidden, is_exposed=is_exposed,
+                    resent=REDUCED_AGAIN if is_exposed else 1.0, **_over(traffic),
+                )
+            )  # fmt: skip
         if model.is_offloaded:
             share = model.gradients / buckets * model.share(1)
             self.add(
