@@ -153,8 +153,9 @@ def _streamed(ops: list[Op], phase: str, group: Group, weights: Value) -> list[O
     """Every pass fetches all weights from host memory while it computes (as ZeRO-Inference does)."""
     passes = _passes(phase, group)
     busy, of_memory = (sum(sides) for sides in zip(*(_busy(op, group) for op in ops), strict=True))
+    turns = np.where(group.micro_batches > 1, group.pipeline_parallel, 1.0)  # stages at work side by side share a pass
     stream = Op(
-        kind="memcpy_h2d", path="weights.stream", phase=phase, count=passes, over_host=weights,
+        kind="memcpy_h2d", path="weights.stream", phase=phase, count=passes, over_host=weights * turns,
         hidden=busy / passes, hidden_memory=of_memory / passes,
     )  # fmt: skip
     return [*ops, stream]
@@ -212,9 +213,10 @@ def _prefill(run: Run, group: Group) -> list[Op]:
     return [*earlier, *(replace(op, path=f"last_chunk.{op.path}") for op in ops)]
 
 
-def _chunk_segments(llm: Llm, prefix: Array, chunk: Array, whole: Array) -> list[stepping.Segment]:
+def _chunk_segments(llm: Llm, before: Value, chunk: Array, whole: Array) -> list[stepping.Segment]:
     """Runs of chunks over which work is affine in what came before: a window is met by one chunk in between."""
     window = _window(llm)
+    prefix = np.broadcast_to(before, whole.shape)
     ends = prefix + chunk * (whole - 1)
     if not np.isfinite(window):
         return [stepping.Segment(prefix, ends, whole)]

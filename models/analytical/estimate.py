@@ -204,11 +204,11 @@ def _transfer_seconds(op: Op, group: Group, constants: Constants) -> tuple[Value
         stream = np.nan_to_num(op.resent * op.sent / ((group.far_link if op.is_far else group.link) * constants.link_efficiency))
     if _is_any(op.over_host):
         stream = stream + np.nan_to_num(op.over_host / (group.host_link * constants.link_efficiency))
-    is_sent = stream > 0
-    seconds = np.where(is_sent, latency + stream + np.sqrt(latency * stream), 0.0)
+    is_sent = np.asarray(stream > 0, np.float64)
+    seconds: Value = np.where(is_sent > 0, latency + stream + np.sqrt(latency * stream), 0.0)
     if _is_any(op.hidden) and not op.is_exposed:
         seconds = np.maximum(seconds - op.hidden, 0.0)
-    return seconds, 1.0 * is_sent
+    return seconds, is_sent
 
 
 def _efficiency(op: Op, constants: Constants) -> Value:
@@ -255,7 +255,7 @@ def _work(op: Op, group: Group, execution: str) -> tuple[Value, Value]:
     if launch.passes:
         moved = moved + launch.passes * tensor
     if launch.wide or launch.casts:
-        is_narrow = group.activation_bytes < 4
+        is_narrow = np.asarray(group.activation_bytes < 4, np.float64)
         moved = moved + (launch.wide * 4 + launch.cast_bytes * is_narrow) / group.activation_bytes * tensor
         kernels = kernels + launch.casts * is_narrow
     if execution not in _UNFUSED:

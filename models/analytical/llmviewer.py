@@ -186,7 +186,7 @@ def _fused_attention(llm: Llm, phase: str, group: Group, queries: Value, length:
     ]  # fmt: skip
 
 
-def _elementwise(llm: Llm, phase: str, tokens: Array, act: Array) -> list[Op]:
+def _elementwise(llm: Llm, phase: str, tokens: Array, act: Value) -> list[Op]:
     size = tokens * llm.hidden_size
     norms = ["attn_norm"] if llm.model_type == "gptj" else ["attn_norm", "mlp_norm"]
     return [

@@ -13,17 +13,16 @@ from warehouse.catalog.llm import LayerKind, Llm, parameter_count
 
 def kv_cache(llm: Llm, phase: str, group: Group) -> Value:
     """Resident KV cache, self-attention and cross-attention; none in forward and training."""
-    held: Value = {
-        "prefill": group.input_tokens + group.prefix_tokens,
-        "decode": group.context_tokens,
-        "generate": group.input_tokens + group.prefix_tokens + group.output_tokens - 1,  # the last is never fed back
-    }.get(phase, np.nan)
     if phase not in ("prefill", "decode", "generate"):
         return 0.0
     if llm.architecture == "encoder_decoder":
-        own: Value = {"prefill": 1.0, "decode": group.context_tokens, "generate": group.output_tokens}[phase]
+        lengths: dict[str, Value] = {"decode": group.context_tokens, "generate": group.output_tokens}
+        own = lengths.get(phase, 1.0)
         return group.batch * (own + group.input_tokens) * token_bytes(llm, group) * llm.num_layers
     share = np.ceil(llm.num_layers / group.pipeline_parallel) / llm.num_layers
+    held = group.context_tokens if phase == "decode" else group.input_tokens + group.prefix_tokens
+    if phase == "generate":
+        held = held + group.output_tokens - 1  # the last is never fed back
     tokens = sum(_held(kind, held) * kind.count for kind in llm.layer_kinds)
     return group.batch * tokens * token_bytes(llm, group) * share
 
@@ -113,7 +112,7 @@ def device_parameters(llm: Llm, group: Group) -> Value:
     stages = group.pipeline_parallel
     whole = float(parameter_count(llm))
     if llm.architecture == "encoder_decoder" or llm.bottleneck_size is not None:
-        kinds = (LayerKind(llm.num_layers),)
+        kinds: tuple[LayerKind, ...] = (LayerKind(llm.num_layers),)
     else:
         kinds = llm.layer_kinds
     layers: Value = 0.0
@@ -137,7 +136,7 @@ def layer_parameters(llm: Llm, kind: LayerKind) -> float:
     return float(parameter_count(longer) - parameter_count(llm))
 
 
-def _divided(llm: Llm, kind: LayerKind, whole: float, tensor: Array, expert: Array) -> Value:
+def _divided(llm: Llm, kind: LayerKind, whole: float, tensor: Value, expert: Value) -> Value:
     """Parameters of one layer on one device."""
     hidden = float(llm.hidden_size)
     up = 3.0 if llm.is_gated_mlp else 2.0

@@ -54,7 +54,7 @@ class Span:
 
     def _pairs_to(self, tokens: Value) -> Value:
         """Pairs of the first `tokens` queries under the window."""
-        full = np.minimum(tokens, self.window)
+        full = np.minimum(np.asarray(tokens), float(self.window or 0))
         return full * (full + 1) / 2 + (tokens - full) * full
 
 
