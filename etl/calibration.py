@@ -30,8 +30,8 @@ def calibrate(store: Store, report: Callable[[str], None], *, sources: Sequence[
     if quiet.num_rows < measured.num_rows:
         report(f"{measured.num_rows - quiet.num_rows} times of a busy machine left out.")
     if quiet.num_rows == 0:
-        what = f"of {', '.join(sources)}" if sources else "measured"
-        report(f"No constants: the lake holds no {what} times of configurations with an analytical twin.")
+        what = f"times of {', '.join(sources)}" if sources else "measured times"
+        report(f"No constants: the lake holds no {what} of configurations with an analytical twin.")
         return LoadReport()
     found = constants.fit(
         quiet,

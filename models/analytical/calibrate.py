@@ -1,4 +1,4 @@
-"""Constants of the estimate from measured times: absolute errors in log space, made small one constant at a time.
+"""Constants of the estimate from measured times: errors in log space, made small one constant at a time.
 
 `fit` takes measured runs, and measured kinds of op, of configurations; `fit_parts` takes ops. A constant that no row tells
 stays near where it started: a small penalty on leaving it decides between equals.
@@ -38,7 +38,17 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 STEPS = (1.5, 1.15, 1.04, 1.01)
 """Factors by which a constant is tried smaller and larger, coarse to fine."""
 
-PENALTY = 0.003
+ROUNDS = 40
+"""Rounds over all constants with one factor, at most."""
+
+SMOOTH = 0.1
+"""Relative error below which squares count, above it absolute values."""
+
+HOSTS = (1.0, 4.0, 0.25)
+"""Factors on dispatch_s that a search starts from: where the host decides, nothing else moves an estimate, and no small step
+leads there."""
+
+PENALTY = 0.001
 """Loss for every factor e that a constant leaves its start by."""
 
 FEWEST_RUNS = 8
@@ -63,29 +73,42 @@ def ratios(part: Part, constants: Constants) -> Array:
 
 
 def fit_parts(parts: Sequence[Part], start: Constants, names: Sequence[str]) -> Constants:
-    """The constants `names` that make the mean |log(measured / estimate)| over the parts smallest; others as in `start`."""
+    """The constants `names` that make the mean distance of measured and estimate over the parts smallest; others as in `start`."""
 
     def loss(constants: Constants) -> float:
-        return float(np.mean([np.mean(np.abs(np.log(ratios(part, constants)))) for part in parts]))
+        return float(np.mean([np.mean(_distance(ratios(part, constants))) for part in parts]))
 
     return descend(loss, start, names)
 
 
+def _distance(ratio: Array) -> Array:
+    """|log(measured / estimate)|, rounded off within SMOOTH of 0: no outlier pulls, and no kink stops the search."""
+    return np.sqrt(np.log(ratio) ** 2 + SMOOTH**2) - SMOOTH
+
+
 def descend(loss: Callable[[Constants], float], start: Constants, names: Sequence[str]) -> Constants:
-    """Coordinate descent in log space: absolute errors need no derivative and do not follow outliers."""
+    """Pattern search in log space: one constant after the other, then once more the way that all of them went together.
+
+    Needs no derivative: few constants, cheap losses.
+    """
     best, least = start, loss(start)
+
+    def take(values: Mapping[str, float]) -> None:
+        nonlocal best, least
+        tried = replace(best, **{name: float(np.clip(value, *BOUNDS[name])) for name, value in values.items()})
+        error = loss(tried)
+        if error < least:
+            best, least = tried, error
+
     for factor in STEPS:
-        for _ in range(60):
-            before = least
+        for _ in range(ROUNDS):
+            before, base = least, best
             for name in names:
                 for change in (factor, 1 / factor):
-                    value = float(np.clip(float(np.max(getattr(best, name))) * change, *BOUNDS[name]))
-                    tried = replace(best, **{name: value})
-                    error = loss(tried)
-                    if error < least:
-                        best, least = tried, error
-            if before - least < 1e-6:
+                    take({name: getattr(best, name) * change})
+            if before - least < 1e-5:
                 break
+            take({name: getattr(best, name) ** 2 / getattr(base, name) for name in names})
     return best
 
 
@@ -199,7 +222,7 @@ class _Problem:
         names = FITTED + (_TOGETHER if any(_is_sent(op) for block in self.blocks for op in block.ops) else ())
 
         def loss(constants: Constants) -> float:
-            errors = np.abs(np.log(self.ratios(constants)))
+            errors = _distance(self.ratios(constants))
             means = [
                 float(np.nanmean(errors[mask])) for mask in (is_chosen & is_run, is_chosen & ~is_run) if mask.any()
             ]
@@ -209,7 +232,8 @@ class _Problem:
         start = replace(
             self.start, **{name: float(np.clip(getattr(self.start, name), *BOUNDS[name])) for name in names}
         )
-        return descend(loss, start, names)
+        hosts = [replace(start, dispatch_s=start.dispatch_s * factor) for factor in HOSTS]
+        return min((descend(loss, host, names) for host in hosts), key=loss)
 
 
 def _is_sent(op: Op) -> bool:

@@ -201,7 +201,9 @@ def _transfer_seconds(op: Op, group: Group, constants: Constants) -> tuple[Value
     latency = constants.kernel_s + op.hops * constants.collective_s
     stream: Value = 0.0
     if _is_any(op.sent):
-        stream = np.nan_to_num(op.resent * op.sent / ((group.far_link if op.is_far else group.link) * constants.link_efficiency))
+        stream = np.nan_to_num(
+            op.resent * op.sent / ((group.far_link if op.is_far else group.link) * constants.link_efficiency)
+        )
     if _is_any(op.over_host):
         stream = stream + np.nan_to_num(op.over_host / (group.host_link * constants.link_efficiency))
     is_sent = np.asarray(stream > 0, np.float64)

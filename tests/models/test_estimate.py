@@ -41,7 +41,12 @@ def op(kind, **sizes):
 
 
 def calibration(device_class, execution="eager", **values):
-    return {"calibration_id": f"{device_class}-{execution}", "device_class": device_class, "execution": execution, **values}
+    return {
+        "calibration_id": f"{device_class}-{execution}",
+        "device_class": device_class,
+        "execution": execution,
+        **values,
+    }
 
 
 # Constants
@@ -69,13 +74,17 @@ def test_rows_brought_along_come_before_shipped_ones_of_their_profile_only():
 
 
 def test_constant_that_a_row_leaves_out_is_the_next_ones():
-    _, own = constants(device("a100-sxm-80gb"), "eager", [calibration("a100-sxm-80gb", kernel_s=7.0, link_efficiency=None)])
+    _, own = constants(
+        device("a100-sxm-80gb"), "eager", [calibration("a100-sxm-80gb", kernel_s=7.0, link_efficiency=None)]
+    )
     _, known = constants(device("a100-sxm-80gb"), "eager")
     assert own == dataclasses.replace(known, kernel_s=7.0)
 
 
 def test_unknown_profile_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'turbo' is not an execution profile. Known: eager, graph, compiled, engine"):
+    with pytest.raises(
+        ValueError, match=r"'turbo' is not an execution profile\. Known: eager, graph, compiled, engine"
+    ):
         constants(device("t4"), "turbo")
     with pytest.raises(ValueError, match="'turbo' is not an execution profile"):
         op_seconds(op("norm", style="rms", read=2.0, written=2.0), group(), "turbo", PLAIN)
@@ -84,9 +93,14 @@ def test_unknown_profile_is_refused_with_the_known_ones():
 def test_shipped_rows_say_where_they_come_from():
     with FILE.open("rb") as file:
         entries = tomllib.load(file)["calibrations"]
-    architectures = {find_hardware(name).row.get("architecture") for name in ("p4", "v100-sxm-16gb", "t4", "a30", "l40s", "h200", "b200")}
+    architectures = {
+        find_hardware(name).row.get("architecture")
+        for name in ("p4", "v100-sxm-16gb", "t4", "a30", "l40s", "h200", "b200")
+    }
     assert architectures <= {entry["device_class"] for entry in entries}
-    assert {(entry["device_class"], entry["execution"]) for entry in entries} >= {("any", name) for name in schema.EXECUTIONS}
+    assert {(entry["device_class"], entry["execution"]) for entry in entries} >= {
+        ("any", name) for name in schema.EXECUTIONS
+    }
     for entry in entries:
         assert len(entry["source"]) > 20, entry
         assert set(entry) == {"device_class", "execution", *NAMES, "num_rows", "source"}
@@ -201,7 +215,9 @@ def config(**values):
 @pytest.mark.parametrize("llm_id", LLMS)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_eager_takes_longer_than_compiled_and_launches_more(llm_id, attention):
-    rows, ops = answers(*(config(llm_id=llm_id, attention=attention, execution=name) for name in ("eager", "compiled", "engine")))
+    rows, ops = answers(
+        *(config(llm_id=llm_id, attention=attention, execution=name) for name in ("eager", "compiled", "engine"))
+    )
     if rows[0]["status"] != "ok":
         pytest.skip(rows[0]["status_detail"])
     eager, compiled, engine = (
@@ -219,7 +235,12 @@ def test_eager_takes_longer_than_compiled_and_launches_more(llm_id, attention):
 def test_estimate_is_above_the_bound_and_inside_its_interval(llm_id, hardware_id, execution, attention, batch, tokens):
     tokens = min(tokens, 512) if llm_id in ("bert-base", "t5-small", "gpt2") else tokens
     given_config = config(
-        llm_id=llm_id, hardware_id=hardware_id, execution=execution, attention=attention, batch_size=batch, input_tokens=tokens
+        llm_id=llm_id,
+        hardware_id=hardware_id,
+        execution=execution,
+        attention=attention,
+        batch_size=batch,
+        input_tokens=tokens,
     )
     (row, larger), ops = answers(given_config, given_config | {"batch_size": 2 * batch})
     if row["status"] != "ok":
