@@ -49,6 +49,8 @@ BATCH = 131_072
 """Configurations of one file set, and in memory at a time in each process."""
 BATCH_WITH_OPS = 16_384
 """The same where ops are landed: some twenty rows each, in training some sixty."""
+WORKERS = 4
+"""Processes of a large sweep, where there are as many cores and no other number is asked for: together under 2 GiB."""
 _BITS = {"4": "int4", "8": "int8", "16": "fp16", "32": "fp32"}
 _ADAPTERS = ("lora", "qlora")
 
@@ -98,7 +100,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--with-ops", default="all", metavar="all|none|N", help="land the ops of all runs, of none, or of the first N"
     )
     parser.add_argument(
-        "--num-workers", type=int, metavar="N", help="processes for a large sweep; one a core unless given"
+        "--num-workers",
+        type=int,
+        metavar="N",
+        help=f"processes for a large sweep; one a core, {WORKERS} at most, unless given",
     )
 
 
@@ -182,7 +187,7 @@ def collect(
     blocks = [_block(alike, one, axes, is_peer, report) for one in phases for alike in _alike(llms)]
     sweep = _Sweep(ruleset, tuple(block for block in blocks if block.num_rows), _ops_limit(with_ops))
     report(f"{sweep.num_rows} configurations under {ruleset}")
-    return _land_sweep(landing, sweep, num_workers or os.cpu_count() or 1, report)
+    return _land_sweep(landing, sweep, num_workers or min(os.cpu_count() or 1, WORKERS), report)
 
 
 def twins(

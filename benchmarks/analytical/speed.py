@@ -304,7 +304,7 @@ def main() -> None:
     parser.add_argument("--configs", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--lengths", type=int, default=500, help="lengths of the sweep of totals; 2,000 rows each")
-    parser.add_argument("--ops-lengths", type=int, default=100, help="lengths of the sweep with ops")
+    parser.add_argument("--ops-lengths", type=int, default=300, help="lengths of the sweep with ops")
     parser.add_argument("--workers", type=int, default=2, help="processes of a sweep")
     parser.add_argument("--aiconfigurator-python", metavar="PATH", help="interpreter of a virtual environment with it")
     options = parser.parse_args()
