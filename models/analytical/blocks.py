@@ -211,6 +211,14 @@ def moe(trace: Trace, path: str, tokens: Array, normed: int, *, waiting: float) 
     shared = mlp(
         trace, join(path, "shared_experts"), tokens, normed, waiting=waiting + 1.0, size=llm.shared_expert_size
     )
+    if llm.has_shared_expert_gate:
+        gate = trace.linear(
+            "other", join(path, "shared_experts.gate"), [normed], tokens, (hidden, 1.0), has_bias=False, live=live
+        )
+        shared = trace.add(
+            "elementwise", join(path, "shared_experts.gated"), [shared, gate], live=live,
+            flops=elements, read=trace.bytes(elements + tokens), written=trace.bytes(elements),
+        )  # fmt: skip
     return trace.residual(join(path, "shared_add"), [last, shared], elements)
 
 

@@ -7,6 +7,8 @@ Tensor parallel divides heads; every device holds the whole latent.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from models.analytical import blocks
 from models.analytical.inventory import Value
 from models.analytical.trace import Span, Trace, join
@@ -72,6 +74,9 @@ def _expanded(trace: Trace, path: str, span: Span, roped: int, heads: Value, val
         "v_proj", join(path, "kv_b_proj"), [roped], memory, (rank, heads * (nope + value)), has_bias=False,
         live=live + expanded,
     )  # fmt: skip
+    if span.is_cached:
+        cache = memory * cached_width(trace) * trace.group.kv_bytes
+        trace.ops[wide] = replace(trace.ops[wide], read=0.0, kv_read=cache)
     return _products(
         trace, path, span, [roped, wide], heads, (float(llm.head_dim), value), live=live + expanded,
         keys=trace.bytes(memory * heads * llm.head_dim), values=trace.bytes(memory * heads * value), is_cache=False,

@@ -367,17 +367,20 @@ class Rows:
         self.vector_peak = np.where(np.isnan(vector), self.matrix_peak, vector)
 
     def _read_links(self) -> None:
-        """Links within a group of tensor- or expert-parallel devices, and those over all devices; in B/s, one direction."""
+        """Links within a group of tensor- or expert-parallel devices, and those beyond: between stages, and replicas that train; in B/s,
+        one direction. Devices that no direct link reaches and no network is known for meet over the host's."""
         self.host_link = self.device_numbers("host_link")
         direct = self.device_numbers("link")
         interconnect = self.configs.names("interconnect")
         is_pcie = np.array([value == "pcie" for value in interconnect.values] + [False])[interconnect.codes]
         near = np.where(is_pcie | np.isnan(direct), self.host_link, direct)
         linked, network = self.device_numbers("linked_devices"), self.device_numbers("network")
-        far = np.where(np.isnan(network), near, network)
+        far = np.where(np.isnan(network), np.fmin(near, self.host_link), network)
         inner = np.maximum(self.tensor_parallel, self.expert_parallel)
         self.link = np.where(inner > linked, far, near)
-        self.far_link = np.where(self.num_devices > linked, far, near)
+        is_training = np.array([value in TRAINING for value in self.phases.values] + [False])[self.phases.codes]
+        outer = np.where(is_training, self.num_devices, self.tensor_parallel * self.pipeline_parallel)
+        self.far_link = np.where(outer > linked, far, near)
 
     def _read_peer_peaks(self) -> None:
         """The INT8 peak where weights, activations and KV all have 8 bits or fewer, else the FP16 peak."""

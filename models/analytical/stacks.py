@@ -166,7 +166,7 @@ def _stage_transfers(trace: Trace, span: Span, last: int) -> None:
     payload = trace.bytes(span.tokens * trace.llm.hidden_size)
     traffic = collectives.send_recv(payload)
     index = trace.collective("send_recv", "stages.*.send_recv", [last], traffic, live=payload)
-    trace.ops[index] = replace(trace.ops[index], count=stages - 1)
+    trace.ops[index] = replace(trace.ops[index], count=stages - 1, is_far=True)
 
 
 def _head(trace: Trace, path: str, span: Span, last: int) -> None:
