@@ -264,12 +264,19 @@ def _work(op: Op, group: Group, execution: str) -> tuple[Value, Value]:
         return kernels, moved
     if op.kind == "optimizer":
         return kernels, UNFUSED_ADAM * op.weights
+    if op.kind == "experts" and op.gemm is not None:  # one expert after the other
+        return _EXPERT * op.weights / (op.gemm[1] * op.gemm[2] * group.weight_bytes), moved
     if op.kind == "dequantize" and not _is_any(op.written):  # 16-bit weights, written and read again by the product
         return kernels, moved + op.flops * group.activation_bytes
     if op.kind in ATTENTION_KINDS and op.phase != "backward":
         copies, copied = _copies(op)
         return kernels + copies, moved + copied
     return kernels, moved
+
+
+_EXPERT = 6.0
+"""Kernels of one expert in either half of its MLP: up, its tokens found and gathered, two products, gate; down, one product,
+scaling, cast, sum into the tokens."""
 
 
 def _copies(op: Op) -> tuple[float, Value]:
