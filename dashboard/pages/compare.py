@@ -224,7 +224,7 @@ def content(lake: Lake, choice: Choice, snapshot: str | None) -> list[c.Componen
                 f"{shown.label} by device and kind",
                 min_width=300,
             ),
-            about=f"{explained(shown)} Click a point for its row.{hollow(rows, shown)}{left_out(rows, shown)}",
+            about=f"{explained(shown)} Click a point for its row.{estimated(rows, shown)}{hollow(rows, shown)}{left_out(rows, shown)}",
             tools=c.exports("compare", snapshot, **_exported(choice)),
         ),
         rows_card(rows, shown, snapshot),
@@ -237,22 +237,26 @@ def rows_card(rows: pa.Table, shown: Metric, snapshot: str | None) -> c.Componen
 
 
 def absent(rows: pa.Table, choice: Choice, shown: Metric, snapshot: str | None) -> c.Component:
-    """That no row has the metric, and links to those that some have."""
-    known = [key for key in OFFERED if rows.column(key).null_count < rows.num_rows]
+    """That no row has the metric, and links to what the rows have: whole times, rates, cost and memory, not their parts."""
+    known = [
+        key
+        for key in OFFERED
+        if rows.column(key).null_count < rows.num_rows and (key in ASKED_FOR or metric(key).unit != "B")
+    ]
+    known.sort(key=lambda key: key not in ASKED_FOR)
     links = [
         dcc.Link(
-            metric(key).label, href=c.href(NAME, snapshot, **{**link_of(choice), "metric": key}), className="rl-button"
+            metric(key).label, href=c.href(NAME, snapshot, **(link_of(choice) | {"metric": key})), className="rl-button"
         )
-        for key in sorted(known, key=lambda key: (key not in ASKED_FOR, OFFERED.index(key)))
+        for key in known
     ]
-    what = f"None of the {text.plural(rows.num_rows, 'row')} of this workload has {shown.label.lower()}."
-    if not links:
-        return c.card(
-            f"No {shown.label.lower()} here", c.nothing(f"{what} They have no metric that could be compared.")
-        )
-    return c.card(
-        f"No {shown.label.lower()} here", html.P(f"{what} What they have:"), dmc.Group(links, gap="xs"), name="absent"
+    what = f"None of the {text.plural(rows.num_rows, 'row')} of this workload has it."
+    told = (
+        [html.P(f"{what} They have:"), dmc.Group(links, gap="xs")]
+        if links
+        else [html.P(f"{what} They have no other metric to compare either.")]
     )
+    return c.card(f"{shown.label}: not known here", *told, name="absent")
 
 
 def link_of(choice: Choice) -> dict[str, Any]:
@@ -268,6 +272,12 @@ def explained(shown: Metric) -> str:
     formula = f" [{shown.formula}]" if shown.formula else ""
     direction = f" {shown.better.capitalize()} is better." if shown.better else ""
     return f"{shown.definition[:1].upper()}{shown.definition[1:]}{formula}.{direction}"
+
+
+def estimated(rows: pa.Table, shown: Metric) -> str:
+    """What a pale tick is, as a sentence."""
+    is_drawn = shown.key == "latency_s" and rows.column("estimate_s").null_count < rows.num_rows
+    return " A pale tick beside a bound is the estimate, with its 90 % interval." if is_drawn else ""
 
 
 def hollow(rows: pa.Table, shown: Metric) -> str:
@@ -388,6 +398,8 @@ def _said(ranked: Sequence[dict[str, Any]], shown: Metric) -> str:
     value = text.quantity(shown, first[shown.key])
     if first["is_bound"] and first["source_kind"] != "analytical" and shown.key == "latency_s":
         value += " (a bound as its source prints it)"
+    if first["source_kind"] == "analytical" and shown.key == "latency_s" and first["estimate_s"] is not None:
+        value += f" (estimate {text.quantity(shown, first['estimate_s'])})"
     if len(ranked) == 1:
         return f"{value} on {first['device']}, the only device."
     second = ranked[1]
@@ -397,7 +409,9 @@ def _said(ranked: Sequence[dict[str, Any]], shown: Metric) -> str:
         word = "fastest"
     lead = (
         f"{text.number(high / low)} times {'ahead of' if word != 'lowest' else 'below'} {second['device']}"
-        if low > 0
+        if low > 0 and high / low >= 1.005
+        else f"level with {second['device']}"
+        if high == low or low > 0
         else f"before {second['device']}"
     )
     return f"{first['device']} is {word} with {value}, {lead} ({text.quantity(shown, second[shown.key])}); {text.plural(len(ranked), 'device')}."

@@ -196,7 +196,9 @@ def answer(lake: Lake, form: Mapping[str, Any], snapshot: str | None) -> list[c.
         if not row["is_excluded"] and row["status"] == "ok"
     ]
     parts: list[c.Component] = (
-        [] if predictors else [c.nothing("No predictor is trained yet: below is the bound alone.", "rooflake train")]
+        []
+        if predictors
+        else [c.nothing("No predictor is trained yet: below are the bound and the estimate alone.", "rooflake train")]
     )
     parts.append(
         dmc.SimpleGrid(

@@ -11,7 +11,7 @@ from dash import Dash, dcc, html
 from dashboard import analytical, figures, text
 from dashboard import components as c
 from dashboard.data import Lake
-from dashboard.pages import layers
+from dashboard.pages import layers, predict
 from warehouse.metrics import BY_KEY, DEFINITIONS, METRICS
 from warehouse.schema import CONFIGURATION_NAMES
 from warehouse.store import StoreError
@@ -99,7 +99,8 @@ def links(run: dict[str, Any], snapshot: str | None) -> list[c.Component]:
         targets.append(("Compare this workload", c.href("compare", snapshot, llm=run["llm_id"], **workload, **extra)))
     targets.append(("Operators on the roofline", c.href("roofline", snapshot, run=run["run_id"])))
     targets.append(("Layers", c.href("layers", snapshot, run=run["run_id"])))
-    if run["llm_id"] is not None and run["hardware_id"] is not None:
+    is_asked = run["phase"] in predict.PHASES and run["weight_dtype"] in (None, *predict.DTYPES)
+    if run["llm_id"] is not None and run["hardware_id"] is not None and is_asked:
         what_if = {
             key: run[key]
             for key in ("phase", "batch_size", "input_tokens", "output_tokens", "context_tokens", "attention")
@@ -209,7 +210,7 @@ def beside(run: dict[str, Any], twins: Sequence[dict[str, Any]]) -> str | None:
     observed = ratio * row["estimate_s"]
     is_inside = row["estimate_lower_s"] <= observed <= row["estimate_upper_s"]
     return (
-        f"{text.quantity(BY_KEY['latency_s'], observed)} observed: {text.number(observed / row['roofline_s'])} times the bound of"
+        f"{text.quantity(BY_KEY['latency_s'], observed)} observed{'' if run['latency_s'] is not None else ' (from its token rate)'}: {text.number(observed / row['roofline_s'])} times the bound of"
         f" {text.quantity(bound, row['roofline_s'])}, {text.number(ratio)} times the estimate of {text.quantity(estimate, row['estimate_s'])},"
         f" {'inside' if is_inside else 'outside'} its 90 % interval ({_interval(row)})."
     )

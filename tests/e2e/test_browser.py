@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import computed_lake
 import pytest
 import small_lake
+
+from warehouse.store import open_store
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: it comes with the extra `dev`"
@@ -38,7 +41,20 @@ PAGES = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[str]:
     """Address of `python -m dashboard` over the small lake."""
-    home = small_lake.build(tmp_path_factory.mktemp("browser"))
+    yield from _serve(small_lake.build(tmp_path_factory.mktemp("browser")))
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Address of `python -m dashboard` over rows of the analytical engine, and their ids."""
+    home = computed_lake.build(tmp_path_factory.mktemp("computed"))
+    with open_store(home, read_only=True) as store:
+        ids = computed_lake.ids(store)
+    for address in _serve(home):
+        yield address, ids
+
+
+def _serve(home: Path) -> Iterator[str]:
     port = _free_port()
     command = [sys.executable, "-m", "dashboard", "--home", str(home), "--port", str(port)]
     process = subprocess.Popen(
@@ -81,7 +97,7 @@ def fresh(browser: Any, server: str) -> Iterator[Open]:
         page.set_default_timeout(15_000)
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url) if _leaves(request.url, server) else None)
+        page.on("request", lambda request: complaints.append(request.url) if _leaves(request.url) else None)
         page.goto(path if path.startswith("http") else server + path)
         page.wait_for_selector("h1, .rl-problem")
         return page
@@ -102,6 +118,34 @@ def test_a_page_opens_and_fits_a_phone_and_a_desk(fresh: Open, path: str) -> Non
     page.set_viewport_size({"width": 1440, "height": 900})
     page.wait_for_function("document.documentElement.scrollWidth <= 1440")
     assert page.get_by_role("link", name="Compare devices side by side").is_visible()
+
+
+@pytest.mark.parametrize("width", [1440, 375])
+def test_an_analytical_run_shows_its_estimate_memory_and_constants(
+    fresh: Open, computed: tuple[str, dict[str, str]], width: int
+) -> None:
+    address, ids = computed
+    page = fresh(f"{address}/run?run_id={ids['eager']}", width=width)
+    page.wait_for_selector("#memory-parts .js-plotly-plot .bars .point")
+    assert "90 % interval" in page.inner_text("#estimate")
+    assert "+10 % memory bandwidth makes the bound 10.0 % faster." in page.inner_text("#estimate")
+    assert {"Weights", "KV cache"} <= set(page.locator("#memory-parts .legendtext").all_text_contents())
+    assert "USD" in page.inner_text("#cost")
+    constants = page.locator("#constants")
+    assert "snapshot 7" in constants.inner_text()
+    assert not constants.locator("table").is_visible()
+    constants.locator("summary").click()
+    assert "Bandwidth efficiency" in constants.locator("table").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_metric_nobody_knows_leads_to_one_that_is_known(fresh: Open, computed: tuple[str, dict[str, str]]) -> None:
+    page = fresh(f"{computed[0]}/compare?llm=llama-2-7b&phase=decode&metric=ttft_s&colour=red", width=375)
+    assert "The link says colour" in page.inner_text(".rl-unread")
+    page.locator("#absent").get_by_role("link", name="Cost per million tokens").click()
+    page.wait_for_selector("h2:has-text('Cost per million tokens, Llama 2 7B')")
+    page.wait_for_selector(".js-plotly-plot .xtitle")
+    assert page.get_by_label("Metric", exact=True).first.input_value() == "Cost per million tokens"
 
 
 def test_a_changed_control_is_in_the_link_and_a_fresh_browser_shows_the_same(fresh: Open) -> None:
@@ -238,8 +282,8 @@ def _lightness(colour: str) -> float:
     return sum(parts) / 3
 
 
-def _leaves(url: str, server: str) -> bool:
-    return not url.startswith((server, "data:", "blob:"))
+def _leaves(url: str) -> bool:
+    return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
 
 
 def _free_port() -> int:

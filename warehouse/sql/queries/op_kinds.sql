@@ -1,4 +1,5 @@
 -- Purpose: where the time goes, by kind of operator: a run beside the default analytical bound and estimate of the same configuration.
+--   Of several execution profiles the one of the run counts.
 -- Grain: one run (the one asked for, or its analytical twin) and kind of operator; sums over leaves, folded ones multiplied out.
 -- Parameters: $run_id.
 WITH chosen AS (
@@ -12,8 +13,11 @@ WITH chosen AS (
             AND twin.run_id <> own.run_id
             AND twin.source_kind = 'analytical'
             AND twin.ruleset = 'default'
+            AND own.ruleset IS DISTINCT FROM 'default'
             AND twin.run_id IN (SELECT run_id FROM ops)
-        ORDER BY twin.engine_revision DESC NULLS LAST, twin.collected_at DESC, twin.run_id
+        ORDER BY
+            twin.engine_revision DESC NULLS LAST, twin.execution IS NOT DISTINCT FROM own.execution DESC, twin.collected_at DESC,
+            twin.run_id
         LIMIT 1
     )
 ),
