@@ -2,8 +2,9 @@
 
     python benchmarks/analytical/accuracy.py
 
-Four sources, on none of whose rows a constant is fitted: two papers transcribed in collectors/published, NeuSight's end-to-end
-cases, and aiconfigurator's serving sample (the last two under $ROOFLAKE_SHARED/data or ../shared/data; left out where absent).
+Five sources, on none of whose scored rows a constant is fitted: two papers transcribed in collectors/published,
+optimum-benchmark's forward passes and training steps, NeuSight's end-to-end cases, and aiconfigurator's serving sample (the last
+three under $ROOFLAKE_SHARED/data or ../shared/data; left out where absent).
 The constants are the shipped ones: fit_constants.py fits them on kernel tables of aiconfigurator, Vidur and NeuSight (single
 kernels, not these models), and takes the host's times from decode steps of optimum-benchmark and from Vidur.
 
@@ -584,10 +585,65 @@ def _served(row: dict[str, Any]) -> tuple[dict[str, Any], float, str] | None:
     return config, row["silicon_tpot_ms"] / 1e3, row["backend"]
 
 
+# optimum-benchmark
+
+
+LLAMAS = {"NousResearch/Llama-2-7b-hf": "llama-2-7b", "NousResearch/Llama-2-13b-hf": "llama-2-13b"}
+
+
+def optimum() -> None:
+    """Forward passes and full fine-tuning steps of Llama-2 in fp16, Hugging Face on one A100."""
+    folder = data_folder() / "optimum-benchmark-history" / "examples"
+    if not folder.exists():
+        print(f"\noptimum-benchmark: {folder} is absent.")
+        return
+    found = []
+    for report in sorted(folder.glob("*-llamas/artifacts/Llama*/full_report.csv")):
+        for row in pa.csv.read_csv(report).to_pylist():
+            case = _optimum_case(row) if row["experiment_name"] == "fp16" and row["model"] in LLAMAS else None
+            if case is not None:
+                found.append(case)
+    answers, _ = rows([config for config, _ in found], needs_all=False)
+    print("\noptimum-benchmark (Hugging Face, fp16, one A100; profile eager; dispatch_s is from its decode steps)")
+    print(HEADER)
+    cases = [
+        Case(
+            f"{config['llm_id']} {config['phase']} {config['batch_size']} x {config['input_tokens']}",
+            measured, 1e3 * answer["roofline_s"], 1e3 * answer["estimate_s"], "ms",
+        )
+        for (config, measured), answer in zip(found, answers, strict=True)
+    ]  # fmt: skip
+    for case in sorted(cases, key=lambda case: (case.name.split()[:2], case.measured)):
+        print(case.line())
+    for phase in ("forward", "finetune_step"):
+        print(f"MAPE {phase}: {mean_error(case for case in cases if phase in case.name):.1%}")
+
+
+def _optimum_case(row: dict[str, Any]) -> tuple[dict[str, Any], float] | None:
+    """Configuration and milliseconds of a row."""
+    same = {
+        "llm_id": LLAMAS[row["model"]], "hardware_id": "a100-sxm-80gb", "weight_dtype": "fp16", "activation_dtype": "fp16",
+        "attention": "eager", "execution": "eager",
+    }  # fmt: skip
+    rate = row.get("training.throughput(samples/s)")
+    if rate is not None:
+        batch = int(row["benchmark.training_arguments.per_device_train_batch_size"])
+        lengths = {"batch_size": batch, "input_tokens": int(row["benchmark.dataset_shapes.sequence_length"])}
+        states = {"phase": "finetune_step", "gradient_dtype": "fp16", "optimizer_dtype": "fp16"}
+        return same | states | lengths, 1e3 * batch / rate
+    seconds = row.get("forward.latency(s)")
+    if seconds is None:
+        return None
+    batch = int(row["benchmark.input_shapes.batch_size"])
+    tokens = int(row["benchmark.input_shapes.sequence_length"])
+    return same | {"phase": "forward", "batch_size": batch, "input_tokens": tokens}, 1e3 * seconds
+
+
 def main() -> None:
     """Every source, one after the other."""
     pattabhiraman()
     zhang()
+    optimum()
     neusight()
     serving()
 
