@@ -259,3 +259,62 @@ def test_small_eager_decode_is_bound_by_its_host():
     )
     assert small["estimate_s"] == pytest.approx(small["launch_s"])
     assert large["estimate_s"] > 1.5 * large["launch_s"]
+
+
+# What others measured: benchmarks/analytical/accuracy.py shows all of it
+
+
+@pytest.mark.parametrize(
+    ("tensor_parallel", "llm_id", "rate"),
+    [(2, "llama-2-7b", 159), (4, "llama-2-7b", 218), (1, "llama-2-13b", 60), (2, "llama-2-13b", 94), (4, "llama-2-13b", 138),
+     (2, "llama-2-70b", 22), (4, "llama-2-70b", 38)],
+)  # fmt: skip
+def test_pattabhiraman_tensor_parallel_rates_are_met_within_twelve_percent(tensor_parallel, llm_id, rate):
+    """Figure 4, tokens/s per sequence; without 7B on one device, which is slower than half of two."""
+    (row,), _ = answers(
+        config(
+            llm_id=llm_id, phase="decode", input_tokens=None, context_tokens=192, batch_size=4, attention="sdpa", execution="compiled",
+            tensor_parallel=tensor_parallel, num_devices=tensor_parallel,
+        )
+    )  # fmt: skip
+    assert 1 / row["estimate_s"] == pytest.approx(rate, rel=0.12)
+
+
+def zhang(**values):
+    return config(
+        hardware_id="a800-sxm-80gb", weight_dtype="bf16", activation_dtype="bf16", phase="pretrain_step", num_devices=8,
+        data_parallel=8, gradient_dtype="bf16", optimizer_dtype="bf16",
+    ) | values  # fmt: skip
+
+
+def test_zhang_training_steps_are_met_within_twelve_percent():
+    """Tables V and VII: 518.9 ms, and 3740.3 ms with recomputation."""
+    rows, ops = answers(zhang(input_tokens=333), zhang(batch_size=32, input_tokens=332, optimizations=["recompute"]))
+    assert rows[0]["estimate_s"] == pytest.approx(0.5189, rel=0.12)
+    assert rows[1]["estimate_s"] == pytest.approx(3.7403, rel=0.12)
+    forward = sum(op["estimate_s"] * op["count"] for op in ops if op["config_row"] == 1 and op["phase"] == "forward")
+    assert forward == pytest.approx(0.9008, rel=0.10)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "milliseconds"),
+    [(("q_proj", "k_proj", "v_proj"), 9.92), (("rope",), 6.66), (("attention_scores",), 4.32), (("softmax",), 2.62),
+     (("attention_values",), 2.21), (("o_proj",), 3.39), (("gate_proj", "up_proj", "activation", "down_proj"), 29.06),
+     (("norm",), 6.91)],
+)  # fmt: skip
+def test_zhang_modules_are_met_within_a_quarter(kinds, milliseconds):
+    """Table VI, forward. The head, not here, is 27 % below its 1.08 ms."""
+    _, ops = answers(zhang(input_tokens=333))
+    seconds = sum(op["estimate_s"] * op["count"] for op in ops if op["phase"] == "forward" and op["op_kind"] in kinds)
+    assert 1e3 * seconds == pytest.approx(milliseconds, rel=0.25)
+
+
+def test_zhang_decode_step_of_an_engine_is_met_within_fifteen_percent():
+    """Table XI: 51.11 ms of 1024 sequences on eight devices."""
+    (row,), _ = answers(
+        zhang(
+            phase="decode", batch_size=1024, input_tokens=None, context_tokens=513, tensor_parallel=8, data_parallel=1,
+            kv_dtype="bf16", attention="paged", execution="engine", gradient_dtype=None, optimizer_dtype=None,
+        )
+    )  # fmt: skip
+    assert row["estimate_s"] == pytest.approx(0.05111, rel=0.15)
