@@ -160,7 +160,7 @@ def fit(
         if runs.size < FEWEST_RUNS or np.unique(runs).size < FEWEST_CONFIGS:
             notes.append(
                 f"{hardware_id} under profile {execution}: {runs.size} measured runs of {np.unique(runs).size} configurations "
-                f"are too few: {FEWEST_RUNS} of {FEWEST_CONFIGS} are needed."
+                f"are too few: {FEWEST_RUNS} runs of {FEWEST_CONFIGS} configurations are needed."
             )
             continue
         rows.append(_row(hardware_id, execution, problem, fitted_at, snapshot_id))

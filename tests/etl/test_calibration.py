@@ -102,7 +102,9 @@ def test_too_few_rows_and_none_are_sentences(lake):
     loaded(lake, configurations()[:3])
     said.clear()
     calibration.calibrate(lake, said.append)
-    assert said == ["test-cpu under profile eager: 3 measured runs of 3 configurations are too few: 8 of 4 are needed."]
+    assert said == [
+        "test-cpu under profile eager: 3 measured runs of 3 configurations are too few: 8 runs of 4 configurations are needed."
+    ]
     assert lake.sql("SELECT count(*) AS n FROM calibrations").to_pylist() == [{"n": 0}]
 
 

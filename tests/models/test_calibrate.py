@@ -149,7 +149,7 @@ def test_too_few_runs_are_a_sentence():
     found = fit(table(rows[: FEWEST_RUNS - 1]), fitted_at=WHEN)
     assert found.rows == []
     assert found.notes == [
-        f"epyc-7763 under profile eager: 7 measured runs of 7 configurations are too few: {FEWEST_RUNS} of {FEWEST_CONFIGS} are needed."
+        f"epyc-7763 under profile eager: 7 measured runs of 7 configurations are too few: {FEWEST_RUNS} runs of {FEWEST_CONFIGS} configurations are needed."
     ]
     repeated = fit(table(rows[:1] * 20), fitted_at=WHEN)
     assert repeated.rows == []
