@@ -156,7 +156,7 @@ def _streamed(ops: list[Op], phase: str, group: Group, weights: Value) -> list[O
     turns = np.where(group.micro_batches > 1, group.pipeline_parallel, 1.0)  # stages at work side by side share a pass
     stream = Op(
         kind="memcpy_h2d", path="weights.stream", phase=phase, count=passes, over_host=weights * turns,
-        hidden=busy / passes, hidden_memory=of_memory / passes,
+        beside=tuple(range(len(ops))), hidden=busy / passes, hidden_memory=of_memory / passes,
     )  # fmt: skip
     return [*ops, stream]
 
@@ -209,7 +209,7 @@ def _prefill(run: Run, group: Group) -> list[Op]:
 
     segments = _chunk_segments(run.llm, group.prefix_tokens, chunk, whole)
     earlier = stepping.steps(step, group, segments, index=0)
-    ops = [replace(op, inputs=tuple(one + len(earlier) for one in op.inputs)) for op in ops]
+    ops = [op.moved(len(earlier)) for op in ops]
     return [*earlier, *(replace(op, path=f"last_chunk.{op.path}") for op in ops)]
 
 

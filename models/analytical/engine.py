@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from models.analytical import default, estimate, llmviewer, memory, tables, training
-from models.analytical.devices import HardwareRows
+from models.analytical.devices import HardwareRows, device_rows
 from models.analytical.inventory import Array, Group, Inventory, Op, Value
-from models.analytical.rows import TRAINING, Llms, Part, Rows, Rules
+from models.analytical.rows import TRAINING, Llms, Part, Rows, Rules, run_of
 from warehouse import catalog
 
 TOTALS = (
@@ -87,7 +87,26 @@ def evaluate(
             f"'{ruleset}' is not a ruleset. Known: {', '.join(RULESETS)}. Add it in models/analytical/engine.py."
         )
     chosen = RULESETS[ruleset]
-    rows = Rows(configs, chosen.rules, hardware, llms, calibrations)
+    brought = hardware if hardware is None or isinstance(hardware, Mapping) else device_rows(hardware)
+    fitted = None if calibrations is None else list(calibrations)
+    known = llms if llms is None or isinstance(llms, Mapping) else {llm.llm_id: llm for llm in llms}
+    answers = [
+        _evaluate(configs.slice(start, SLICE), start, chosen, with_ops, (brought, known, fitted))
+        for start in range(0, max(configs.num_rows, 1), SLICE)
+    ]
+    totals = [totals for totals, _ in answers]
+    return pa.concat_tables(totals), tables.in_order([table for _, ops in answers for table in ops])
+
+
+SLICE = 65_536
+"""Rows evaluated together: enough to share what is alike, few enough for the memory near the processor."""
+
+
+def _evaluate(
+    configs: pa.Table, start: int, chosen: Ruleset, with_ops: bool, brought: tuple[Any, Any, Any]
+) -> tuple[pa.Table, list[pa.Table]]:
+    """Totals and ops of a slice of the configurations that begins at row `start`."""
+    rows = Rows(configs, chosen.rules, *brought)
     totals = {name: np.full(rows.num_rows, np.nan) for name in TOTALS}
     op_tables = []
     for part in rows.parts():
@@ -96,16 +115,20 @@ def evaluate(
             inventory = chosen.inventory(part, group)
             constants = None if rows.rules.is_peer else rows.constants(part, index)
             timed = [_times(op, group, part.execution, constants) for op in inventory.ops]
+            if constants is not None and any(op.beside for op in inventory.ops):
+                left = estimate.hide(inventory.ops, [times[4] for times in timed], part.execution)
+                timed = [(*times[:4], seconds, times[5]) for times, seconds in zip(timed, left, strict=True)]
             answers = _sum(part.phase, inventory.ops, timed, group) | _memory(inventory)
             if constants is not None:
                 answers |= _estimate(answers, inventory.passes, constants) | _limits(part, group, inventory)
+            here = run_of(index)
             for name in TOTALS:
                 if name in answers:
-                    totals[name][index] = answers[name]
+                    totals[name][here] = answers[name]
             if with_ops:
-                op_tables.append(tables.op_table(part.phase, inventory.ops, timed, group, index))
+                op_tables.append(tables.op_table(part.phase, inventory.ops, timed, group, index + start))
     price_ids = _judge(totals, rows)
-    return tables.totals_table(configs, totals, rows, ruleset, price_ids), tables.in_order(op_tables)
+    return tables.totals_table(configs, totals, rows, chosen.name, price_ids), op_tables
 
 
 def _times(op: Op, group: Group, execution: str, constants: estimate.Constants | None) -> tuple[Value, ...]:
@@ -144,32 +167,18 @@ def _sum(phase: str, ops: tuple[Op, ...], timed: list[tuple[Value, ...]], group:
     Inference ops pass all stages of a pipeline, which work side by side on micro-batches: m of them through p stages take
     (m + p - 1) turns of a p-th. Training ops are those of the mean stage, its bubble among them.
     """
-    work: dict[str, Value] = dict.fromkeys(tables.WORK, 0.0)
-    names = ("compute_s", "memory_s", "communication_s", "roofline_s", "estimate_s", "num_kernels")
-    seconds: dict[str, Value] = dict.fromkeys((*names, "compute_side_s", "memory_side_s"), 0.0)
+    sums = _Sums()
     for op, times in zip(ops, timed, strict=True):
         for name, field in tables.WORK.items():
-            value = getattr(op, field)
-            if _is_some(value):
-                work[name] = work[name] + value * op.count
-        for name, value in zip(names, times, strict=True):
-            if _is_some(value):
-                seconds[name] = seconds[name] + value * op.count
+            sums.add(name, getattr(op, field), op.count)
+        for name, value in zip(_SECONDS, times, strict=True):
+            sums.add(name, value, op.count)
         if _is_some(op.hidden):
-            _expose(seconds, op, times)
-            continue
-        if _is_some(times[2]):
-            continue
-        side = "compute_side_s"
-        if not op.is_matrix or _is_some(times[1]):
-            is_memory = times[0] < times[1]
-            if np.all(is_memory):
-                side = "memory_side_s"
-            elif np.any(is_memory):
-                seconds["memory_side_s"] = seconds["memory_side_s"] + np.where(is_memory, times[3], 0.0) * op.count
-                seconds[side] = seconds[side] + np.where(is_memory, 0.0, times[3]) * op.count
-                continue
-        seconds[side] = seconds[side] + times[3] * op.count
+            _expose(sums, op, times)
+        elif not _is_some(times[2]):
+            _take_sides(sums, op, times)
+    work = {name: sums.total(name) for name in tables.WORK}
+    seconds = {name: sums.total(name) for name in (*_SECONDS, "compute_side_s", "memory_side_s")}
     stages, parts = group.pipeline_parallel, group.micro_batches
     devices = group.tensor_parallel * group.data_parallel
     if phase in TRAINING:
@@ -188,14 +197,62 @@ def _sum(phase: str, ops: tuple[Op, ...], timed: list[tuple[Value, ...]], group:
     }  # fmt: skip
 
 
-def _expose(seconds: dict[str, Value], op: Op, times: tuple[Value, ...]) -> None:
+_SECONDS = ("compute_s", "memory_s", "communication_s", "roofline_s", "estimate_s", "num_kernels")
+"""What `_times` gives, by the names of the totals."""
+
+
+class _Sums:
+    """Sums over executions. What is executed equally often is added first and multiplied once."""
+
+    def __init__(self) -> None:
+        self.counts: dict[object, Value] = {}
+        self.values: dict[tuple[str, object], Value] = {}
+        self.is_own: set[tuple[str, object]] = set()
+
+    def add(self, name: str, value: Value, count: Value) -> None:
+        if not _is_some(value):
+            return
+        key: object = id(count) if isinstance(count, np.ndarray) else count
+        self.counts[key] = count
+        place = (name, key)
+        before = self.values.get(place)
+        if before is None:
+            self.values[place] = value
+        elif place in self.is_own and isinstance(before, np.ndarray):
+            before += value
+        else:
+            self.values[place] = before + value
+            if isinstance(self.values[place], np.ndarray):
+                self.is_own.add(place)
+
+    def total(self, name: str) -> Value:
+        result: Value = 0.0
+        for key, count in self.counts.items():
+            if (name, key) in self.values:
+                result = result + self.values[name, key] * count
+        return result
+
+
+def _take_sides(sums: _Sums, op: Op, times: tuple[Value, ...]) -> None:
+    """An op's bound to the rate that sets it, the processor's or the memory's."""
+    is_memory = np.asarray(times[0] < times[1])
+    if is_memory.all():
+        sums.add("memory_side_s", times[3], op.count)
+    elif not is_memory.any():
+        sums.add("compute_side_s", times[3], op.count)
+    else:
+        sums.add("memory_side_s", np.where(is_memory, times[3], 0.0), op.count)
+        sums.add("compute_side_s", np.where(is_memory, 0.0, times[3]), op.count)
+
+
+def _expose(sums: _Sums, op: Op, times: tuple[Value, ...]) -> None:
     """Where an op outlasts what hides it, the time follows its own rate, the processor's or a link's, and no longer theirs."""
     is_exposed = np.asarray(times[3]) > 0
     sides = {"compute_side_s": op.hidden_memory - op.hidden, "memory_side_s": -op.hidden_memory}
     if not _is_some(times[2]):
         sides["compute_side_s"] = op.hidden_memory + times[3]
     for side, value in sides.items():
-        seconds[side] = seconds[side] + np.where(is_exposed, value, 0.0) * op.count
+        sums.add(side, np.where(is_exposed, value, 0.0), op.count)
 
 
 def _estimate(answers: Mapping[str, Value], passes: Value, constants: estimate.Constants) -> dict[str, Value]:
@@ -204,7 +261,7 @@ def _estimate(answers: Mapping[str, Value], passes: Value, constants: estimate.C
     seconds, launch = seconds + waiting, launch + waiting
     return {
         "estimate_s": seconds,
-        "estimate_lower_s": seconds * constants.ratio_p05,
+        "estimate_lower_s": np.maximum(seconds * constants.ratio_p05, answers["roofline_s"]),
         "estimate_upper_s": seconds * constants.ratio_p95,
         "launch_s": launch,
     }

@@ -20,7 +20,7 @@ Constants belong to a device class and a profile; the shipped ones (calibrations
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -175,9 +175,18 @@ def op_seconds(op: Op, group: Group, execution: str, constants: Constants) -> tu
     compute = op.flops / (group.peak(op) * _efficiency(op, constants))
     memory = moved / (group.bandwidth * constants.bandwidth_efficiency)
     seconds = np.sqrt(compute * compute + memory * memory) + kernels * constants.kernel_s
-    if execution in _UNFUSED or not _is_any(op.hidden):
-        return seconds, kernels
-    return np.maximum(seconds - op.hidden, 0.0), kernels
+    return seconds, kernels
+
+
+def hide(ops: Sequence[Op], seconds: Sequence[Value], execution: str) -> list[Value]:
+    """Estimated seconds of ops less what runs beside them: of widened weights where kernels are fused, of streamed ones."""
+    left = list(seconds)
+    for index, op in enumerate(ops):
+        if not op.beside or (op.kind == "dequantize" and execution in _UNFUSED):
+            continue
+        busy = sum(left[other] * ops[other].count for other in op.beside) / np.maximum(op.count, 1.0)
+        left[index] = np.maximum(left[index] - busy, 0.0)
+    return left
 
 
 def run_seconds(device_s: Value, kernels: Value, constants: Constants) -> tuple[Value, Value]:
@@ -208,7 +217,7 @@ def _transfer_seconds(op: Op, group: Group, constants: Constants) -> tuple[Value
         stream = stream + np.nan_to_num(op.over_host / (group.host_link * constants.link_efficiency))
     is_sent = np.asarray(stream > 0, np.float64)
     seconds: Value = np.where(is_sent > 0, latency + stream + np.sqrt(latency * stream), 0.0)
-    if _is_any(op.hidden) and not op.is_exposed:
+    if _is_any(op.hidden) and not op.beside and not op.is_exposed:
         seconds = np.maximum(seconds - op.hidden, 0.0)
     return seconds, is_sent
 
@@ -265,7 +274,8 @@ def _work(op: Op, group: Group, execution: str) -> tuple[Value, Value]:
     if op.kind == "optimizer":
         return kernels, UNFUSED_ADAM * op.weights
     if op.kind == "experts" and op.gemm is not None:  # one expert after the other
-        return _EXPERT * op.weights / (op.gemm[1] * op.gemm[2] * group.weight_bytes), moved
+        matrices = np.maximum(op.gemm[1] * op.gemm[2], 1.0)
+        return _EXPERT * op.weights / (matrices * group.weight_bytes), moved
     if op.kind == "dequantize" and not _is_any(op.written):  # 16-bit weights, written and read again by the product
         return kernels, moved + op.flops * group.activation_bytes
     if op.kind in ATTENTION_KINDS and op.phase != "backward":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ class Op:
     """Bytes between device and host memory: streamed weights, offloaded states."""
     hidden: Value = 0.0
     """Seconds of earlier ops that this one overlaps with: only what is left of it counts."""
+    beside: tuple[int, ...] = ()
+    """Indices of the ops that hide it, where the estimate hides it behind what those are estimated to take."""
     is_exposed: bool = False
     """Frameworks hide none of it unless they are told to: the bound does, the estimate does not."""
     resent: float = 1.0
@@ -64,7 +67,12 @@ class Op:
     seconds: Value | None = None
     """Bound of one execution, where it is not max(F / peak, B / bandwidth): a mean over many steps."""
 
-    @property
+    def moved(self, places: int) -> Op:
+        """The op where those it refers to stand `places` further on."""
+        inputs, beside = (tuple(index + places for index in indices) for indices in (self.inputs, self.beside))
+        return replace(self, inputs=inputs, beside=beside)
+
+    @cached_property
     def bytes_moved(self) -> Value:
         return self.weights + self.read + self.written + self.kv_read + self.kv_written
 

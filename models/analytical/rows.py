@@ -195,7 +195,7 @@ class Rows:
 
     def group(self, index: Index) -> Group:
         """The arrays of some rows; what is the same for all of them is one number."""
-        chosen = _run_of(index)
+        chosen = run_of(index)
         arrays = {name: getattr(self, name)[chosen] for name in _GROUP_COLUMNS}
         return Group(
             batch=self.sizes["batch_size"][chosen],
@@ -505,7 +505,7 @@ _GROUP_COLUMNS = (
 )  # fmt: skip
 
 
-def _run_of(index: Index) -> Index | slice:
+def run_of(index: Index) -> Index | slice:
     """Neighbouring rows as a slice, which costs no copy."""
     is_run = index[-1] - index[0] + 1 == index.size and bool((np.diff(index) == 1).all())
     return slice(int(index[0]), int(index[-1]) + 1) if is_run else index

@@ -53,9 +53,8 @@ def _fold(ends: list[tuple[Op, Op]], counts: list[Array], count: Array, group: G
     seconds = sum(_bound_of(start, end, number, group) for (start, end), number in zip(ends, counts, strict=True))
     live = largest(*(end.live for pair in ends for end in pair))
     return replace(
-        op, **sums, count=op.count * count, seconds=seconds / steps_taken, live=np.where(count > 0, live, 0.0),
+        op.moved(index), **sums, count=op.count * count, seconds=seconds / steps_taken, live=np.where(count > 0, live, 0.0),
         gemm=None if op.gemm is None else _mean_gemm(ends, counts, steps_taken),
-        inputs=tuple(index + one for one in op.inputs),
     )  # fmt: skip
 
 

@@ -118,7 +118,7 @@ class Trace:
         bounds = [(op.flops / self.group.matrix_peak, op.bytes_moved / self.group.bandwidth) for op in products]
         self.add(
             "dequantize", path, self.waiting_weights, live=0.0, flops=DEQUANTIZE_FLOPS * elements,
-            hidden=sum(np.maximum(compute, moved) for compute, moved in bounds),
+            beside=tuple(self.waiting_weights), hidden=sum(np.maximum(compute, moved) for compute, moved in bounds),
             hidden_memory=sum(np.where(compute < moved, moved, 0.0) for compute, moved in bounds),
         )  # fmt: skip
         self.waiting_weights = []

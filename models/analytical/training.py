@@ -516,10 +516,10 @@ class _Step:
         model, group = self.model, self.group
         buckets = np.ceil(model.trained / BUCKET)
         count = buckets * (group.micro_batches if model.zero >= 2 else 1.0)
+        busy = self._compute("backward")  # without the copies, which gathering cannot hide behind either
         if model.zero:
             size = model.gradients / buckets
             self.add(Op(kind="memcpy", path="gradients.bucket", phase="backward", count=count, read=size, written=size))
-        busy = self._compute("backward")
         gathering = sum(_sent_seconds(op, group) * op.count for op in self.ops if op.path == "layers.*.weights")
         if np.any(group.data_parallel > 1):
             kind = "reduce_scatter" if model.zero else "all_reduce"
