@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.analytical.devices import HardwareRows
 from models.analytical.engine import RULESETS
-from models.analytical.estimate import NAMES, Constants, op_seconds, run_seconds
+from models.analytical.estimate import NAMES, Constants, hide, op_seconds, run_seconds
 from models.analytical.inventory import Array, Group, Op, Value
 from models.analytical.rows import Llms, Rows
 from warehouse import schema
@@ -201,8 +201,9 @@ class _Problem:
         times: dict[str | None, Array] = {kind: np.zeros(self.num_configs) for kind in {*self.kind, None}}
         for block in self.blocks:
             device_s, kernels = np.zeros(block.index.size), np.zeros(block.index.size)
-            for op in block.ops:
-                seconds, launched = op_seconds(op, block.group, self.execution, constants)
+            timed = [op_seconds(op, block.group, self.execution, constants) for op in block.ops]
+            left = hide(block.ops, [seconds for seconds, _ in timed], self.execution)
+            for op, seconds, (_, launched) in zip(block.ops, left, timed, strict=True):
                 device_s, kernels = device_s + seconds * op.count, kernels + launched * op.count
                 if op.kind in times:
                     times[op.kind][block.index] += seconds * op.count

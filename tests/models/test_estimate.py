@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from models.analytical import evaluate
 from models.analytical.devices import find_device
-from models.analytical.estimate import FILE, LAUNCHES, NAMES, Constants, constants, op_seconds, run_seconds, shipped
+from models.analytical.estimate import (
+    FILE,
+    LAUNCHES,
+    NAMES,
+    Constants,
+    constants,
+    hide,
+    op_seconds,
+    run_seconds,
+    shipped,
+)
 from models.analytical.inventory import Group, Op
 from warehouse import schema
 from warehouse.catalog import find_hardware
@@ -152,10 +162,14 @@ def test_written_out_gelu_passes_over_memory_again_and_again():
     assert op_seconds(composed, group(), "eager", PLAIN) == (pytest.approx(36 / 5 + 8e-6), 8)
 
 
-def test_eager_dequantization_writes_what_the_product_reads():
-    widen = op("dequantize", flops=2.0, hidden=100.0)
-    assert op_seconds(widen, group(), "eager", PLAIN)[0] == pytest.approx((0.4**2 + 0.8**2) ** 0.5 + 1e-6)
-    assert op_seconds(widen, group(), "engine", PLAIN)[0] == 0
+def test_weights_are_widened_beside_their_product_but_in_eager():
+    """Eager writes them, and the product reads them again: 4 B of a weight."""
+    product = op("o_proj", flops=100.0, is_matrix=True)
+    widen = op("dequantize", flops=2.0, beside=(0,))
+    for execution, seconds, left in (("engine", 0.4, 0.0), ("eager", (0.4**2 + 0.8**2) ** 0.5, 0.8944282)):
+        times = [op_seconds(one, group(), execution, PLAIN)[0] for one in (product, widen)]
+        assert times == [pytest.approx(2 + 1e-6), pytest.approx(seconds + 1e-6)]
+        assert hide([product, widen], times, execution) == [times[0], pytest.approx(left)]
 
 
 def test_unfused_adam_passes_over_weights_23_times():
