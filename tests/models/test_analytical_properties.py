@@ -9,6 +9,8 @@ from analytical_rows import Row, answers, config, totals, work
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from models.analytical.engine import TOTALS
+from models.analytical.tables import LABELS
 from warehouse import catalog
 from warehouse.catalog.llm import parameter_count
 from warehouse.schema import DTYPE_BYTES
@@ -136,6 +138,38 @@ def test_narrower_weights_or_cache_never_cost_bytes_or_time(row: Row, dtype: str
         assert narrow_row[name] <= wide[name] / ALMOST, name
 
 
+@examples
+@given(
+    rows=st.lists(
+        st.builds(
+            lambda row, parts, options: row | {"batch_size": row["batch_size"] * parts, "num_micro_batches": parts, "pipeline_parallel": parts, "optimizations": options},
+            configs(llms=("llama-3-8b", "gemma-3-270m", "mixtral-8x7b", "deepseek-v2-lite"), max_tensor=4),
+            st.sampled_from([1, 2]),
+            st.sampled_from([[], ["offload"]]),
+        ),
+        min_size=2,
+        max_size=12,
+    )
+)  # fmt: skip
+def test_rows_answered_together_are_rows_answered_alone(rows: list[Row]) -> None:
+    """Whatever is shared among rows, folded over chunks and steps, or one number for all of them."""
+    together, ops = answers(rows)
+    for row, found, found_ops in zip(rows, together, ops, strict=True):
+        (alone,), (own_ops,) = answers([dict.fromkeys(rows[0]) | row])
+        assert {name: found[name] for name in LABELS} == {name: alone[name] for name in LABELS}
+        for name in TOTALS:
+            assert (found[name] is None) == (alone[name] is None), name
+            assert found[name] is None or found[name] == pytest.approx(alone[name], rel=1e-9, abs=1e-15), name
+        executed = [
+            {name: op[name] for name in ("path", "count", "flops", "bytes_moved")} for op in found_ops if op["count"]
+        ]
+        assert executed == [
+            {name: pytest.approx(op[name], rel=1e-12) if name != "path" else op[name] for name in ("path", "count", "flops", "bytes_moved")}
+            for op in own_ops
+            if op["count"]
+        ]  # fmt: skip
+
+
 # Several devices
 
 
@@ -232,18 +266,23 @@ def test_a_faster_device_is_never_slower(row: Row, columns: str, options: list[s
 @examples
 @given(row=configs(max_tensor=8), options=st.sampled_from([[], ["offload"]]))
 def test_elasticities_are_the_derivatives_of_the_bound(row: Row, options: list[str]) -> None:
-    """-d ln T / d ln rate, by a step too small for any op to change sides (nearly always; then the sum still moves by less)."""
+    """-d ln T / d ln rate, by a step too small for any op to change sides.
+
+    Of a generation or a prompt in chunks, an op may be on one side in its first steps and on the other in its last; it is
+    then counted on that of the mean step.
+    """
     row = row | {"optimizations": options, "hardware_id": "a100-sxm-80gb"}
     (whole,) = answered(row)
     found = {name: whole[f"{name}_elasticity"] for name in ("compute", "bandwidth", "link")}
     assert all(-1e-9 <= value <= 1 + 1e-9 for value in found.values())
     assert sum(found.values()) == pytest.approx(1.0)
+    is_folded = row["phase"] == "generate" or row.get("chunk_tokens") is not None
     rates = {"compute": ("peak_", "vector"), "bandwidth": ("memory_bandwidth",), "link": ("link", "host_link")}
     step = 1e-5
     for name, columns in rates.items():
         (other,) = answered(row, hardware=faster(row["hardware_id"], *columns, by=1 + step))
         slope = (1 - other["roofline_s"] / whole["roofline_s"]) / step
-        assert slope == pytest.approx(found[name], abs=1e-3), name
+        assert slope == pytest.approx(found[name], abs=0.05 if is_folded else 1e-3), name
 
 
 # Room
