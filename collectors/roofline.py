@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from collectors import Collected, Report, silent
-from models.analytical import ENGINE_REVISION, RULESETS, default, evaluate, llmviewer
+from models.analytical import ENGINE_REVISION, RULESETS, default, estimate, evaluate, llmviewer
 from models.analytical.configs import Configs
 from models.analytical.devices import Device, device_rows, find_device
 from models.analytical.rows import OPTIMIZATIONS, TRAINING
@@ -197,14 +197,17 @@ def twins(
     report: Report = silent,
     hardware_rows: Iterable[Mapping[str, Any]] | None = None,
     llm_rows: Iterable[Mapping[str, Any]] | None = None,
+    calibrations: Sequence[Mapping[str, Any]] = (),
 ) -> Collected:
     """Land the analytical row, with ops, of every distinct configuration of measured or published rows.
 
     `configs` holds the configuration columns, which are kept, so that config_id joins (only what config_id takes for the
     same is spelled out: an absent parallel degree of one device is 1); rows of a phase without a closed form are left out, and so is what has no answer, with a report. `hardware_rows` (rows of `hardware`) and `llm_rows` (rows of `llms`) describe what is
-    not in the catalogue; a configuration of an LLM or device that neither knows is left out and reported.
+    not in the catalogue; a configuration of an LLM or device that neither knows is left out and reported. `calibrations` (rows
+    of that table) come before the shipped constants; `execution` beside the configuration is the profile of the estimate.
     """
-    configs = configs.select([name for name in schema.CONFIGURATION_NAMES if name in configs.column_names])
+    kept = (*schema.CONFIGURATION_NAMES, "execution")
+    configs = configs.select([name for name in kept if name in configs.column_names])
     configs = configs.filter(pc.is_in(configs.column("phase"), pa.array(PHASES)))
     first = np.unique(np.array(schema.config_ids(configs).to_pylist(), str), return_index=True)[1]
     configs = _spelled_out(configs.take(pa.array(np.sort(first))))
@@ -221,7 +224,7 @@ def twins(
     configs = _answered(configs, hardware, llms, report)
     if configs.num_rows == 0:
         return Collected(0, ())
-    landed = _land(landing, configs, "default", configs.num_rows, hardware, llms)
+    landed = _land(landing, configs, "default", configs.num_rows, hardware, llms, calibrations)
     report(f"{landed.num_runs} runs and {landed.num_ops} ops landed")
     return Collected(landed.num_runs, tuple(landed.paths), landed.num_failed)
 
@@ -259,6 +262,8 @@ def _spelled_out(configs: pa.Table) -> pa.Table:
     is_one = pc.equal(pc.multiply(degrees, pc.coalesce(columns["tensor_parallel"], one)), one)
     columns["num_devices"] = pc.if_else(is_one, pc.coalesce(columns["num_devices"], one), columns["num_devices"])
     columns["optimizations"] = pc.coalesce(columns["optimizations"], pa.scalar([], columns["optimizations"].type))
+    if "execution" in configs.column_names:
+        columns["execution"] = configs.column("execution")
     return pa.table(columns)
 
 
@@ -588,7 +593,7 @@ def _land_batch(landing: Path, sweep: _Sweep, batch: _Batch) -> _Landed:
     """Evaluate and write one batch; the first brings the source along."""
     start, stop = batch
     num_ops = stop - start if sweep.ops_limit is None else min(max(sweep.ops_limit - start, 0), stop - start)
-    return _land(landing, sweep.rows(start, stop), sweep.ruleset, num_ops, {}, {}, with_source=start == 0)
+    return _land(landing, sweep.rows(start, stop), sweep.ruleset, num_ops, {}, {}, (), with_source=start == 0)
 
 
 # Rows
@@ -601,11 +606,12 @@ def _land(
     num_ops: int,
     hardware: Mapping[str, Mapping[str, Any]],
     llms: Mapping[str, Llm],
+    calibrations: Sequence[Mapping[str, Any]],
     *,
     with_source: bool = True,
 ) -> _Landed:
     """Evaluate and write one batch of configurations; `num_ops`: runs, from the first on, whose ops are landed."""
-    options: dict[str, Any] = {"hardware": hardware, "llms": llms}
+    options: dict[str, Any] = {"hardware": hardware, "llms": llms, "calibrations": calibrations}
     totals, ops = evaluate(configs.slice(0, num_ops), ruleset, **options)
     if num_ops < configs.num_rows:
         more, _ = evaluate(configs.slice(num_ops), ruleset, with_ops=False, **options)
@@ -627,7 +633,9 @@ def _land(
     ops = ops.drop_columns(["config_row"]).append_column("run_id", run_ids.take(ops.column("config_row")))
     name = f"roofline-{ruleset}-{schema.digest(run_ids.to_pylist(), num_ops)}"
     sources = [_source(ruleset)] if with_source else []
-    paths = parquet.land(landing, name, {"runs": runs, "ops": ops, "sources": sources})
+    used = set(totals.column("calibration_id").unique().to_pylist())
+    constants = [row for row in (*calibrations, *estimate.shipped()) if row["calibration_id"] in used]
+    paths = parquet.land(landing, name, {"runs": runs, "ops": ops, "sources": sources, "calibrations": constants})
     num_failed = pc.sum(pc.not_equal(runs.column("status"), "ok")).as_py()
     return _Landed(runs.num_rows, ops.num_rows, num_failed, paths)
 

@@ -81,6 +81,7 @@ def known(home: Path | None, *, may_be_new: bool = False) -> Known:
     """
     if home is None:
         return Known()
+    from etl import calibration
     from warehouse.store import Home, open_store
 
     place = Home.of(home)
@@ -88,8 +89,8 @@ def known(home: Path | None, *, may_be_new: bool = False) -> Known:
         return Known()
     with open_store(place, read_only=True) as store:
         hardware = store.sql("SELECT * EXCLUDE (file_hash) FROM hardware").to_pylist()
-        calibrations = store.sql("SELECT * EXCLUDE (file_hash) FROM calibrations ORDER BY fitted_at DESC NULLS LAST")
-    return Known({row["hardware_id"]: row for row in hardware}, calibrations.to_pylist())
+        calibrations = calibration.fitted(store)
+    return Known({row["hardware_id"]: row for row in hardware}, calibrations)
 
 
 # One configuration

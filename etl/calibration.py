@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -50,6 +51,12 @@ def calibrate(store: Store, report: Callable[[str], None], *, sources: Sequence[
     name = f"calibration-{schema.digest([row['calibration_id'] for row in found.rows])}"
     parquet.land(store.home.landing, name, {"calibrations": found.rows})
     return store.load()
+
+
+def fitted(store: Store) -> list[dict[str, Any]]:
+    """Constants that this lake's own measurements gave, newest first; they come before the shipped ones."""
+    rows = "SELECT * EXCLUDE (file_hash) FROM calibrations WHERE snapshot_id IS NOT NULL ORDER BY fitted_at DESC"
+    return store.sql(rows).to_pylist()
 
 
 def _llms(store: Store, measured: pa.Table) -> dict[str, Llm]:

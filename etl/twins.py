@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from etl import calibration
 from warehouse import catalog
 from warehouse.store import LoadReport, Store
 
@@ -27,6 +28,7 @@ def add(store: Store, report: Callable[[str], None]) -> LoadReport:
         report=report,
         hardware_rows=store.sql("SELECT * EXCLUDE (file_hash) FROM hardware").to_pylist(),
         llm_rows=[row for row in llms if row["llm_id"] not in known],
+        calibrations=calibration.fitted(store),
     )
     loaded = store.load()
     if collected.num_runs:

@@ -515,7 +515,7 @@ def test_a_wheel_on_a_node_with_pyarrow_and_numpy_writes_checked_parquet(tmp_pat
     (row,) = landed(tmp_path / "landing", "runs").to_pylist()
     assert (row["status"], row["llm_id"]) == ("ok", "llama-2-7b")
     paths = [Path(line) for line in done.stdout.splitlines()]
-    assert {path.parent.name for path in paths} == {"runs", "ops", "sources"}
+    assert {path.parent.name for path in paths} == {"runs", "ops", "sources", "calibrations"}
     assert pq.read_metadata(paths[0]).num_rows > 10
     heavy = [str(python), "-I", "-c", "import torch"]
     assert subprocess.run(heavy, capture_output=True, cwd=tmp_path, check=False).returncode != 0

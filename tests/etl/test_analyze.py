@@ -116,7 +116,7 @@ def test_the_constants_of_a_lakehouse_count(tmp_path):
     home = Home.of(tmp_path / "home")
     fits = [
         {"calibration_id": name, "device_class": "a6000", "execution": "engine", "bandwidth_efficiency": share,
-         "fitted_at": f"2026-11-2{day}T00:00:00Z", "source": "a test"}
+         "snapshot_id": day, "fitted_at": f"2026-11-2{day}T00:00:00Z", "source": "a test"}
         for name, share, day in (("old", 0.9, 0), ("new", 0.25, 1))
     ]  # fmt: skip
     rows = [row | {"fitted_at": datetime.datetime.fromisoformat(row["fitted_at"])} for row in fits]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from models.analytical import RULESETS, UnknownEntryError, evaluate
 from warehouse import catalog, parquet
-from warehouse.catalog.llm import Llm, parameter_count
+from warehouse.catalog.llm import LayerKind, Llm, parameter_count
 
 LLMS = catalog.llms()
 A100 = catalog.find_hardware("a100-sxm-80gb")
@@ -297,7 +297,9 @@ def test_blocks_leave_no_seam() -> None:
     lengths = np.arange(1, 40_001)
     size = len(lengths)
     fixed = {
-        name: pa.repeat(value, size) for name, value in config(llm_id="llama-3.1-8b").items() if name != "context_tokens"
+        name: pa.repeat(value, size)
+        for name, value in config(llm_id="llama-3.1-8b").items()
+        if name != "context_tokens"
     }
     totals, ops = evaluate(pa.table(fixed | {"context_tokens": lengths}))
     assert ops.num_rows % size == 0
@@ -354,9 +356,7 @@ def test_positions_end_and_are_refused_beyond(values: dict[str, Any], last: int)
     assert (row["flops"], row["memory_peak_bytes"], row["is_fitting"]) == (None, None, None)
 
 
-@pytest.mark.parametrize(
-    ("llm_id", "tokens"), [("bloom-560m", 2048), ("t5-small", 512)]
-)
+@pytest.mark.parametrize(("llm_id", "tokens"), [("bloom-560m", 2048), ("t5-small", 512)])
 def test_computed_biases_go_on_and_it_is_said(llm_id: str, tokens: int) -> None:
     within, beyond = (total(llm_id=llm_id, phase="prefill", input_tokens=length) for length in (tokens, tokens + 1))
     said = f"longer than the {tokens} tokens that {llm_id} is made for."
@@ -389,9 +389,9 @@ def test_the_peer_answers_whatever_the_length() -> None:
 )
 def test_generate_is_a_prefill_and_every_step_after_it(llm_id: str, values: dict[str, Any]) -> None:
     mistral = LLMS["mistral-7b"]
-    windowed = replace(mistral, llm_id="windowed", sliding_window=32)
+    windowed = replace(mistral, llm_id="windowed", sliding_window=32, layer_kinds=(LayerKind(mistral.num_layers, 32),))
     many_queries = replace(
-        mistral, llm_id="ridge", num_kv_heads=1, sliding_window=None
+        mistral, llm_id="ridge", num_kv_heads=1, sliding_window=None, layer_kinds=(LayerKind(mistral.num_layers),)
     )  # its attention crosses the ridge
     brought = {"windowed": windowed, "ridge": many_queries}
     device = {"d": {"memory_bandwidth_bytes_per_s": 1e12, "peak_fp16_flops_per_s": 2.8e13, "memory_bytes": 1e12}}
@@ -418,7 +418,9 @@ def test_generate_is_a_prefill_and_every_step_after_it(llm_id: str, values: dict
 
 def test_the_ridge_is_crossed_within_one_op_of_the_case_above() -> None:
     """Attention of many queries over one KV head gets past the ridge of that device between contexts 2 and 600."""
-    llm = replace(LLMS["mistral-7b"], llm_id="ridge", num_kv_heads=1, sliding_window=None)
+    mistral = LLMS["mistral-7b"]
+    kinds = (LayerKind(mistral.num_layers),)
+    llm = replace(mistral, llm_id="ridge", num_kv_heads=1, sliding_window=None, layer_kinds=kinds)
     device = {"d": {"memory_bandwidth_bytes_per_s": 1e12, "peak_fp16_flops_per_s": 2.8e13}}
     rows = [
         config(phase="decode", batch_size=1, context_tokens=length, attention="flash", hardware_id="d")
@@ -524,7 +526,10 @@ def test_a_product_runs_in_the_wider_of_its_two_dtypes() -> None:
 def test_a_dtype_without_units_is_refused_and_a_16_bit_float_runs_in_fp32() -> None:
     row = total(activation_dtype="fp8", weight_dtype="fp8", phase="prefill")
     assert row["status"] == "unsupported"
-    assert "'fp8' has no units on a100-sxm-80gb. It multiplies fp64, fp32, tf32, fp16, bf16, int8, int4" in row["status_detail"]
+    assert (
+        "'fp8' has no units on a100-sxm-80gb. It multiplies fp64, fp32, tf32, fp16, bf16, int8, int4"
+        in row["status_detail"]
+    )
     assert total(activation_dtype="fp16", weight_dtype="fp8", phase="prefill")["status"] == "ok"
     old = total(hardware_id="v100-sxm-16gb", activation_dtype="bf16", weight_dtype="bf16", phase="prefill")
     assert old["status"] == "ok"
