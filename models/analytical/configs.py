@@ -82,8 +82,11 @@ class Configs:
 
 def dtype_bytes(names: Names, otherwise: Array | float) -> Array:
     """Bytes of one element of a dtype column: `otherwise` where NULL, NaN where the dtype is unknown."""
+    if not names.values:
+        return np.broadcast_to(np.asarray(otherwise, np.float64), names.codes.shape)
     table = np.array([schema.DTYPE_BYTES.get(value, np.nan) for value in names.values] + [np.nan])
-    return np.where(names.codes == NULL, otherwise, table[names.codes])
+    sizes = table[names.codes]
+    return sizes if names.codes.min(initial=0) > NULL else np.where(names.codes == NULL, otherwise, sizes)
 
 
 def _wrong_type(column: str, wanted: str, found: object) -> str:

@@ -186,7 +186,8 @@ def _sum(phase: str, ops: tuple[Op, ...], timed: list[tuple[Value, ...]], group:
     elif np.any(stages > 1):
         share = (parts + stages - 1) / (parts * stages) if np.any(parts > 1) else 1.0
         seconds = {name: value * share for name, value in seconds.items()}
-    work = {name: value * devices for name, value in work.items()}
+    if isinstance(devices, np.ndarray) or devices != 1:
+        work = {name: value * devices for name, value in work.items()}
     moved = sum(value for name, value in work.items() if name != "flops")
     compute, stored = seconds.pop("compute_side_s"), seconds.pop("memory_side_s")
     whole = seconds["roofline_s"]
