@@ -77,7 +77,7 @@ def test_constants_are_the_lakes_or_else_the_shipped_ones(lake: Lake, ids: dict[
     assert "2026-02-03" in own
     assert "run_calibration.csv" in own
     assert "shipped with the engine" in shown_shipped
-    sources = {row["calibration_id"]: row["source"] for row in estimate.shipped()}
+    sources = {row["calibration_id"]: row["source"] for row in (*estimate.shipped(), computed_lake.fitted())}
     for name, shown in (("eager", own), ("engine", shown_shipped)):
         assert "share of the memory bandwidth that large streams reach" in shown
         assert json.dumps(f"From: {sources[row_of(lake, ids[name])['calibration_id']]}", ensure_ascii=False) in shown
