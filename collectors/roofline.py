@@ -18,7 +18,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 import signal
 import threading
 from collections import Counter, deque
@@ -37,7 +36,7 @@ import pyarrow.compute as pc
 
 from collectors import Collected, Report, silent
 from models.analytical import ENGINE_REVISION, RULESETS, default, estimate, evaluate, llmviewer
-from models.analytical.configs import Configs
+from models.analytical.configs import Configs, dtype_names
 from models.analytical.devices import Device, device_rows, find_device
 from models.analytical.rows import OPTIMIZATIONS, TRAINING
 from warehouse import catalog, parquet, schema
@@ -51,7 +50,6 @@ BATCH_WITH_OPS = 16_384
 """The same where ops are landed: some twenty rows each, in training some sixty."""
 WORKERS = 4
 """Processes of a large sweep, where there are as many cores and no other number is asked for: together under 2 GiB."""
-_BITS = {"4": "int4", "8": "int8", "16": "fp16", "32": "fp32"}
 _ADAPTERS = ("lora", "qlora")
 
 
@@ -164,7 +162,7 @@ def collect(
             "prefix_tokens": _counts("prefix_tokens", prefix_tokens, absent=0),
             "chunk_tokens": _counts("chunk_tokens", chunk_tokens, absent=0),
         },
-        dtypes=_distinct(_dtypes(name) for name in dtypes),
+        dtypes=_distinct(dtype_names(name) for name in dtypes),
         attentions=_known("attention", attention, schema.ATTENTIONS),
         degrees={
             "tensor_parallel": _counts("tensor_parallel", tensor_parallel),
@@ -455,23 +453,6 @@ def _hardware_id(name: str, ruleset: str) -> str:
     if ruleset == llmviewer.facts()["name"]:
         name = llmviewer.hardware_id(name)
     return catalog.find_hardware(name).hardware_id
-
-
-def _dtypes(name: str) -> tuple[str, str, str]:
-    """Dtypes of weights, activations and KV cache by a short name."""
-    if name in schema.DTYPE_BYTES:
-        return name, name, name
-    bits = re.fullmatch(r"w(\d+)a(\d+)(?:kv(\d+))?", name)
-    if bits and all(group is None or group in _BITS for group in bits.groups()):
-        weights, activations, kv = bits.groups()
-        return _BITS[weights], _BITS[activations], _BITS[kv or activations]
-    parts = name.split("/")
-    if len(parts) == 3 and all(part in schema.DTYPE_BYTES for part in parts):
-        return parts[0], parts[1], parts[2]
-    raise ValueError(
-        f"'{name}' names no dtypes. Known: {', '.join(schema.DTYPE_BYTES)}; by bits (4, 8, 16, 32) as w4a16 or w8a8kv4; "
-        "or weights/activations/KV as fp8/bf16/fp8."
-    )
 
 
 def _names_of(text: str) -> list[str]:

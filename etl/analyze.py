@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.analytical import ENGINE_REVISION, evaluate
+from models.analytical.configs import dtype_names
 from models.analytical.devices import find_device
-from models.analytical.search import OWN, Goal, cheapest, closest_miss, describe, dtype_names
+from models.analytical.search import OWN, Goal, cheapest, closest_miss, describe
 from warehouse import catalog, metrics, parquet, schema
 from warehouse.catalog.llm import Llm, read_config
 
@@ -49,6 +50,12 @@ _NO_CHANGE = 5e-4
 _LABELS = {
     "estimate_s": "Estimate, 90 % interval (ms)",
     "bound": "Bound by",
+    "output_tokens_per_s": "Output tokens/s at the bound",
+    "total_tokens_per_s": "Total tokens/s at the bound",
+    "power_avg_w": "Average power, estimate (W)",
+    "energy_j": "Energy, estimate (J)",
+    "energy_per_output_token_j": "Energy per output token, estimate (J)",
+    "usd_per_million_tokens": "Cost per million tokens, estimate (USD)",
     "device_memory_bytes": "Device memory",
     "is_fitting": "Fits",
     "max_batch_size": "Largest batch that fits",

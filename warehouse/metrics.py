@@ -128,7 +128,8 @@ METRICS: tuple[Metric, ...] = (
     _time("launch_s", "Launch time", "host time to issue the kernels of one execution, and what the host does around them",
           "kernels x dispatch + passes x step"),
     _time("estimate_s", "Estimate", "analytical time with calibrated efficiencies, launches and link latency",
-          "sum over ops of max(F / (e_c x peak), B / (e_m x bandwidth)) + kernels x launch + collectives; 90 % interval beside, never below the bound",
+          "sum over ops of sqrt((F / (e_c x peak))^2 + (B / (e_m x bandwidth))^2) + kernels x kernel_s, + collectives; at least kernels x dispatch_s; "
+          "+ passes x step_s; 90 % interval beside, never below the bound",
           ("lower", "upper")),
     Metric("compute_elasticity", "Compute elasticity", "", "", 1.0, None, "relative change of the bound for a relative change of the compute peak",
            "-d ln T / d ln peak = compute-bound time / T"),

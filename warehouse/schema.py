@@ -107,9 +107,17 @@ CONFIGURATION: tuple[Column, ...] = (
     Column("kv_dtype", _S, "dtype of the KV cache", tuple(DTYPE_BYTES)),
     Column("attention", _S, "attention implementation", ATTENTIONS),
     Column("optimizations", pa.list_(_S), "sorted: zero1 zero2 zero3 offload recompute flash lora qlora quantized ..."),
-    Column("prefix_tokens", _I, "prompt tokens of one sequence that a prefill finds in the cache; input_tokens are the others"),
-    Column("chunk_tokens", _I, "prompt tokens of one sequence that a prefill takes at a time; NULL for the whole prompt"),
-    Column("num_micro_batches", _I, "parts that pipeline stages (or gradient accumulation) cut a batch into; NULL for one"),
+    Column(
+        "prefix_tokens",
+        _I,
+        "prompt tokens of one sequence that a prefill finds in the cache; input_tokens are the others",
+    ),
+    Column(
+        "chunk_tokens", _I, "prompt tokens of one sequence that a prefill takes at a time; NULL for the whole prompt"
+    ),
+    Column(
+        "num_micro_batches", _I, "parts that pipeline stages (or gradient accumulation) cut a batch into; NULL for one"
+    ),
     Column("optimizer_dtype", _S, "dtype of one optimizer state of one parameter", tuple(DTYPE_BYTES)),
     Column("gradient_dtype", _S, "dtype of gradients", tuple(DTYPE_BYTES)),
     Column("lora_rank", _I, "rank of LoRA adapters"),
@@ -436,7 +444,9 @@ CALIBRATIONS = Table(
     ("calibration_id",),
     (
         Column("calibration_id", _S, "digest of the constants and of the rows they come from", is_required=True),
-        Column("device_class", _S, "what they hold for: a hardware_id, an architecture, a kind, or `any`", is_required=True),
+        Column(
+            "device_class", _S, "what they hold for: a hardware_id, an architecture, a kind, or `any`", is_required=True
+        ),
         Column("execution", _S, "execution profile", EXECUTIONS, is_required=True),
         Column("matrix_efficiency", _F, "share of the matrix peak that large products reach"),
         Column("vector_efficiency", _F, "share of the vector peak that element-wise kernels reach"),

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
+from pathlib import Path
 
 NAMES = ("speed", "accuracy")
 
 
 def main() -> None:
-    present = [name for name in NAMES if importlib.util.find_spec(name) is not None]
+    sys.path.insert(0, str(Path(__file__).parent))
     asked = sys.argv[1:]
     if asked and asked[0] in ("-h", "--help"):
         print(__doc__)
         return
-    if asked and asked[0] not in present:
-        sys.exit(f"'{asked[0]}' is not a benchmark of the engine. Known: {', '.join(present)}.")
-    for name in asked[:1] or present:
+    if asked and asked[0] not in NAMES:
+        sys.exit(f"'{asked[0]}' is not a benchmark of the engine. Known: {', '.join(NAMES)}.")
+    for name in asked[:1] or NAMES:
         print(f"== {name}", flush=True)
         sys.argv = [name, *asked[1:]]
         importlib.import_module(name).main()

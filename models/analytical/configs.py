@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +88,26 @@ def dtype_bytes(names: Names, otherwise: Array | float) -> Array:
     table = np.array([schema.DTYPE_BYTES.get(value, np.nan) for value in names.values] + [np.nan])
     sizes = table[names.codes]
     return sizes if names.codes.min(initial=0) > NULL else np.where(names.codes == NULL, otherwise, sizes)
+
+
+def dtype_names(name: str) -> tuple[str, str, str]:
+    """Dtypes of weights, activations and KV cache by a short name: fp16; w4a16 or w8a8kv8 by bits; fp8/bf16/fp8."""
+    if name in schema.DTYPE_BYTES:
+        return name, name, name
+    bits = re.fullmatch(r"w(\d+)a(\d+)(?:kv(\d+))?", name)
+    if bits and all(group is None or group in _BITS for group in bits.groups()):
+        weights, activations, kv = bits.groups()
+        return _BITS[weights], _BITS[activations], _BITS[kv or activations]
+    parts = name.split("/")
+    if len(parts) == 3 and all(part in schema.DTYPE_BYTES for part in parts):
+        return parts[0], parts[1], parts[2]
+    raise ValueError(
+        f"'{name}' names no dtypes. Known: {', '.join(schema.DTYPE_BYTES)}; by bits (4, 8, 16, 32) as w4a16 or w8a8kv4; "
+        "or weights/activations/KV as fp8/bf16/fp8."
+    )
+
+
+_BITS = {"4": "int4", "8": "int8", "16": "fp16", "32": "fp32"}
 
 
 def _wrong_type(column: str, wanted: str, found: object) -> str:

@@ -34,8 +34,8 @@ Options = frozenset[str]
 
 def refuse(llm: Llm, phase: str) -> str | None:
     """Why an LLM and a phase have no closed form here."""
-    if phase not in ("forward", "prefill", "decode", "generate"):
-        return f"phase '{phase}' is not modelled. Known: forward, prefill, decode, generate."
+    if phase not in PHASES:
+        return f"phase '{phase}' is not modelled. Known: {', '.join(PHASES)}, pretrain_step, finetune_step."
     if llm.architecture == "encoder" and phase != "forward":
         return f"an encoder has no {phase}: it has forward."
     return None
@@ -162,9 +162,10 @@ def _streamed(ops: list[Op], phase: str, group: Group, weights: Value) -> list[O
 
 
 def _busy(op: Op, group: Group) -> tuple[Value, Value]:
-    """Seconds that all executions of an op take beside the links, and those of them that the bandwidth decides."""
+    """Seconds that all executions of an op take, links included, and those of them that the bandwidth decides."""
     compute, moved = op.flops / group.peak(op), op.bytes_moved / group.bandwidth
     bound = np.maximum(compute, moved) if op.seconds is None else op.seconds
+    bound = bound + np.nan_to_num(op.sent / (group.far_link if op.is_far else group.link))
     seconds = np.maximum(bound - op.hidden, 0.0) * op.count
     is_exposed = np.asarray(op.hidden) < bound
     turned = np.where(is_exposed, op.hidden_memory, 0.0) * op.count  # what it hides behind gives way to it

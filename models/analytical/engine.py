@@ -323,9 +323,15 @@ def _judge(totals: dict[str, Array], rows: Rows) -> list[str | None]:
 def _charge(
     totals: dict[str, Array], rows: Rows, produced: Array, handled: Array, prices: list[dict[str, Any] | None]
 ) -> None:
-    """Energy and cost of the estimated time. Both are of all devices, waiting ones too."""
+    """Energy and cost of the estimated time. Both are of all devices, waiting ones too.
+
+    Of m micro-batches through p stages a device is at work m of (m + p - 1) turns; training ops are of one device already.
+    """
     seconds = np.where(np.isnan(handled), np.nan, totals["estimate_s"])
-    busy = np.clip(np.fmax(totals["compute_s"], totals["memory_s"]) / seconds, 0.0, 1.0)
+    turns = rows.micro_batches / (rows.micro_batches + rows.pipeline_parallel - 1)
+    for code, phase in enumerate(rows.phases.values):
+        turns = np.where((rows.phases.codes == code) & (phase in TRAINING), 1.0, turns)
+    busy = np.clip(turns * np.fmax(totals["compute_s"], totals["memory_s"]) / seconds, 0.0, 1.0)
     power = rows.num_devices * rows.tdp * (IDLE_POWER_SHARE + (1 - IDLE_POWER_SHARE) * busy)
     totals["power_avg_w"] = np.where(np.isnan(seconds), np.nan, power)
     totals["energy_j"] = power * seconds

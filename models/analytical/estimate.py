@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from models.analytical import collectives
 from models.analytical.devices import Device
 from models.analytical.inventory import ATTENTION_KINDS, Group, Op, Value
 from warehouse import schema
@@ -157,6 +158,9 @@ parts of the cache, parts put together.
 READ = ("norm", "rope")
 """Kinds whose tensor is what they read: what they write may go to the cache in part."""
 
+HOST_EFFICIENCY = 0.8
+"""Assumed share of the host link that large pinned copies reach; no public table of ours says."""
+
 UNFUSED_ADAM = 23.0
 """Reads and writes of an array as large as the weights in AdamW without `fused`: decay (2), first moment (2, 3), second moment
 (2, 4), root (2), correction (2), epsilon (2), update (4)."""
@@ -203,23 +207,30 @@ _UNFUSED = ("eager", "graph")
 def _transfer_seconds(op: Op, group: Group, constants: Constants) -> tuple[Value, Value]:
     """Over the links between devices and to the host, and whether anything goes there.
 
-    Latency and stream, and the root of their product: messages between the short and the long ones fill no pipeline.
-    Nothing where nothing is sent or no link is known. Ops that hide it do so for as long as their bound only: what runs
-    beside communication is slowed by it.
+    Nothing where nothing is sent or no link is known. An all-reduce goes in a ring or in trees, whichever is faster at its size.
+    Ops that hide it do so for as long as their bound only: what runs beside communication is slowed by it.
     """
-    latency = constants.kernel_s + op.hops * constants.collective_s
-    stream: Value = 0.0
-    if _is_any(op.sent):
-        stream = np.nan_to_num(
-            op.resent * op.sent / ((group.far_link if op.is_far else group.link) * constants.link_efficiency)
-        )
-    if _is_any(op.over_host):
-        stream = stream + np.nan_to_num(op.over_host / (group.host_link * constants.link_efficiency))
-    is_sent = np.asarray(stream > 0, np.float64)
-    seconds: Value = np.where(is_sent > 0, latency + stream + np.sqrt(latency * stream), 0.0)
+    link = (group.far_link if op.is_far else group.link) * constants.link_efficiency
+    host = np.nan_to_num(op.over_host / (group.host_link * HOST_EFFICIENCY)) if _is_any(op.over_host) else 0.0
+    traffic = collectives.Traffic(op.resent * op.sent, op.hops)
+    is_sent = np.asarray(np.nan_to_num(traffic.sent / link) + host > 0, np.float64)
+    seconds: Value = _link_seconds(traffic, link, host, constants)
+    if op.kind == "all_reduce":
+        devices = np.maximum(op.hops / 2 + 1, 2.0)  # the ring's hops are 2 (N - 1)
+        payload = traffic.sent * devices / (2 * (devices - 1))
+        tree = collectives.tree_all_reduce(payload, devices)
+        seconds = np.minimum(seconds, _link_seconds(tree, link, host, constants))
+    seconds = np.where(is_sent > 0, seconds, 0.0)
     if _is_any(op.hidden) and not op.beside and not op.is_exposed:
         seconds = np.maximum(seconds - op.hidden, 0.0)
     return seconds, is_sent
+
+
+def _link_seconds(traffic: collectives.Traffic, link: Value, host: Value, constants: Constants) -> Value:
+    """Latency and stream, and the root of their product: messages between the short and the long ones fill no pipeline."""
+    latency = constants.kernel_s + traffic.hops * constants.collective_s
+    stream = np.nan_to_num(traffic.sent / link) + host
+    return latency + stream + np.sqrt(latency * stream)
 
 
 def _efficiency(op: Op, constants: Constants) -> Value:

@@ -26,7 +26,7 @@ ATTENTION_KINDS = {"eager": False, "sdpa": True, "flash": True, "paged": True}
 """Attention implementation -> is it one fused kernel that never writes the scores?"""
 
 PROFILES = {"eager": "eager", "sdpa": "eager", "flash": "engine", "paged": "engine"}
-"""Attention implementation -> execution profile of the estimate where none is stated."""
+"""Attention implementation -> execution profile of the estimate where none is stated; training and forward are eager."""
 
 BLOCK = 16_384
 """Configurations evaluated at a time, so that their arrays stay in the processor's cache."""
@@ -273,7 +273,10 @@ class Rows:
         known = {name: code for code, name in enumerate(schema.EXECUTIONS)}
         own = np.array([known.get(value, 0) for value in names.values] + [NULL])[names.codes]
         self.executions = list(schema.EXECUTIONS)
-        self.execution_codes: Codes = np.where(own == NULL, self.usual_profile, own)
+        trained = [name in (*TRAINING, "forward") for name in self.phases.values] + [False]
+        is_trained = np.array(trained)[self.phases.codes]  # no serving engine does that
+        usual = np.where(is_trained, schema.EXECUTIONS.index("eager"), self.usual_profile)
+        self.execution_codes: Codes = np.where(own == NULL, usual, own)
         self.constants_of: dict[str, list[tuple[str, estimate.Constants]]] = {}
         if self.rules.is_peer:
             return
@@ -372,7 +375,12 @@ class Rows:
         self.host_link = self.device_numbers("host_link")
         direct = self.device_numbers("link")
         interconnect = self.configs.names("interconnect")
+        for code, value in enumerate(interconnect.values):
+            if value not in ("nvlink", "pcie"):
+                self._refuse(interconnect.codes == code, f"interconnect '{value}' is unknown. Known: nvlink, pcie.")
         is_pcie = np.array([value == "pcie" for value in interconnect.values] + [False])[interconnect.codes]
+        is_direct = np.array([value == "nvlink" for value in interconnect.values] + [False])[interconnect.codes]
+        self._refuse(is_direct & np.isnan(direct), "interconnect 'nvlink': the device has no direct link, only pcie.")
         near = np.where(is_pcie | np.isnan(direct), self.host_link, direct)
         linked, network = self.device_numbers("linked_devices"), self.device_numbers("network")
         far = np.where(np.isnan(network), np.fmin(near, self.host_link), network)

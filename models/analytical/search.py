@@ -20,7 +20,6 @@ sequences. Memory is that of all D sequences at their full length, beside the ac
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +28,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from models.analytical.configs import Configs
+from models.analytical.configs import Configs, dtype_names
 from models.analytical.devices import HardwareRows, device_rows, find_device
 from models.analytical.engine import evaluate
-from warehouse import catalog, schema
+from warehouse import catalog
 from warehouse.catalog.llm import Llm
 
 Array = NDArray[np.float64]
@@ -42,7 +41,6 @@ Index = NDArray[np.intp]
 BATCH_SIZES = tuple(int(size) for size in np.unique(np.rint(np.geomspace(1, 1024, 64))))
 """Sequences of one decode step that are tried."""
 
-_BITS = {"4": "int4", "8": "int8", "16": "fp16", "32": "fp32"}
 
 OWN = (
     "is_feasible", "reason", "output_tokens_per_s_per_device", "output_tokens_per_s_per_user", "usd_per_hour",
@@ -149,23 +147,6 @@ def layouts(llm: Llm, max_devices: int) -> list[Layout]:
         if tensor * data > 1 and tensor * pipeline * data <= max_devices
     ]
     return found + spread
-
-
-def dtype_names(name: str) -> tuple[str, str, str]:
-    """Dtypes of weights, activations and KV cache by a short name: fp16; w4a16 or w8a8kv8 by bits; fp8/bf16/fp8."""
-    if name in schema.DTYPE_BYTES:
-        return name, name, name
-    bits = re.fullmatch(r"w(\d+)a(\d+)(?:kv(\d+))?", name)
-    if bits and all(group is None or group in _BITS for group in bits.groups()):
-        weights, activations, kv = bits.groups()
-        return _BITS[weights], _BITS[activations], _BITS[kv or activations]
-    parts = name.split("/")
-    if len(parts) == 3 and all(part in schema.DTYPE_BYTES for part in parts):
-        return parts[0], parts[1], parts[2]
-    raise ValueError(
-        f"'{name}' names no dtypes. Known: {', '.join(schema.DTYPE_BYTES)}; by bits (4, 8, 16, 32) as w4a16 or w8a8kv4; "
-        "or weights/activations/KV as fp8/bf16/fp8."
-    )
 
 
 def pareto(points: ArrayLike) -> Mask:

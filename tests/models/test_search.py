@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.analytical import evaluate
+from models.analytical.configs import dtype_names
 from models.analytical.search import (
     OWN,
     Goal,
@@ -17,7 +18,6 @@ from models.analytical.search import (
     cheapest,
     closest_miss,
     describe,
-    dtype_names,
     layouts,
     pareto,
     search,
