@@ -328,7 +328,7 @@ def _charge(
     Of m micro-batches through p stages a device is at work m of (m + p - 1) turns; training ops are of one device already.
     """
     seconds = np.where(np.isnan(handled), np.nan, totals["estimate_s"])
-    turns = rows.micro_batches / (rows.micro_batches + rows.pipeline_parallel - 1)
+    turns = rows.micro_batches / np.maximum(rows.micro_batches + rows.pipeline_parallel - 1, 1.0)
     for code, phase in enumerate(rows.phases.values):
         turns = np.where((rows.phases.codes == code) & (phase in TRAINING), 1.0, turns)
     busy = np.clip(turns * np.fmax(totals["compute_s"], totals["memory_s"]) / seconds, 0.0, 1.0)

@@ -52,7 +52,9 @@ MOE = "qwen3-30b-a3b"
         ({"phase": "prefill", "prefix_tokens": -1}, "prefix_tokens must be 0 or more."),
         ({"phase": "generate", "output_tokens": 0}, "output_tokens must be 1 or more."),
         ({"phase": "prefill", "llm_id": "bert-base"}, "an encoder has no prefill: it has forward."),
-        ({"phase": "chat"}, "phase 'chat' is not modelled. Known: forward, prefill, decode, generate."),
+        ({"phase": "chat"}, "phase 'chat' is not modelled. Known: forward, prefill, decode, generate, pretrain_step, finetune_step."),
+        ({"interconnect": "foo", "tensor_parallel": 2}, "interconnect 'foo' is unknown. Known: nvlink, pcie."),
+        ({"interconnect": "nvlink", "hardware_id": "rtx-4090"}, "interconnect 'nvlink': the device has no direct link"),
         ({"optimizations": ["offload"], "hardware_id": "bare"}, "offload needs the device's host link, which is unknown."),
     ],
 )  # fmt: skip
@@ -236,8 +238,7 @@ def test_streamed_weights_take_the_longer_of_stream_and_work(values: Row, passes
     row = config(**({"phase": "decode"} | values))
     here, streamed = totals([row, row | {"optimizations": ["offload"]}])
     stream = passes * here["weights_bytes"] / HOST
-    work_s = here["roofline_s"] - here["communication_s"]
-    assert streamed["roofline_s"] == pytest.approx(max(stream, work_s) + here["communication_s"])
+    assert streamed["roofline_s"] == pytest.approx(max(stream, here["roofline_s"]))
     assert streamed["flops"] == here["flops"]
     assert streamed["weights_bytes"] == pytest.approx(
         here["weights_bytes"] * 2 / 32
@@ -313,3 +314,24 @@ def test_totals_are_the_same_without_ops() -> None:
     table = pa.table({name: [row.get(name) for row in rows] for name in names})
     assert evaluate(table, with_ops=False)[0].equals(evaluate(table)[0])
     assert len(ops()) > 10
+
+
+# Energy of devices that wait, and who runs what
+
+
+@pytest.mark.parametrize(("stages", "parts"), [(2, 1), (4, 1), (4, 8)])
+def test_a_device_of_a_pipeline_is_busy_for_its_turns_only(stages: int, parts: int) -> None:
+    many = total(pipeline_parallel=stages, num_micro_batches=parts, batch_size=8)
+    turns = parts / (parts + stages - 1)
+    busy = turns * max(many["compute_s"], many["memory_s"]) / many["estimate_s"]
+    assert many["power_avg_w"] == pytest.approx(stages * A100["tdp_w"] * (0.25 + 0.75 * busy))
+    one = total(batch_size=8)
+    assert many["power_avg_w"] < stages * one["power_avg_w"]
+
+
+def test_no_serving_engine_trains() -> None:
+    lengths = {"input_tokens": 128, "optimizer_dtype": "bf16"}
+    assert total(phase="pretrain_step", **lengths)["execution"] == "eager"
+    assert total(phase="forward")["execution"] == "eager"
+    assert total(phase="decode")["execution"] == "engine"
+    assert total(phase="pretrain_step", execution="compiled", **lengths)["execution"] == "compiled"

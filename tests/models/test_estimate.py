@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.analytical import evaluate
+from models.analytical import collectives, evaluate
 from models.analytical.devices import find_device
 from models.analytical.estimate import (
     FILE,
@@ -179,12 +179,22 @@ def test_unfused_adam_passes_over_weights_23_times():
 
 
 def test_collective_is_latency_stream_and_the_root_of_their_product():
-    reduce = op("all_reduce", sent=np.array([2.0, 0.0]), hops=np.array([3.0, 0.0]))
+    reduce = op("reduce_scatter", sent=np.array([2.0, 0.0]), hops=np.array([3.0, 0.0]))
     seconds, kernels = op_seconds(reduce, group(link=np.array([1.0, 1.0])), "engine", PLAIN)
     assert seconds == pytest.approx([4e-6 + 4 + (4e-6 * 4) ** 0.5, 0.0])
     assert kernels.tolist() == [1, 0]  # nothing sent, nothing launched
     far, _ = op_seconds(op("send_recv", sent=2.0, is_far=True), group(), "engine", PLAIN)
     assert far > 8
+
+
+def test_small_all_reduce_goes_in_trees_and_a_large_one_in_a_ring():
+    devices = 8
+    for payload, algorithm in ((8e-6, collectives.tree_all_reduce), (8e6, collectives.ring_all_reduce)):
+        ring = collectives.ring_all_reduce(payload, devices)
+        seconds, _ = op_seconds(op("all_reduce", sent=ring.sent, hops=ring.hops), group(link=1.0), "engine", PLAIN)
+        sent, hops = algorithm(payload, devices)
+        latency, stream = hops * 1e-6 + 1e-6, sent / 0.5
+        assert seconds == pytest.approx(latency + stream + (latency * stream) ** 0.5)
 
 
 def test_hidden_communication_costs_what_is_left_of_it():

@@ -350,9 +350,15 @@ def _find(name: str, entries: dict[str, Any], aliases: dict[str, str], what: str
 
 
 def _known(name: str, aliases: Mapping[str, str], entries: Iterable[str]) -> str:
-    """Every id, what was perhaps meant first."""
+    """What was perhaps meant, then the first ids, and how many more there are."""
     close = [aliases[alias] for alias in difflib.get_close_matches(_plain(name), aliases, n=5)]
-    return ", ".join(dict.fromkeys([*close, *entries]))
+    ids = list(dict.fromkeys([*close, *entries]))
+    more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
+    return ", ".join(ids[:MOST_NAMED]) + more
+
+
+MOST_NAMED = 16
+"""Ids that an error names at most."""
 
 
 def _quoted(names: Iterable[str]) -> str:
