@@ -141,9 +141,8 @@ def collect(
     decode of an encoder-decoder), output_tokens for generate (and for the decoder in forward of one), context_tokens for
     decode, prefix_tokens and chunk_tokens for prefill and generate of decoders, the dtype of KV for all but training; the
     dtypes of optimizer and gradients and the optimizations of training for training, lora_rank for fine-tuning with
-    adapters. Phases that an architecture lacks, and lengths beyond an LLM's learned positions (which a peer's ruleset may
-    answer), are left out and reported. What else a ruleset has no answer for lands as `unsupported`, counted in
-    num_failed. Raises UnknownEntryError for an LLM or device outside the catalogue, ValueError for a value that no row can
+    adapters. Phases that an architecture lacks are left out and reported. What else a ruleset has no answer for lands as
+    `unsupported`, counted in num_failed, and the reasons are reported. Raises UnknownEntryError for an LLM or device outside the catalogue, ValueError for a value that no row can
     have.
     """
     if ruleset not in RULESETS:
@@ -180,9 +179,8 @@ def collect(
         lora_ranks=[None] if lora_rank is None else _counts("lora_rank", lora_rank),
         executions=None if execution is None else _known("execution", execution, schema.EXECUTIONS),
     )
-    is_peer = RULESETS[ruleset].rules.is_peer
     phases = _known("phase", phase, PHASES)
-    blocks = [_block(alike, one, axes, is_peer, report) for one in phases for alike in _alike(llms)]
+    blocks = [_block(alike, one, axes, report) for one in phases for alike in _alike(llms)]
     sweep = _Sweep(ruleset, tuple(block for block in blocks if block.num_rows), _ops_limit(with_ops))
     report(f"{sweep.num_rows} configurations under {ruleset}")
     return _land_sweep(landing, sweep, num_workers or min(os.cpu_count() or 1, WORKERS), report)
@@ -367,12 +365,12 @@ def _axis(**columns: Sequence[Any]) -> pa.Table:
 
 
 def _alike(llms: Sequence[Llm]) -> list[list[Llm]]:
-    """LLMs by what their lengths mean and where these end."""
-    kinds = [(llm.architecture, default.last_position(llm)) for llm in llms]
-    return [[llm for llm, own in zip(llms, kinds, strict=True) if own == kind] for kind in _distinct(kinds)]
+    """LLMs by what their lengths mean."""
+    kinds = _distinct(llm.architecture for llm in llms)
+    return [[llm for llm in llms if llm.architecture == kind] for kind in kinds]
 
 
-def _block(llms: Sequence[Llm], phase: str, axes: _Axes, is_peer: bool, report: Report) -> _Block:
+def _block(llms: Sequence[Llm], phase: str, axes: _Axes, report: Report) -> _Block:
     """The configurations that LLMs which are alike can run in a phase; how many others there are and why is reported."""
     is_training = phase in TRAINING
     lengths = {name: axes.lengths[name] for name in _lengths_of(llms[0], phase)}
@@ -395,15 +393,7 @@ def _block(llms: Sequence[Llm], phase: str, axes: _Axes, is_peer: bool, report: 
     if reason is not None:
         report(f"{others * prod(map(len, lengths.values()))} left out, {names}: {reason}")
         return _Block(())
-    last = default.last_position(llms[0])
-    if last is None or is_peer:
-        return _Block((*tables, *(_axis(**{name: values}) for name, values in lengths.items())))
-    combined = _crossed(**lengths)
-    kept = combined.filter(pa.array(_longest(llms[0], phase, combined) <= last))
-    if kept.num_rows < combined.num_rows:
-        count = others * (combined.num_rows - kept.num_rows)
-        report(f"{count} left out, {names}: learned positions for {last} tokens, no more.")
-    return _Block((*tables, kept))
+    return _Block((*tables, *(_axis(**{name: values}) for name, values in lengths.items())))
 
 
 def _lengths_of(llm: Llm, phase: str) -> tuple[str, ...]:
@@ -412,15 +402,6 @@ def _lengths_of(llm: Llm, phase: str) -> tuple[str, ...]:
     if llm.architecture == "encoder_decoder":
         return own + {"forward": ("output_tokens",), "decode": ("input_tokens",)}.get(phase, ())
     return (*own, "prefix_tokens", "chunk_tokens") if phase in ("prefill", "generate") else own
-
-
-def _longest(llm: Llm, phase: str, lengths: pa.Table) -> Any:
-    """Tokens of the longest sequence of every row, cached ones included."""
-    configs = Configs(lengths)
-    sizes = {name: configs.numbers(name) for name in ("input_tokens", "output_tokens", "context_tokens")}
-    if phase in TRAINING:
-        return sizes["input_tokens"]
-    return default.longest(llm, phase, sizes) + np.nan_to_num(configs.numbers("prefix_tokens"))
 
 
 def _dtype_axis(dtypes: list[tuple[str, str, str]], is_training: bool) -> pa.Table:
@@ -503,8 +484,17 @@ class _Landed:
 
     num_runs: int
     num_ops: int
-    num_failed: int
+    reasons: Counter[str]
+    """Why rows have no answer, and how many."""
     paths: list[Path]
+
+    @property
+    def num_failed(self) -> int:
+        return self.reasons.total()
+
+
+REASONS_NAMED = 5
+"""Reasons for rows without an answer that a sweep reports at most."""
 
 
 def _land_sweep(landing: Path, sweep: _Sweep, num_workers: int, report: Report) -> Collected:
@@ -512,17 +502,22 @@ def _land_sweep(landing: Path, sweep: _Sweep, num_workers: int, report: Report) 
     batches = list(sweep.batches())
     work = partial(_land_batch, landing, sweep)
     is_large = num_workers > 1 and len(batches) >= WORTH_PROCESSES
-    num_runs = num_ops = num_failed = 0
+    num_runs = num_ops = 0
+    reasons: Counter[str] = Counter()
     paths: list[Path] = []
     for landed in _in_processes(work, batches, num_workers, report) if is_large else map(work, batches):
         num_runs, num_ops = num_runs + landed.num_runs, num_ops + landed.num_ops
-        num_failed += landed.num_failed
+        reasons += landed.reasons
         paths += landed.paths
         if len(batches) > 1:
             report(f"{num_runs} of {sweep.num_rows} configurations")
     if batches:
         report(f"{num_runs} runs and {num_ops} ops landed")
-    return Collected(num_runs, tuple(paths), num_failed)
+    for reason, count in reasons.most_common(REASONS_NAMED):
+        report(f"{count} without an answer: {reason}")
+    if len(reasons) > REASONS_NAMED:
+        report(f"{len(reasons) - REASONS_NAMED} more reasons: status_detail of the rows says them")
+    return Collected(num_runs, tuple(paths), reasons.total())
 
 
 WORTH_PROCESSES = 3
@@ -617,8 +612,9 @@ def _land(
     used = set(totals.column("calibration_id").unique().to_pylist())
     constants = [row for row in (*calibrations, *estimate.shipped()) if row["calibration_id"] in used]
     paths = parquet.land(landing, name, {"runs": runs, "ops": ops, "sources": sources, "calibrations": constants})
-    num_failed = pc.sum(pc.not_equal(runs.column("status"), "ok")).as_py()
-    return _Landed(runs.num_rows, ops.num_rows, num_failed, paths)
+    failed = runs.filter(pc.not_equal(runs.column("status"), "ok")).column("status_detail")
+    counts = failed.value_counts().to_pylist()
+    return _Landed(runs.num_rows, ops.num_rows, Counter({one["values"]: one["counts"] for one in counts}), paths)
 
 
 _MAP = pa.map_(pa.string(), pa.string())
