@@ -304,6 +304,7 @@ class Rows:
         self.is_kv_assumed: Mask = kv.codes == NULL
         self.gradient_bytes = dtype_bytes(gradient, self.activation_bytes)
         self.optimizer_bytes = dtype_bytes(optimizer, 4.0)
+        self.is_optimizer_assumed: Mask = optimizer.codes == NULL
         self.compute_codes = self._wider(self._codes_of(weight, "fp16"), self.activation_codes)
         self.attention_codes = self._wider(self._codes_of(kv, None), self.activation_codes)
         widths = dtype_bytes(Names(self.dtypes, self.compute_codes), np.nan)
@@ -415,7 +416,7 @@ class Rows:
                 found = np.where(is_here & np.isnan(peaks), self._peak_of(other), np.nan)
                 is_new = ~np.isnan(found)
                 peaks = np.where(is_new, found, peaks)
-                if other != dtype:
+                if other != dtype and dtype not in _STORED_ONLY:
                     self.note(is_new, f"no units for {dtype}: products run in {other}.")
             self._refuse_dtype(dtype, is_here & np.isnan(peaks) & (self.device_codes != NULL))
         return peaks
@@ -491,6 +492,10 @@ class Rows:
             parallel = np.maximum(parallel, self.data_parallel)
         is_parallel = parallel[index] > 1
         self._note_at(
+            index[self.expert_parallel[index] > 1],
+            "tokens are taken as spread evenly over experts: the busiest device has more to do, above all in small batches.",
+        )
+        self._note_at(
             index[is_parallel & np.isnan(self.link[index])], "the device's link is unknown: communication is left out."
         )
 
@@ -499,6 +504,13 @@ class Rows:
         strange = sorted(options - set(known))
         if strange:
             self._note_at(index, f"{', '.join(strange)}: changes no number here. Known: {', '.join(known)}.")
+        if phase in TRAINING:
+            self._note_at(
+                index[self.is_optimizer_assumed[index]],
+                "optimizer_dtype is not stated: fp32 states, and fp32 master weights of 16-bit ones, assumed.",
+            )
+            if not options & {"lora", "qlora"}:
+                self._note_at(index[self.lora_rank[index] > 0], "lora_rank without lora or qlora changes no number.")
         if "offload" in options:
             self._refuse_at(
                 index[np.isnan(self.host_link[index])], "offload needs the device's host link, which is unknown."
