@@ -152,24 +152,14 @@ def _once(phase: str) -> Callable[[Run, Group], list[Op]]:
 def _streamed(ops: list[Op], phase: str, group: Group, weights: Value) -> list[Op]:
     """Every pass fetches all weights from host memory while it computes (as ZeRO-Inference does)."""
     passes = _passes(phase, group)
-    busy, of_memory = (sum(sides) for sides in zip(*(_busy(op, group) for op in ops), strict=True))
+    compute, stored, sent = (sum(sides) for sides in zip(*(group.sides(op) for op in ops), strict=True))
     turns = np.where(group.micro_batches > 1, group.pipeline_parallel, 1.0)  # stages at work side by side share a pass
     stream = Op(
         kind="memcpy_h2d", path="weights.stream", phase=phase, count=passes, over_host=weights * turns,
-        beside=tuple(range(len(ops))), hidden=busy / passes, hidden_memory=of_memory / passes,
+        beside=tuple(range(len(ops))), hidden=(compute + stored + sent) / passes,
+        hidden_memory=stored / passes, hidden_link=sent / passes,
     )  # fmt: skip
     return [*ops, stream]
-
-
-def _busy(op: Op, group: Group) -> tuple[Value, Value]:
-    """Seconds that all executions of an op take, links included, and those of them that the bandwidth decides."""
-    compute, moved = op.flops / group.peak(op), op.bytes_moved / group.bandwidth
-    bound = np.maximum(compute, moved) if op.seconds is None else op.seconds
-    bound = bound + np.nan_to_num(op.sent / (group.far_link if op.is_far else group.link))
-    seconds = np.maximum(bound - op.hidden, 0.0) * op.count
-    is_exposed = np.asarray(op.hidden) < bound
-    turned = np.where(is_exposed, op.hidden_memory, 0.0) * op.count  # what it hides behind gives way to it
-    return seconds, np.where(compute < moved, seconds, 0.0) - turned
 
 
 # Executions

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from models.analytical import default, estimate, llmviewer, memory, tables, training
 from models.analytical.devices import HardwareRows, device_rows
-from models.analytical.inventory import Array, Group, Inventory, Op, Value
+from models.analytical.inventory import Array, Group, Inventory, Op, Value, is_some
 from models.analytical.rows import TRAINING, Llms, Part, Rows, Rules, run_of
 from warehouse import catalog
 
@@ -133,32 +133,18 @@ def _evaluate(
 
 def _times(op: Op, group: Group, execution: str, constants: estimate.Constants | None) -> tuple[Value, ...]:
     """Seconds of compute, memory, communication, the bound and the estimate of one execution of an op, and its kernels."""
-    compute = op.flops / group.peak(op) if _is_some(op.flops) else 0.0
+    compute = op.flops / group.peak(op) if is_some(op.flops) else 0.0
     moved = op.bytes_moved
-    stored = moved / group.bandwidth if _is_some(moved) else 0.0
-    sent = _sent_seconds(op, group)
+    stored = moved / group.bandwidth if is_some(moved) else 0.0
+    sent = group.sent_seconds(op)
     bound = np.maximum(compute, stored) if op.seconds is None else op.seconds
-    if _is_some(sent):
+    if is_some(sent):
         bound = bound + np.nan_to_num(sent)
-    if _is_some(op.hidden):
+    if is_some(op.hidden):
         bound = np.maximum(bound - op.hidden, 0.0)
     if constants is None:
         return compute, stored, sent, bound, np.nan, np.nan
     return compute, stored, sent, bound, *estimate.op_seconds(op, group, execution, constants)
-
-
-def _is_some(value: Value) -> bool:
-    return isinstance(value, np.ndarray) or value != 0
-
-
-def _sent_seconds(op: Op, group: Group) -> Value:
-    """Bound of what goes over links; NaN for an unknown link, which the row says and the bound leaves out."""
-    seconds: Value = 0.0
-    if _is_some(op.sent):
-        seconds = op.sent / (group.far_link if op.is_far else group.link)
-    if _is_some(op.over_host):
-        seconds = seconds + op.over_host / group.host_link
-    return seconds
 
 
 def _sum(phase: str, ops: tuple[Op, ...], timed: list[tuple[Value, ...]], group: Group) -> dict[str, Value]:
@@ -173,12 +159,12 @@ def _sum(phase: str, ops: tuple[Op, ...], timed: list[tuple[Value, ...]], group:
             sums.add(name, getattr(op, field), op.count)
         for name, value in zip(_SECONDS, times, strict=True):
             sums.add(name, value, op.count)
-        if _is_some(op.hidden):
+        if is_some(op.hidden):
             _expose(sums, op, times)
-        elif not _is_some(times[2]):
+        elif not is_some(times[2]):
             _take_sides(sums, op, times)
     work = {name: sums.total(name) for name in tables.WORK}
-    seconds = {name: sums.total(name) for name in (*_SECONDS, "compute_side_s", "memory_side_s")}
+    seconds = {name: sums.total(name) for name in (*_SECONDS, "compute_side_s", "memory_side_s", "fixed_s")}
     stages, parts = group.pipeline_parallel, group.micro_batches
     devices = group.tensor_parallel * group.data_parallel
     if phase in TRAINING:
@@ -189,12 +175,12 @@ def _sum(phase: str, ops: tuple[Op, ...], timed: list[tuple[Value, ...]], group:
     if isinstance(devices, np.ndarray) or devices != 1:
         work = {name: value * devices for name, value in work.items()}
     moved = sum(value for name, value in work.items() if name != "flops")
-    compute, stored = seconds.pop("compute_side_s"), seconds.pop("memory_side_s")
+    compute, stored, fixed = (seconds.pop(name) for name in ("compute_side_s", "memory_side_s", "fixed_s"))
     whole = seconds["roofline_s"]
     return {
         **seconds, **work, "bytes_moved": moved, "arithmetic_intensity": work["flops"] / moved,
         "compute_elasticity": np.maximum(compute / whole, 0.0), "bandwidth_elasticity": np.maximum(stored / whole, 0.0),
-        "link_elasticity": np.maximum(1 - (compute + stored) / whole, 0.0),
+        "link_elasticity": np.maximum(1 - (compute + stored + fixed) / whole, 0.0),
     }  # fmt: skip
 
 
@@ -211,7 +197,7 @@ class _Sums:
         self.is_own: set[tuple[str, object]] = set()
 
     def add(self, name: str, value: Value, count: Value) -> None:
-        if not _is_some(value):
+        if not is_some(value):
             return
         key: object = id(count) if isinstance(count, np.ndarray) else count
         self.counts[key] = count
@@ -235,7 +221,12 @@ class _Sums:
 
 
 def _take_sides(sums: _Sums, op: Op, times: tuple[Value, ...]) -> None:
-    """An op's bound to the rate that sets it, the processor's or the memory's."""
+    """An op's bound to the rate that sets it, the processor's or the memory's; of a mixture, each part to its own."""
+    if op.sides is not None:
+        sums.add("compute_side_s", op.sides[0], op.count)
+        sums.add("memory_side_s", op.sides[1], op.count)
+        sums.add("fixed_s", times[3] - sum(op.sides), op.count)
+        return
     is_memory = np.asarray(times[0] < times[1])
     if is_memory.all():
         sums.add("memory_side_s", times[3], op.count)
@@ -249,9 +240,10 @@ def _take_sides(sums: _Sums, op: Op, times: tuple[Value, ...]) -> None:
 def _expose(sums: _Sums, op: Op, times: tuple[Value, ...]) -> None:
     """Where an op outlasts what hides it, the time follows its own rate, the processor's or a link's, and no longer theirs."""
     is_exposed = np.asarray(times[3]) > 0
-    sides = {"compute_side_s": op.hidden_memory - op.hidden, "memory_side_s": -op.hidden_memory}
-    if not _is_some(times[2]):
-        sides["compute_side_s"] = op.hidden_memory + times[3]
+    others = op.hidden_memory + op.hidden_link
+    sides = {"compute_side_s": others - op.hidden, "memory_side_s": -op.hidden_memory}
+    if not is_some(times[2]):
+        sides["compute_side_s"] = others + times[3]
     for side, value in sides.items():
         sums.add(side, np.where(is_exposed, value, 0.0), op.count)
 
@@ -283,10 +275,9 @@ def _memory(inventory: Inventory) -> dict[str, Value]:
 
 def _limits(part: Part, group: Group, inventory: Inventory) -> dict[str, Value]:
     """What the rest of the memory has room for."""
-    fixed = inventory.weights + inventory.gradients + inventory.optimizer + inventory.workspace
-    limits: dict[str, Value] = {
-        "max_batch_size": memory.max_batch(group, fixed, inventory.kv_cache + inventory.activation_peak)
-    }
+    fixed = inventory.weights + inventory.gradients + inventory.optimizer + inventory.steady
+    growing = inventory.kv_cache + inventory.activation_peak
+    limits: dict[str, Value] = {"max_batch_size": memory.max_batch(group, fixed, growing, inventory.update)}
     if part.llm.architecture == "decoder" and part.phase in ("decode", "generate"):
         limits["max_context_tokens"] = memory.max_context(part.llm, part.phase, group, fixed, inventory)
     return limits

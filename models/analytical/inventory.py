@@ -53,6 +53,8 @@ class Op:
     """What frameworks send over what has to be sent: 2 where they all-reduce what a reduce-scatter would do."""
     hidden_memory: Value = 0.0
     """Of those, the seconds that the memory's bandwidth decides."""
+    hidden_link: Value = 0.0
+    """Of those, the seconds that the links decide; less than 0 where transfers before it took their time of the same link."""
     live: Value = 0.0
     """Activations alive while the op runs: what it reads, what it writes, and what waits for later ops."""
     gemm: tuple[Value, Value, Value] | None = None
@@ -66,6 +68,9 @@ class Op:
     """Indices of the ops it consumes."""
     seconds: Value | None = None
     """Bound of one execution, where it is not max(F / peak, B / bandwidth): a mean over many steps."""
+    sides: tuple[Value, Value, Value] | None = None
+    """Of `seconds`, those that the compute peak, the memory's bandwidth and the links decide; the rest follows none of them.
+    Without: all of them follow the larger of F / peak and B / bandwidth."""
 
     def moved(self, places: int) -> Op:
         """The op where those it refers to stand `places` further on."""
@@ -92,6 +97,10 @@ class Inventory:
     """Optimizer states and master weights."""
     workspace: Value = 0.0
     """Communication buffers and what kernels need beside operands and results."""
+    steady: Value = 0.0
+    """Of the workspace, what is there whatever the batch."""
+    update: Value = 0.0
+    """What takes the place of the activations once backward has ended; the peak holds the larger of both."""
     passes: Value = 1.0
     """Passes through the LLM, each started by the host: 1 of a step, one a token of a generation, one a chunk of a prompt."""
 
@@ -147,11 +156,45 @@ class Group:
     l2: Value
     """Bytes of the last-level cache."""
 
+    def sent_seconds(self, op: Op) -> Value:
+        """Bound of what one execution sends over links; NaN for an unknown link, which the row says and the bound leaves out."""
+        seconds: Value = 0.0
+        if is_some(op.sent):
+            seconds = op.sent / (self.far_link if op.is_far else self.link)
+        if is_some(op.over_host):
+            seconds = seconds + op.over_host / self.host_link
+        return seconds
+
+    def sides(self, op: Op) -> tuple[Value, Value, Value]:
+        """Seconds that all executions of an op take, by what decides them: compute peak, bandwidth of the memory, links.
+
+        Where it outlasts what hides it, the time follows its own rate and no longer theirs: what they took counts against it.
+        """
+        if op.sides is not None:
+            own_side, memory_side, link_side = op.sides
+            return own_side * op.count, memory_side * op.count, link_side * op.count
+        compute, moved = op.flops / self.peak(op), op.bytes_moved / self.bandwidth
+        own = np.maximum(compute, moved) if op.seconds is None else op.seconds
+        sent = np.nan_to_num(self.sent_seconds(op))
+        is_left = np.where(own + sent > op.hidden, op.count, 0.0)
+        stored = np.where(compute < moved, own, 0.0)
+        behind = op.hidden - op.hidden_memory - op.hidden_link
+        return (
+            (own - stored - behind) * is_left,
+            (stored - op.hidden_memory) * is_left,
+            (sent - op.hidden_link) * is_left,
+        )
+
     def peak(self, op: Op) -> Value:
         """FLOP/s of the units that run an op."""
         if not op.is_matrix:
             return self.vector_peak
         return self.attention_peak if op.kind in ATTENTION_KINDS else self.matrix_peak
+
+
+def is_some(value: Value) -> bool:
+    """Whether any may differ from 0; cheap."""
+    return isinstance(value, np.ndarray) or value != 0
 
 
 def total(ops: tuple[Op, ...] | list[Op], name: str) -> Any:

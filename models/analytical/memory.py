@@ -48,10 +48,14 @@ def logits(llm: Llm, phase: str, group: Group) -> Value:
     return tokens * np.ceil(llm.vocab_size / group.tensor_parallel) * group.activation_bytes
 
 
-def max_batch(group: Group, fixed: Value, growing: Value) -> Array:
-    """Sequences that fit at these lengths, where `growing` bytes are those of the group's batch; NaN for unknown memory."""
-    room = (group.memory - fixed) / (growing / group.batch)
-    return np.asarray(np.maximum(np.floor(room * (1 + 1e-12)), 0.0))
+def max_batch(group: Group, fixed: Value, growing: Value, least: Value = 0.0) -> Array:
+    """Sequences that fit at these lengths, in as many micro-batches; NaN for unknown memory.
+
+    Beside `fixed` bytes there is the larger of `growing`, those of the group's batch, and `least`, those of any.
+    """
+    room = group.memory - fixed
+    sequences = np.floor(room / (growing / group.batch) / group.micro_batches * (1 + 1e-12)) * group.micro_batches
+    return np.asarray(np.where(room < least, 0.0, np.maximum(sequences, 0.0)))
 
 
 _SCORES: dict[str, Callable[[Op], Value]] = {

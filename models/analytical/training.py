@@ -141,7 +141,7 @@ def inventory(llm: Llm, phase: str, group: Group, *, is_fused: bool, options: fr
     model = _Model(llm, group, options, is_fused)
     ops = _Step(model).run()
     weights, gradients, optimizer = model.weights_held, model.gradients_held, model.optimizer_held
-    activations = _activations(model)
+    activations, (steady, update) = _activations(model), _buffers(model)
     return Inventory(
         ops=ops,
         weights=weights,
@@ -150,7 +150,9 @@ def inventory(llm: Llm, phase: str, group: Group, *, is_fused: bool, options: fr
         logits=model.logits,
         gradients=gradients,
         optimizer=optimizer,
-        workspace=_workspace(model, weights + gradients + optimizer, activations),
+        workspace=steady + _instead(model, weights + gradients + optimizer + steady, activations, update),
+        steady=steady,
+        update=update,
     )
 
 
@@ -352,8 +354,7 @@ class _Step:
         loss = self._loss(position)
         self._gather("forward")
         self._backward(loss)
-        self._gather("backward")
-        self._reduce()
+        self._reduce(self._gather("backward"))
         self._update()
         self._pipeline()
         return tuple(self.ops)
@@ -485,62 +486,74 @@ class _Step:
 
     # Between devices, and the optimizer
 
-    def _gather(self, phase: str) -> None:
-        """ZeRO-3: weights from the other devices, and this one's share from the host, layer by layer and ahead of use."""
+    def _gather(self, phase: str) -> _Cover:
+        """ZeRO-3: weights from the other devices, and this one's share from the host, layer by layer and ahead of use.
+
+        Returns what a phase takes with it.
+        """
         model, group = self.model, self.group
+        cover = self._computed(phase)
         if model.zero < 3:
-            return
+            return cover
         layers = model.llm.num_layers / group.pipeline_parallel
-        count, busy = layers * group.micro_batches, self._compute(phase)
+        count = layers * group.micro_batches
         traffic = collectives.all_gather(model.weights / layers, group.data_parallel)
-        self.add(
-            Op(
-                kind="all_gather", path="layers.*.weights", phase=phase, count=count, hidden=busy / count,
-                **_over(traffic),
-            )
-        )  # fmt: skip
+        gather = Op(kind="all_gather", path="layers.*.weights", phase=phase, count=count, **_over(traffic))
+        cover = self._hide(gather, cover)
         if model.is_offloaded:
             share = model.weights / layers * model.share(3)
-            self.add(
-                Op(
-                    kind="memcpy_h2d", path="layers.*.weights.host", phase=phase, count=count, hidden=busy / count,
-                    over_host=share,
-                )
-            )  # fmt: skip
+            up = Op(kind="memcpy_h2d", path="layers.*.weights.host", phase=phase, count=count, over_host=share)
+            cover = self._hide(up, cover)
+        return cover
 
-    def _reduce(self) -> None:
+    def _reduce(self, cover: _Cover) -> None:
         """Gradients summed over data-parallel devices in buckets, and with offload sent to the host, behind backward.
 
-        ZeRO copies them to a bucket first, in the order of its shares (DeepSpeed's contiguous_gradients, FSDP's copy-in).
+        ZeRO copies them to a bucket first, in the order of its shares (DeepSpeed's contiguous_gradients, FSDP's copy-in);
+        nothing hides behind the copies.
         """
         model, group = self.model, self.group
         buckets = np.ceil(model.trained / BUCKET)
         count = buckets * (group.micro_batches if model.zero >= 2 else 1.0)
-        busy = self._compute("backward")  # without the copies, which gathering cannot hide behind either
         if model.zero:
             size = model.gradients / buckets
             self.add(Op(kind="memcpy", path="gradients.bucket", phase="backward", count=count, read=size, written=size))
-        gathering = sum(_sent_seconds(op, group) * op.count for op in self.ops if op.path == "layers.*.weights")
         if np.any(group.data_parallel > 1):
             kind = "reduce_scatter" if model.zero else "all_reduce"
             collective = collectives.reduce_scatter if model.zero else collectives.ring_all_reduce
             traffic = collective(model.gradients / buckets, group.data_parallel)
-            hidden = np.maximum(busy - gathering / 2, 0.0) / count  # half of the gathering is forward's
             is_exposed = model.zero in (1, 2)
-            self.add(
-                Op(
-                    kind=kind, path="gradients", phase="backward", count=count, hidden=hidden, is_exposed=is_exposed,
-                    resent=REDUCED_AGAIN if is_exposed else 1.0, **_over(traffic),
-                )
+            reduce = Op(
+                kind=kind, path="gradients", phase="backward", count=count, is_exposed=is_exposed,
+                resent=REDUCED_AGAIN if is_exposed else 1.0, **_over(traffic),
             )  # fmt: skip
+            cover = self._hide(reduce, cover, after="layers.*.weights")
         if model.is_offloaded:
             share = model.gradients / buckets * model.share(1)
-            self.add(
-                Op(
-                    kind="memcpy_d2h", path="gradients.host", phase="backward", count=count, hidden=busy / count,
-                    over_host=share,
-                )
-            )  # fmt: skip
+            self._hide(
+                Op(kind="memcpy_d2h", path="gradients.host", phase="backward", count=count, over_host=share), cover
+            )
+
+    def _hide(self, op: Op, cover: _Cover, *, after: str | None = None) -> _Cover:
+        """Append a transfer that overlaps all that `cover` has but what went over the same link before it: the ops of
+        the path `after`. Returns what both take."""
+        before: Value = 0.0
+        for other in self.ops:
+            if other.path == after and other.phase == op.phase:
+                before = before + np.nan_to_num(self.group.sent_seconds(other)) * other.count
+        sent = before + np.nan_to_num(self.group.sent_seconds(op)) * op.count
+        self.add(
+            replace(
+                op, hidden=(cover.seconds - before) / op.count, hidden_memory=cover.of_memory / op.count,
+                hidden_link=(cover.of_link - before) / op.count,
+            )
+        )  # fmt: skip
+        is_exposed = sent > cover.seconds
+        return _Cover(
+            np.maximum(cover.seconds, sent),
+            np.where(is_exposed, 0.0, cover.of_memory),
+            np.where(is_exposed, sent, cover.of_link),
+        )
 
     def _update(self) -> None:
         """Adam over this device's share, here or on the host; then what brings every device the new weights."""
@@ -556,7 +569,9 @@ class _Step:
         if model.is_offloaded:
             devices = group.data_parallel * group.tensor_parallel * group.pipeline_parallel
             seconds = update.bytes_moved * np.minimum(devices, HOST_DEVICES) / HOST_BANDWIDTH
-            update = Op(kind="optimizer", path="optimizer.host", phase="optimizer", seconds=seconds)
+            update = Op(
+                kind="optimizer", path="optimizer.host", phase="optimizer", seconds=seconds, sides=(0.0, 0.0, 0.0)
+            )
         last = self.add(update)
         if model.is_offloaded and model.zero < 3:
             up = Op(kind="memcpy_h2d", path="weights.host", phase="optimizer", over_host=share * width, inputs=(last,))
@@ -579,16 +594,33 @@ class _Step:
                     sent=payload.sent * inner, hops=payload.hops * inner, is_far=True,
                 )
             )  # fmt: skip
-        busy: Value = 0.0
+        sides: tuple[Value, Value, Value] = (0.0, 0.0, 0.0)
         for op in self.ops:
             if op.phase != "optimizer" and op.path not in ("gradients", "gradients.host"):
-                exposed = np.maximum(_sent_seconds(op, group) - op.hidden, 0.0)
-                busy = busy + (_compute_seconds(op, group) + exposed) * op.count
-        self.add(Op(kind="idle", path="stages.idle", phase="idle", seconds=bubble(group) * busy))
+                own, memory_side, link_side = group.sides(op)
+                sides = sides[0] + own, sides[1] + memory_side, sides[2] + link_side
+        share = bubble(group)
+        waiting = share * sides[0], share * sides[1], share * sides[2]
+        self.add(Op(kind="idle", path="stages.idle", phase="idle", seconds=sum(waiting), sides=waiting))
 
-    def _compute(self, phase: str) -> Value:
-        """Bound in seconds of what the device computes in a phase, of the ops so far."""
-        return sum((_compute_seconds(op, self.group) * op.count for op in self.ops if op.phase == phase), 0.0)
+    def _computed(self, phase: str) -> _Cover:
+        """What the ops of a phase take so far but for the links."""
+        compute: Value = 0.0
+        stored: Value = 0.0
+        for op in self.ops:
+            if op.phase == phase:
+                own, memory_side, _ = self.group.sides(op)
+                compute, stored = compute + own, stored + memory_side
+        return _Cover(compute + stored, stored, 0.0)
+
+
+@dataclass(frozen=True)
+class _Cover:
+    """Seconds that transfers can hide behind, and those of them that the memory's bandwidth and the links decide."""
+
+    seconds: Value
+    of_memory: Value
+    of_link: Value
 
 
 _SIZES = ("flops", "weights", "read", "written", "sent", "hops")
@@ -603,16 +635,6 @@ def bubble(group: Group) -> Value:
 def _over(traffic: collectives.Traffic) -> dict[str, Any]:
     """Fields of an op that is a collective among replicas."""
     return {"sent": traffic.sent, "hops": traffic.hops, "is_far": True}
-
-
-def _compute_seconds(op: Op, group: Group) -> Value:
-    return 0.0 if _is_communication(op) else np.maximum(op.flops / group.peak(op), op.bytes_moved / group.bandwidth)
-
-
-def _sent_seconds(op: Op, group: Group) -> Value:
-    """Seconds on the links; none where a link is unknown."""
-    link = group.far_link if op.is_far else group.link
-    return np.nan_to_num(op.sent / link) + np.nan_to_num(op.over_host / group.host_link)
 
 
 def _boundary(forward: Sequence[Op]) -> Value:
@@ -739,14 +761,8 @@ def _repeated(op: Op, act: Value) -> Value:
     return rows * wide * act - (op.read - rows * deep * act)
 
 
-def _workspace(model: _Model, held: Array, activations: Value) -> Value:
-    """Runtime, buckets, gathered weights, and what the update needs beyond the activations that it comes after.
-
-    From ZeRO-2 on gradients are freed by the stream that reduces them, later than the next ones are made: where memory
-    allows, all of them are there by the end of backward, when no activation is left. Not so where ZeRO-3 fetches weights
-    from the host: backward then runs at the pace of that link. Inferred from `zhang-2023-dissecting` Table III: on 80 GB,
-    Z2 and Z2+O take 5.4 and 3.7 B for every parameter that 13B has more than 7B, on 24 GB devices less.
-    """
+def _buffers(model: _Model) -> tuple[Value, Value]:
+    """Runtime, buckets and gathered weights; and what the update needs beyond them, when no activation is left."""
     group = model.group
     is_several = group.data_parallel * group.tensor_parallel * group.pipeline_parallel > 1
     buckets = np.minimum(model.trained, BUCKET) * group.gradient_bytes * (2.0 if model.zero else 1.0)
@@ -754,13 +770,23 @@ def _workspace(model: _Model, held: Array, activations: Value) -> Value:
     gathered: Value = 0.0
     if model.zero == 3:
         gathered = np.minimum(model.parameters, LIVE_PARAMETERS + PREFETCHED) * model.weights / model.parameters
-    steady = steady + gathered
-    update = np.maximum(_update_buffers(model) - activations - gathered, 0.0)
+    return steady + gathered, np.maximum(_update_buffers(model) - gathered, 0.0)
+
+
+def _instead(model: _Model, others: Value, activations: Value, update: Value) -> Value:
+    """Bytes beyond the activations, beside `others`, of what comes after them: the update, or gradients freed late.
+
+    From ZeRO-2 on gradients are freed by the stream that reduces them, later than the next ones are made: where memory
+    allows, all of them are there by the end of backward, when no activation is left. Not so where ZeRO-3 fetches weights
+    from the host: backward then runs at the pace of that link. Inferred from `zhang-2023-dissecting` Table III: on 80 GB,
+    Z2 and Z2+O take 5.4 and 3.7 B for every parameter that 13B has more than 7B, on 24 GB devices less.
+    """
+    beyond = np.maximum(update - activations, 0.0)
     if model.zero < 2 or (model.zero == 3 and model.is_offloaded):
-        return steady + update
+        return beyond
     late = np.maximum(model.gradients - model.gradients_held - activations, 0.0)
-    spare = group.memory - held - activations - steady - 1.0  # a byte against rounding
-    return steady + np.maximum(update, np.fmin(late, spare))
+    spare = model.group.memory - others - activations - 1.0  # a byte against rounding
+    return np.maximum(beyond, np.fmin(late, spare))
 
 
 def _update_buffers(model: _Model) -> Value:
