@@ -388,6 +388,9 @@ LLMS = Table(
         Column("hf_id", _S, "Hugging Face repository"),
         Column("architecture", _S, "decoder, encoder, encoder_decoder", ("decoder", "encoder", "encoder_decoder")),
         Column("num_parameters", _I, "published count, all weights"),
+        Column(
+            "num_active_parameters", _I, "weights that one token meets: of a mixture of experts, those it is routed to"
+        ),
         Column("num_layers", _I, "decoder layers (encoder layers for an encoder)"),
         Column("num_encoder_layers", _I, "encoder layers of an encoder-decoder"),
         Column("hidden_size", _I, "model width"),

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from warehouse import schema
-from warehouse.catalog.llm import Llm
+from warehouse.catalog.llm import Llm, active_parameter_count
 
 FOLDER = Path(__file__).parent
 USER_FOLDER = "ROOFLAKE_CATALOG_FOLDER"
@@ -143,6 +143,7 @@ def llm_row(llm: Llm) -> dict[str, Any]:
         "hf_id": llm.hf_id,
         "architecture": llm.architecture,
         "num_parameters": llm.num_parameters,
+        "num_active_parameters": active_parameter_count(llm),
         "num_layers": llm.num_layers,
         "num_encoder_layers": llm.num_encoder_layers if llm.architecture == "encoder_decoder" else None,
         "hidden_size": llm.hidden_size,
