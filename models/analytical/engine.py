@@ -127,8 +127,19 @@ def _evaluate(
                     totals[name][here] = answers[name]
             if with_ops:
                 op_tables.append(tables.op_table(part.phase, inventory.ops, timed, group, index + start))
+    op_tables = _drop_unbounded(totals, op_tables, rows, start)
     price_ids = _judge(totals, rows)
     return tables.totals_table(configs, totals, rows, chosen.name, price_ids), op_tables
+
+
+def _drop_unbounded(totals: dict[str, Array], op_tables: list[pa.Table], rows: Rows, start: int) -> list[pa.Table]:
+    """Refuses rows that got no bound: they have no numbers and no ops. Returns the ops of the others."""
+    refused = rows.refuse_unbounded(totals["roofline_s"])
+    if not refused.any():
+        return op_tables
+    for values in totals.values():
+        values[refused] = np.nan
+    return [table.filter(pa.array(~refused[table.column("config_row").to_numpy() - start])) for table in op_tables]
 
 
 def _times(op: Op, group: Group, execution: str, constants: estimate.Constants | None) -> tuple[Value, ...]:

@@ -214,6 +214,14 @@ class Rows:
         columns = {name: np.array([getattr(one, name) for _, one in known])[codes] for name in estimate.NAMES}
         return estimate.Constants(**columns)
 
+    def refuse_unbounded(self, bound: Array) -> Mask:
+        """Refuses rows whose bound is NaN and that nothing else refuses; returns which."""
+        mask = np.isnan(bound) & ~self.is_refused
+        self._refuse(
+            mask, "no bound: a length that the phase needs, the device's peak or its memory bandwidth is unknown."
+        )
+        return mask
+
     def note(self, mask: Mask, sentence: str) -> None:
         if mask.any():
             self.notes.append((sentence, mask))
@@ -443,15 +451,15 @@ class Rows:
         if llm.architecture != "encoder_decoder":
             return
         source, target = {
-            "forward": ("input_tokens", "output_tokens"),
             "decode": ("context_tokens", "input_tokens"),
+            **dict.fromkeys(("forward", *TRAINING), ("input_tokens", "output_tokens")),
         }.get(phase, ("", ""))
         if not target:
             return
         absent = index[np.isnan(self.sizes[target][index])]
         self.sizes[target] = self.sizes[target].copy()
         self.sizes[target][absent] = self.sizes[source][absent]
-        what = "decoder" if phase == "forward" else "encoder"
+        what = "encoder" if phase == "decode" else "decoder"
         self._note_at(absent, f"{target} ({what}) is not stated: as {source}.")
 
     def _check_lengths(self, llm: Llm, phase: str, index: Index) -> None:
