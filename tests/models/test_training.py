@@ -136,6 +136,12 @@ def test_every_llm_of_the_catalogue_is_fine_tuned() -> None:
         assert all(np.isfinite(answer[part]) and answer[part] > 0 for part in (*parts, "flops", "roofline_s")), row
 
 
+def test_a_target_of_unknown_length_is_as_long_as_the_source() -> None:
+    silent, stated = total("t5-base", input_tokens=256), total("t5-base", input_tokens=256, output_tokens=256)
+    assert "output_tokens (decoder) is not stated: as input_tokens." in silent["status_detail"]
+    assert (silent["flops"], silent["roofline_s"]) == (stated["flops"], stated["roofline_s"])
+
+
 def test_edges_lead_from_the_loss_to_the_embedding() -> None:
     ops = ops_of()
     for op in ops:
@@ -277,6 +283,17 @@ def test_peak_memory_is_within_15_percent_of_the_published(method: str) -> None:
     assert total(**values)["memory_peak_bytes"] / GB == pytest.approx(published, rel=0.15)
 
 
+@pytest.mark.parametrize("batch", [1, 4, 8, 13, 20])
+def test_the_largest_batch_is_the_same_whatever_batch_is_asked_about(batch: int) -> None:
+    """The update needs what activations left: room that the largest batch fills, so it takes nothing from it."""
+    row = total(hardware_id="a100-sxm-80gb", data_parallel=1, attention="flash", batch_size=batch)
+    parameters = parameter_count(catalog.find_llm("llama-2-7b"))
+    held, runtime = 8 * parameters, training.RUNTIME  # weights, gradients and two states of 16 bits
+    a_sequence = row["activation_peak_bytes"] / batch
+    assert row["max_batch_size"] == (80 * 2**30 - held - runtime) // a_sequence == 13
+    assert row["is_fitting"] == (batch <= 13)
+
+
 def test_memory_that_an_allocator_need_not_keep_does_not_decide_what_fits() -> None:
     small = total(hardware_id="rtx-4090", optimizations=["zero3"], optimizer_dtype="fp32")
     large = total(optimizations=["zero3"], optimizer_dtype="fp32")
@@ -381,6 +398,17 @@ def test_gradients_travel_behind_backward() -> None:
         if op.phase == "backward" and op.kind != "all_reduce"
     )
     assert reduced.hidden * reduced.count == pytest.approx(backward)
+
+
+def test_transfers_over_different_links_run_beside_one_another() -> None:
+    """A phase takes as long as the longest of what it computes, gathers and fetches: here, with few tokens, a transfer."""
+    weights = 2.0 * 6_738_415_616
+    gathered, fetched = 7 / 8 * weights / 200e9, weights / 8 / 32e9  # A800: NVLink one way, PCIe 4
+    for devices, longest in ((8, gathered), (2, weights / 2 / 32e9)):
+        ops = ops_of(optimizations=["offload", "zero3"], input_tokens=16, data_parallel=devices)
+        taken = added(ops, "roofline_s", phase="forward")
+        assert taken == pytest.approx(longest, rel=1e-6)
+    assert fetched < gathered
 
 
 def test_a_fused_bf16_adam_moves_14_bytes_a_parameter_and_mixed_precision_28() -> None:
