@@ -34,7 +34,7 @@ BLOCK = 16_384
 ALONE = 3_000
 """Rows of one device and dtype that are worth a block of their own, where its numbers need no arrays."""
 
-TRAINING = ("pretrain_step", "finetune_step")
+TRAINING = training.PHASES
 
 NEEDED = {
     "prefill": ("input_tokens",),
@@ -47,7 +47,7 @@ NEEDED = {
 
 OPTIMIZATIONS = {
     "inference": ("flash", "offload", "quantized"),
-    "training": ("zero1", "zero2", "zero3", "offload", "recompute", "flash", "lora", "qlora", "quantized"),
+    "training": training.OPTIONS,
 }
 """Optimizations that change a number; others are kept in the row and said to change none."""
 

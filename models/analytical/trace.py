@@ -13,7 +13,7 @@ from models.analytical.inventory import Array, Group, Op, Value
 from warehouse.catalog.llm import Llm
 
 DEQUANTIZE_FLOPS = 2.0
-"""FLOPs to widen one weight: a subtraction of the zero point and a product with the scale."""
+"""FLOPs to widen one weight: a subtraction of the zero point, or a look-up in the code book, and a product with the scale."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.analytical import estimate, evaluate, training
+from models.analytical import estimate, evaluate, training, training_memory
 from warehouse import catalog
 from warehouse.catalog.llm import Llm, parameter_count
 
@@ -288,7 +288,7 @@ def test_the_largest_batch_is_the_same_whatever_batch_is_asked_about(batch: int)
     """The update needs what activations left: room that the largest batch fills, so it takes nothing from it."""
     row = total(hardware_id="a100-sxm-80gb", data_parallel=1, attention="flash", batch_size=batch)
     parameters = parameter_count(catalog.find_llm("llama-2-7b"))
-    held, runtime = 8 * parameters, training.RUNTIME  # weights, gradients and two states of 16 bits
+    held, runtime = 8 * parameters, training_memory.RUNTIME  # weights, gradients and two states of 16 bits
     a_sequence = row["activation_peak_bytes"] / batch
     assert row["max_batch_size"] == (80 * 2**30 - held - runtime) // a_sequence == 13
     assert row["is_fitting"] == (batch <= 13)
