@@ -6,6 +6,7 @@ Needs no lakehouse: catalogue and arithmetic only. A lakehouse adds its devices 
 from __future__ import annotations
 
 import datetime
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.analytical import ENGINE_REVISION, evaluate
-from models.analytical.configs import dtype_names
+from models.analytical.configs import LARGEST_SIZE, check_size, dtype_names
 from models.analytical.devices import find_device
+from models.analytical.rows import TRAINING
 from models.analytical.search import OWN, Goal, cheapest, closest_miss, describe
 from warehouse import catalog, metrics, parquet, schema
 from warehouse.catalog.llm import Llm, read_config
@@ -29,12 +31,13 @@ _PROMPT_PARTS = ("prefix_tokens", "chunk_tokens")
 DEFAULT_LENGTHS = {"input_tokens": 1024, "output_tokens": 128, "context_tokens": 1024}
 
 _SHEET = (
-    "roofline_s", "compute_s", "memory_s", "communication_s", "launch_s", "bound", "estimate_s", "forward_s", "backward_s",
-    "optimizer_s", "output_tokens_per_s", "total_tokens_per_s", "flops", "bytes_moved", "arithmetic_intensity",
+    "roofline_s", "compute_s", "memory_s", "communication_s", "bound_by", "estimate_s", "execution", "launch_s", "forward_s",
+    "backward_s", "optimizer_s", "output_tokens_per_s", "output_tokens_per_s_of_estimate", "total_tokens_per_s",
+    "total_tokens_per_s_of_estimate", "flops", "bytes_moved", "arithmetic_intensity",
     "weights_bytes", "kv_cache_bytes", "activation_peak_bytes", "logits_bytes", "gradients_bytes", "optimizer_bytes",
     "workspace_bytes", "memory_peak_bytes", "device_memory_bytes", "is_fitting", "max_batch_size", "max_context_tokens",
-    "power_avg_w", "energy_j", "energy_per_output_token_j", "usd_per_million_tokens", "bandwidth_elasticity",
-    "compute_elasticity", "link_elasticity",
+    "power_avg_w", "energy_j", "energy_per_output_token_j", "usd_per_million_tokens",
+    "usd_per_device_hour", "price_id", "bandwidth_elasticity", "compute_elasticity", "link_elasticity",
 )  # fmt: skip
 """What a table shows, in order."""
 
@@ -49,13 +52,18 @@ _NO_CHANGE = 5e-4
 
 _LABELS = {
     "estimate_s": "Estimate, 90 % interval (ms)",
-    "bound": "Bound by",
+    "bound_by": "Bound by",
+    "execution": "Execution profile of the estimate",
     "output_tokens_per_s": "Output tokens/s at the bound",
+    "output_tokens_per_s_of_estimate": "Output tokens/s at the estimate",
     "total_tokens_per_s": "Total tokens/s at the bound",
+    "total_tokens_per_s_of_estimate": "Total tokens/s at the estimate",
     "power_avg_w": "Average power, estimate (W)",
     "energy_j": "Energy, estimate (J)",
     "energy_per_output_token_j": "Energy per output token, estimate (J)",
     "usd_per_million_tokens": "Cost per million tokens, estimate (USD)",
+    "usd_per_device_hour": "Price of one device (USD per hour)",
+    "price_id": "Price from",
     "device_memory_bytes": "Device memory",
     "is_fitting": "Fits",
     "max_batch_size": "Largest batch that fits",
@@ -64,6 +72,8 @@ _LABELS = {
     "compute_elasticity": "Bound at +10 % compute peak",
     "link_elasticity": "Bound at +10 % link bandwidth",
 }
+
+_SIDES = {"compute_elasticity": "compute", "bandwidth_elasticity": "memory", "link_elasticity": "links"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,24 @@ def find(model: str, config_json: str | None) -> Llm:
     """
     if config_json is None:
         return catalog.find_llm(model)
-    return Llm.from_config(model, read_config(sys.stdin.read() if config_json == "-" else config_json))
+    where = "standard input" if config_json == "-" else f"'{config_json}'"
+    try:
+        config = read_config(_pasted() if config_json == "-" else config_json)
+    except UnicodeDecodeError:
+        raise ValueError(f"{where} is not text, so no config.json. Name the model's config.json.") from None
+    parts = [config, *(value for value in config.values() if isinstance(value, dict))]
+    if not any("model_type" in part for part in parts):
+        raise ValueError(
+            f"{where} lacks the key 'model_type', which says whose shapes these are. Take the whole config.json."
+        )
+    return Llm.from_config(model, config)
+
+
+def _pasted() -> str:
+    text = sys.stdin.buffer.read().decode()
+    if not text.lstrip().startswith(("{", "[")):
+        raise ValueError("standard input holds no config.json, which starts with '{'.")
+    return text
 
 
 def configurations(
@@ -126,21 +153,24 @@ def configurations(
 
     `lengths` that a phase does not have are left out of it (an encoder-decoder may be told them); so are parts of a prompt
     where another phase has one. `columns` are further configuration columns, None where not asked for. Raises
-    UnknownEntryError for a device nobody knows, ValueError for dtypes that are none.
+    UnknownEntryError for a device nobody knows, ValueError for dtypes that are none and for sizes that no phase can have.
     """
+    check_sizes({**lengths, **columns}, prefix_tokens=0)
     weight, activation, kv = dtype_names(dtype)
     shared: dict[str, Any] = {"weight_dtype": weight, "activation_dtype": activation, "kv_dtype": kv}
     shared |= {name: value for name, value in columns.items() if value is not None}
     degrees = [shared.get(name, 1) for name in ("tensor_parallel", "pipeline_parallel", "data_parallel")]
-    shared["num_devices"] = degrees[0] * degrees[1] * degrees[2]
+    shared["num_devices"] = math.prod(degrees)
+    check_size("tensor x pipeline x data parallel devices", shared["num_devices"])
     phases = list(dict.fromkeys(phases or default_phases(llm)))
     has_prompt = any(phase in _PROMPTS for phase in phases)
     rows = []
     for name in dict.fromkeys(known.hardware_id(name) for name in hardware_ids):
         for phase in phases:
             own = LENGTHS.get(phase, ("input_tokens",))
+            usual = _usual_lengths(llm, phase, lengths, columns.get("prefix_tokens") or 0)
             sizes = {
-                length: DEFAULT_LENGTHS[length] if value is None else value
+                length: usual[length] if value is None else value
                 for length, value in lengths.items()
                 if length in own or (value is not None and llm.architecture == "encoder_decoder")
             }
@@ -155,6 +185,68 @@ def configurations(
 def default_phases(llm: Llm) -> tuple[str, ...]:
     """What a person means who states no phase."""
     return ("forward",) if llm.architecture == "encoder" else ("prefill", "decode")
+
+
+def _usual_lengths(llm: Llm, phase: str, lengths: Mapping[str, int | None], prefix_tokens: int) -> dict[str, int]:
+    """Lengths where none are stated: the usual ones, or what the LLM is made for; a decoder's prompt, the cached part of it
+    and what is generated share that room."""
+    most = llm.max_context_tokens
+    if most is None:
+        return DEFAULT_LENGTHS
+    usual = {name: min(length, most) for name, length in DEFAULT_LENGTHS.items()}
+    if phase not in _PROMPTS or llm.architecture != "decoder":
+        return usual
+    inputs, outputs = lengths["input_tokens"], lengths["output_tokens"]
+    if phase == "generate":
+        taken = prefix_tokens + (1 if inputs is None else inputs)
+        usual["output_tokens"] = max(min(usual["output_tokens"], most - taken), 1)
+        prefix_tokens += usual["output_tokens"] if outputs is None else outputs
+    usual["input_tokens"] = max(min(usual["input_tokens"], most - prefix_tokens), 1)
+    return usual
+
+
+def check_sizes(sizes: Mapping[str, Any], **least: int) -> None:
+    """Raise ValueError, in the words of the option, for a whole number below its least (1 where none is given) or too large."""
+    for name, value in sizes.items():
+        if isinstance(value, int):
+            check_size(option(name), value, least.get(name, 1))
+
+
+def check_amounts(**amounts: tuple[float | None, str]) -> None:
+    """Raise ValueError, in the words of the option, for an amount (with its unit) that is not above 0 and finite."""
+    for name, (value, unit) in amounts.items():
+        if value is not None and not 0 < value <= LARGEST_SIZE:
+            raise ValueError(
+                f"{option(name)} must be a number of {unit} above 0, {LARGEST_SIZE} at most, not {value:g}."
+            )
+
+
+def option(name: str) -> str:
+    """The command-line option of a column."""
+    return f"--{name.replace('_', '-')}"
+
+
+def without_effect(phases: Sequence[str], llm: Llm, given: Mapping[str, Any]) -> list[str]:
+    """A sentence for every option that was given and changes nothing. `given` holds the options by their columns."""
+    phases = phases or default_phases(llm)
+    is_training = any(phase in TRAINING for phase in phases)
+    has_lora = is_training and bool({"lora", "qlora"} & set(given["optimizations"] or ()))
+    has_stages = (given["pipeline_parallel"] or 1) > 1
+    has_links = any((given[name] or 1) > 1 for name in ("tensor_parallel", "pipeline_parallel", "data_parallel"))
+    has_host = "offload" in (given["optimizations"] or ())
+    idle = {
+        "lora_rank": None if has_lora else "only a training phase with --optimizations lora or qlora has adapters",
+        "optimizer_dtype": None if is_training else "only training has an optimizer",
+        "gradient_dtype": None if is_training else "only training has gradients",
+        "num_micro_batches": None
+        if is_training or has_stages
+        else "without --pipeline-parallel a batch is taken whole",
+        "interconnect": None if has_links or has_host else "one device sends nothing",
+    }
+    if llm.architecture != "encoder_decoder":
+        used = {length for phase in phases for length in LENGTHS.get(phase, ("input_tokens",))}
+        idle |= {name: None if name in used else f"not a length of {', '.join(phases)}" for name in DEFAULT_LENGTHS}
+    return [f"{option(name)} changes nothing: {why}." for name, why in idle.items() if why and given[name] is not None]
 
 
 def answer(configs: pa.Table, llm: Llm, known: Known) -> tuple[pa.Table, pa.Table]:
@@ -177,8 +269,12 @@ def notes(totals: pa.Table) -> list[str]:
 
 
 def sheets(totals: pa.Table, known: Known) -> list[pa.Table]:
-    """Totals side by side as text, a column for each, a few to a table; a row for everything that any of them has."""
-    rows = [row | {"device_memory_bytes": known.memory_bytes(row["hardware_id"])} for row in totals.to_pylist()]
+    """Answered totals side by side as text, a column for each, a few to a table; a row for everything that any of them has."""
+    rows = [
+        row | _more(row) | {"device_memory_bytes": known.memory_bytes(row["hardware_id"])}
+        for row in totals.to_pylist()
+        if row["status"] == "ok"
+    ]
     shown = [name for name in _SHEET if any(_is_worth_a_row(name, row.get(name)) for row in rows)]
     labels = [_label(name) for name in shown]
     columns = {f"{row['hardware_id']} {row['phase']}": [_text(name, row) for name in shown] for row in rows}
@@ -224,6 +320,26 @@ def op_sheet(table: pa.Table) -> pa.Table:
             "bound": [row["bound"] or "" for row in rows],
         }
     )
+
+
+def _more(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sheet says beside the columns of a row: what binds, rates at the estimate, the price behind the cost."""
+    prices = {price["price_id"]: price["usd_per_device_hour"] for price in catalog.rows("prices")}
+    more = {"bound_by": bound_by(row), "usd_per_device_hour": prices.get(row["price_id"])}
+    for name in ("output_tokens_per_s", "total_tokens_per_s"):
+        is_known = None not in (row[name], row["estimate_s"])
+        more[f"{name}_of_estimate"] = row[name] * row["roofline_s"] / row["estimate_s"] if is_known else None
+    return more
+
+
+def bound_by(row: Mapping[str, Any]) -> str | None:
+    """The side that sets most of the bound, as its elasticities say: compute, memory, links, or the host, whose work on an
+    offloaded optimizer follows no rate of the device. Column `bound` is the side of the ridge point of all work together."""
+    shares = {side: row[name] for name, side in _SIDES.items()}
+    if None in shares.values():
+        return None
+    shares["host"] = 1 - sum(shares.values())
+    return max(shares, key=lambda side: shares[side])
 
 
 def _is_worth_a_row(name: str, value: Any) -> bool:
@@ -329,6 +445,7 @@ def headline(rows: pa.Table, goal: Goal) -> str:
         f"{what}: {describe(best)} serves {load}with TTFT {_figure(best['ttft_s'] * 1e3)} ms and TPOT "
         f"{_figure(best['tpot_s'] * 1e3)} ms, {_figure(best['output_tokens_per_s_per_device'])} output tokens/s a device, {price}. "
         f"{pc.sum(rows.column('is_feasible')).as_py()} of {rows.num_rows} configurations are feasible."
+        f"{'' if best['status_detail'] is None else ' Assumed: ' + best['status_detail']}"
     )
 
 

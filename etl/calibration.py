@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -19,13 +20,18 @@ def calibrate(store: Store, report: Callable[[str], None], *, sources: Sequence[
     """Fit the constants of every device and execution profile that was measured enough, and load them with the snapshot of
     the rows behind them; reports a line a row. Returns what the load did; too few rows is a line, not an error.
 
-    `sources`: ids whose rows count, measured or published; default: every measured row. A latency taken on a busy machine
-    does not count.
+    `sources`: ids whose rows count, measured or published, or the part of them before a `/`; default: every measured row. A
+    latency taken on a busy machine does not count. Raises LookupError for a source that the lake has no such rows of.
     """
     from models.analytical import calibrate as constants
 
     snapshot = store.snapshot_id()
-    measured = store.query("calibration_rows", sources=list(sources) or None)
+    _check(store, sources)
+    found_rows = store.query("calibration_rows", sources=list(sources) or None)
+    left_out = Counter(filter(None, found_rows.column("left_out").to_pylist()))
+    for reason, count in left_out.most_common():
+        report(f"{count} runs left out: {reason}.")
+    measured = found_rows.filter(pc.is_null(found_rows.column("left_out")))
     is_quiet = pc.fill_null(pc.less_equal(measured.column("other_load_ratio"), schema.QUIET_LOAD_RATIO), True)
     quiet = measured.filter(is_quiet)
     if quiet.num_rows < measured.num_rows:
@@ -57,6 +63,16 @@ def fitted(store: Store) -> list[dict[str, Any]]:
     """Constants that this lake's own measurements gave, newest first; they come before the shipped ones."""
     rows = "SELECT * EXCLUDE (file_hash) FROM calibrations WHERE snapshot_id IS NOT NULL ORDER BY fitted_at DESC"
     return store.sql(rows).to_pylist()
+
+
+def _check(store: Store, sources: Sequence[str]) -> None:
+    rows = "SELECT DISTINCT source_id FROM runs WHERE source_kind IN ('measured', 'published') ORDER BY source_id"
+    known = store.sql(rows).column("source_id").to_pylist()
+    for source in sources:
+        if not any(name == source or name.startswith(f"{source}/") for name in known):
+            more = f" and {len(known) - catalog.MOST_NAMED} more" if len(known) > catalog.MOST_NAMED else ""
+            names = f"{', '.join(known[: catalog.MOST_NAMED]) or 'none'}{more}"
+            raise LookupError(f"The lake has no measured or published runs of source '{source}'. Known: {names}.")
 
 
 def _llms(store: Store, measured: pa.Table) -> dict[str, Llm]:

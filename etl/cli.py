@@ -113,7 +113,10 @@ def load(home: HomeOption = None) -> None:
     from etl import twins
     from warehouse.store import Home, open_store
 
-    with open_store(Home.of(home)) as store:
+    place = Home.of(home)
+    if next(place.landing.glob("*/*.parquet"), None) is None:
+        place = _existing(home)
+    with open_store(place) as store:
         loaded = store.load()
         _say(str(loaded))
         refused = loaded.quarantined
@@ -161,7 +164,8 @@ def collect(
         if name == "local_profile":
             options["hardware_row"] = machine.hardware_row(store, options["device"])
     collected = collector.collect(place.landing, report=_say, **options)
-    _say(f"{collected.num_runs} runs landed, {collected.num_failed} of them failures.")
+    failures = "without an answer" if name == "roofline" else "failures"
+    _say(f"{collected.num_runs} runs landed, {collected.num_failed} of them {failures}.")
     load(home)
 
 
@@ -182,9 +186,9 @@ def refresh(
 def train(home: HomeOption = None) -> None:
     """Train the predictors on the measured rows of the lake and store them with their scores."""
     from etl import training, twins
-    from warehouse.store import Home, open_store
+    from warehouse.store import open_store
 
-    with open_store(Home.of(home)) as store:
+    with open_store(_existing(home)) as store:
         refused = twins.add(store, _say).quarantined
         refused = refused | training.train(store, _say).quarantined
     _exit_if_refused(refused)
@@ -261,17 +265,29 @@ def analyze(
     phase: Annotated[
         list[str] | None,
         typer.Option(
-            help="prefill, decode, generate, forward, pretrain_step, finetune_step; default: prefill and decode.",
+            help="prefill, decode, generate, forward, pretrain_step, finetune_step; default: prefill and decode; of an encoder, forward.",
             metavar="PHASE...",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Sequences; of training, a device's.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Sequences of one data-parallel replica.")] = 1,
     input_tokens: Annotated[
-        int | None, typer.Option(help="Prompt (or training) tokens of a sequence; default 1024.")
+        int | None,
+        typer.Option(
+            help="Prompt (or training) tokens of a sequence, without --prefix-tokens; default 1024, or what the model is made for."
+        ),
     ] = None,
-    output_tokens: Annotated[int | None, typer.Option(help="Generated tokens of a sequence; default 128.")] = None,
-    context_tokens: Annotated[int | None, typer.Option(help="Tokens one decode step attends to; default 1024.")] = None,
-    prefix_tokens: Annotated[int | None, typer.Option(help="Prompt tokens that prefill finds in the cache.")] = None,
+    output_tokens: Annotated[
+        int | None, typer.Option(help="Generated tokens of a sequence; default 128, or what the model has room for.")
+    ] = None,
+    context_tokens: Annotated[
+        int | None, typer.Option(help="Tokens one decode step attends to; default 1024, or what the model is made for.")
+    ] = None,
+    prefix_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Prompt tokens that prefill finds in the cache, beside --input-tokens: the prompt is their sum."
+        ),
+    ] = None,
     chunk_tokens: Annotated[int | None, typer.Option(help="Prompt tokens that prefill takes at a time.")] = None,
     dtype: Annotated[
         str, typer.Option(help="Of weights, activations and KV: fp16, w4a16, w8a8kv8, fp8/bf16/fp8.")
@@ -287,7 +303,7 @@ def analyze(
     pipeline_parallel: Annotated[int | None, typer.Option(help="Stages of layers.")] = None,
     data_parallel: Annotated[int | None, typer.Option(help="Replicas.")] = None,
     expert_parallel: Annotated[int | None, typer.Option(help="Devices that experts are spread over.")] = None,
-    num_micro_batches: Annotated[int | None, typer.Option(help="Parts that pipeline stages cut a batch into.")] = None,
+    num_micro_batches: Annotated[int | None, typer.Option(help="Parts that a replica's batch is cut into.")] = None,
     interconnect: Annotated[str | None, typer.Option(help="nvlink or pcie; default: the device's fastest.")] = None,
     optimizations: Annotated[
         list[str] | None, typer.Option(help="zero1 zero2 zero3 offload recompute lora qlora ...", metavar="NAME...")
@@ -311,48 +327,40 @@ def analyze(
     """
     from etl import analyze as question
     from etl import output as writers
-    from warehouse import catalog
 
     writers.check(format.value, output)
-    if catalog_folder is not None:
-        catalog.extend(catalog_folder)
+    _extend(catalog_folder)
     known = question.known(home)
     llm = question.find(model, config_json)
-    configs = question.configurations(
-        llm,
-        hardware,
-        phase or (),
-        dtype,
-        {"input_tokens": input_tokens, "output_tokens": output_tokens, "context_tokens": context_tokens},
-        {
-            "batch_size": batch_size,
-            "prefix_tokens": prefix_tokens,
-            "chunk_tokens": chunk_tokens,
-            "weight_dtype": weight_dtype,
-            "activation_dtype": activation_dtype,
-            "kv_dtype": kv_dtype,
-            "attention": attention,
-            "execution": execution,
-            "tensor_parallel": tensor_parallel,
-            "pipeline_parallel": pipeline_parallel,
-            "data_parallel": data_parallel,
-            "expert_parallel": expert_parallel,
-            "num_micro_batches": num_micro_batches,
-            "interconnect": interconnect,
-            "optimizations": sorted(optimizations) if optimizations else None,
-            "optimizer_dtype": optimizer_dtype,
-            "gradient_dtype": gradient_dtype,
-            "lora_rank": lora_rank,
-        },
-        known,
-    )
+    lengths = {"input_tokens": input_tokens, "output_tokens": output_tokens, "context_tokens": context_tokens}
+    columns = {
+        "batch_size": batch_size,
+        "prefix_tokens": prefix_tokens,
+        "chunk_tokens": chunk_tokens,
+        "weight_dtype": weight_dtype,
+        "activation_dtype": activation_dtype,
+        "kv_dtype": kv_dtype,
+        "attention": attention,
+        "execution": execution,
+        "tensor_parallel": tensor_parallel,
+        "pipeline_parallel": pipeline_parallel,
+        "data_parallel": data_parallel,
+        "expert_parallel": expert_parallel,
+        "num_micro_batches": num_micro_batches,
+        "interconnect": interconnect,
+        "optimizations": sorted(optimizations) if optimizations else None,
+        "optimizer_dtype": optimizer_dtype,
+        "gradient_dtype": gradient_dtype,
+        "lora_rank": lora_rank,
+    }
+    configs = question.configurations(llm, hardware, phase or (), dtype, lengths, columns, known)
     totals, op_rows = question.answer(configs, llm, known)
     op_rows = question.op_table(totals, op_rows) if ops else op_rows
     if format is Format.table:
         writers.write_tables([*question.sheets(totals, known), *([question.op_sheet(op_rows)] if ops else [])], output)
     else:
         writers.write(op_rows if ops else totals, format.value, output)
-    for note in question.notes(totals):
+    for note in (*question.notes(totals), *question.without_effect(phase or (), llm, lengths | columns)):
         _say(note)
 
 
@@ -399,11 +407,19 @@ def search(
     from etl import analyze as question
     from etl import output as writers
     from models.analytical import search as engine
-    from warehouse import catalog
 
     writers.check(format.value, output)
-    if catalog_folder is not None:
-        catalog.extend(catalog_folder)
+    for name, folder in (("--landing", landing), ("--home", home)):
+        if folder is not None:
+            writers.check_folder(name, folder)
+    _extend(catalog_folder)
+    question.check_amounts(
+        rate=(rate, "requests/s"), slo_ttft_ms=(slo_ttft_ms, "milliseconds"), slo_tpot_ms=(slo_tpot_ms, "milliseconds")
+    )
+    sizes = {"input_tokens": input_tokens, "output_tokens": output_tokens, "concurrency": concurrency}
+    question.check_sizes({**sizes, "max_devices": max_devices}, output_tokens=2)
+    if rate is not None and concurrency is not None:
+        raise ValueError("--rate and --concurrency are two ways to state one load: give one.")
     goal = engine.Goal(
         input_tokens,
         output_tokens,
@@ -443,15 +459,16 @@ def calibrate(
     source: Annotated[
         list[str] | None,
         typer.Option(
-            help="Source ids whose rows count, measured or published; default: every measured row.", metavar="ID..."
+            help="Source ids whose rows count, measured or published, or what stands before a / in them; default: every measured row.",
+            metavar="ID...",
         ),
     ] = None,
 ) -> None:
     """Fit the constants of the estimate to the measured rows of the lake and store them with the snapshot."""
     from etl import calibration
-    from warehouse.store import Home, open_store
+    from warehouse.store import open_store
 
-    with open_store(Home.of(home)) as store:
+    with open_store(_existing(home)) as store:
         refused = calibration.calibrate(store, _say, sources=tuple(source or ())).quarantined
     _exit_if_refused(refused)
 
@@ -513,16 +530,36 @@ def _run_flow(plan: str, home: Home) -> str | None:
 
 def _serve(home: Home, host: str, port: int) -> int:
     """The dashboard is another room: it runs as its own process."""
-    from warehouse.store import open_store
-
-    if not home.exists:
-        with open_store(home, read_only=True):  # raises the sentence that says what to do
-            pass
+    _existing(home.path)
     command = [sys.executable, "-m", "dashboard", "--home", str(home.path), "--host", host, "--port", str(port)]
     try:
         return subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:
         return 0
+
+
+def _existing(folder: Path | None) -> Home:
+    """The home folder of a lakehouse. Raises StoreError, with what to do, where there is none."""
+    from warehouse.store import Home, open_store
+
+    home = Home.of(folder)
+    if not home.exists:
+        with open_store(home, read_only=True):
+            pass
+    return home
+
+
+def _extend(folder: Path | None) -> None:
+    """Let a folder of one's own extend the catalogue."""
+    from warehouse import catalog
+
+    if folder is None:
+        return
+    if not folder.exists():
+        raise ValueError(
+            f"--catalog '{folder}' does not exist. Name a folder with hardware.toml, llms.toml or prices.toml."
+        )
+    catalog.extend(folder)
 
 
 def _say(line: str, style: str | None = None) -> None:

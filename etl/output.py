@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -27,6 +28,14 @@ def check(format: str, output: Path | None) -> None:
     """Raise ValueError where rows of this format need a file."""
     if format == "parquet" and output is None:
         raise ValueError("Parquet is binary: name a file with --output FILE.")
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Raise ValueError, before anything is computed, where a folder can be neither written nor made."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "may not be written to" if there.is_dir() else "is a file"
+        raise ValueError(f"{option} '{folder}' cannot be written: '{there}' {why}. Name another folder.")
 
 
 def write(rows: pa.Table, format: str, output: Path | None) -> None:

@@ -81,6 +81,17 @@ class Configs:
         return np.where(np.isnan(values), 1.0, values)
 
 
+LARGEST_SIZE = 2**53
+"""Largest count that a float64 holds with all those below it; larger sizes are refused."""
+
+
+def check_size(name: str, value: int, least: int = 1) -> None:
+    """Raise ValueError, with the name it is known by, for a size below `least` or beyond LARGEST_SIZE."""
+    if not least <= value <= LARGEST_SIZE:
+        bound = f"{least} or more" if value < least else f"{LARGEST_SIZE} or less"
+        raise ValueError(f"{name} must be {bound}, not {value}.")
+
+
 def dtype_bytes(names: Names, otherwise: Array | float) -> Array:
     """Bytes of one element of a dtype column: `otherwise` where NULL, NaN where the dtype is unknown."""
     if not names.values:

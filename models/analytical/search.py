@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from models.analytical.configs import Configs, dtype_names
+from models.analytical.configs import LARGEST_SIZE, Configs, check_size, dtype_names
 from models.analytical.devices import HardwareRows, device_rows, find_device
 from models.analytical.engine import evaluate
 from warehouse import catalog
@@ -66,12 +66,12 @@ class Goal:
     def __post_init__(self) -> None:
         for name, least in (("input_tokens", 1), ("output_tokens", 2), ("max_devices", 1), ("concurrency", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be {least} or more, not {value}.")
+            if value is not None:
+                check_size(name, value, least)
         for name in ("slo_ttft_s", "slo_tpot_s", "request_rate_per_s"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, not {value}.")
+            if value is not None and not 0 < value <= LARGEST_SIZE:
+                raise ValueError(f"{name} must be above 0 and at most {LARGEST_SIZE}, not {value}.")
         if self.concurrency is not None and self.request_rate_per_s is not None:
             raise ValueError("concurrency and request_rate_per_s are two ways to state one load: give one.")
 
@@ -111,7 +111,7 @@ def search(
     calibrated estimates. `hardware` extends the catalogue's devices, `calibrations` come before the shipped constants;
     `prices` are USD a device and hour, by hardware_id, else the catalogue's. Flags: is_pareto on (tokens/s a device, tokens/s a user), is_pareto_cost on (USD a token, tokens/s
     a user), both among the feasible. Raises UnknownEntryError for an LLM or device nobody knows, ValueError for a value
-    that no row can have.
+    that no row can have. `status_detail` of a row with an answer is what the engine assumed for its full batch.
     """
     shape = catalog.find_llm(llm) if isinstance(llm, str) else llm
     if shape.architecture == "encoder":
@@ -192,7 +192,11 @@ def closest_miss(rows: pa.Table, goal: Goal) -> str:
     if not fitting:
         row = min(answered, key=lambda row: row["memory_peak_bytes"])
         return f"No configuration fits in memory. The closest, {describe(row)}: {row['reason']}"
-    row = min(fitting, key=lambda row: (_miss(row, goal), row["num_devices"]))
+    there = [row for row in fitting if row["num_devices"] <= goal.max_devices]
+    if not there:
+        least = min(row["num_devices"] for row in fitting)
+        return f"Not enough devices: {_too_many(goal, least)}"
+    row = min(there, key=lambda row: (_miss(row, goal), row["num_devices"]))
     return f"No configuration keeps every limit. The closest, {describe(row)}: {row['reason']}"
 
 
@@ -207,8 +211,15 @@ def describe(row: Mapping[str, Any]) -> str:
 
 def _miss(row: Mapping[str, Any], goal: Goal) -> float:
     """Largest factor by which a row is beyond a limit."""
-    limits = (("ttft_s", goal.slo_ttft_s), ("tpot_s", goal.slo_tpot_s), ("num_devices", goal.max_devices))
+    limits = (("ttft_s", goal.slo_ttft_s), ("tpot_s", goal.slo_tpot_s))
     return max((row[name] / limit for name, limit in limits if limit is not None), default=1.0)
+
+
+def _too_many(goal: Goal, num_devices: float) -> str:
+    """Why so many devices are no answer."""
+    rate, concurrency = goal.request_rate_per_s, goal.concurrency
+    load = f"{rate:g} requests/s" if rate is not None else f"{concurrency} requests in flight"
+    return f"{load} need {num_devices:.0f} devices, at most {goal.max_devices} are allowed."
 
 
 class _Grid:
@@ -286,6 +297,8 @@ class _Times:
         self.device_bytes = table[grid.device]
         details = [_refusals(table) for table in (prompts, steps, full)]
         self.refusal = [next((reason for reason in reasons if reason), None) for reasons in zip(*details, strict=True)]
+        assumed = full.column("status_detail").to_pylist()
+        self.detail = [refusal or note for refusal, note in zip(self.refusal, assumed, strict=True)]
         self.prompt_j, self.step_j = _numbers(prompts, "energy_j"), _numbers(steps, "energy_j")
 
     @property
@@ -331,9 +344,9 @@ def _rows(
     columns: dict[str, Any] = {
         **_columns(grid.configs(fixed, every, phase="serve", batch_size=grid.batch)),
         "num_devices": _whole(
-            np.where(answered, devices, _columns(grid.configs(fixed, every))["num_devices"].to_numpy())
+            np.where(is_served, devices, _columns(grid.configs(fixed, every))["num_devices"].to_numpy())
         ),
-        "data_parallel": _whole(np.where(answered, replicas, 1) * ranks),
+        "data_parallel": _whole(np.where(is_served, replicas, 1) * ranks),
         "input_tokens": pa.repeat(goal.input_tokens, every.size),
         "output_tokens": pa.repeat(goal.output_tokens, every.size),
         "concurrency": pa.nulls(every.size, pa.int64()) if goal.request_rate_per_s else _whole(np.fmax(in_flight, 1)),
@@ -360,7 +373,7 @@ def _rows(
         "calibration_id": times.full.column("calibration_id"),
         "ruleset": pa.repeat("default", every.size),
         "status": pa.array(np.where(answered, "ok", "unsupported").tolist()),
-        "status_detail": pa.array(times.refusal, pa.string()),
+        "status_detail": pa.array(times.detail, pa.string()),
         "is_feasible": pa.array(is_feasible),
         "reason": pa.array(reasons, pa.string()),
         "output_tokens_per_s_per_device": _nullable(device),
@@ -432,11 +445,6 @@ def _reasons(goal: Goal, times: _Times, ttft: Array, tpot: Array, devices: Array
         tpot > (np.inf if goal.slo_tpot_s is None else goal.slo_tpot_s),
         devices > goal.max_devices,
     ]
-    load = (
-        f"{goal.request_rate_per_s:g} requests/s"
-        if goal.request_rate_per_s
-        else f"{goal.concurrency} requests in flight"
-    )
 
     def sentence(row: int, kind: int) -> str | None:
         if kind == 0:
@@ -450,7 +458,7 @@ def _reasons(goal: Goal, times: _Times, ttft: Array, tpot: Array, devices: Array
             return f"TTFT is {ttft[row] * 1e3:.4g} ms, {(goal.slo_ttft_s or 0) * 1e3:.4g} ms are allowed."
         if kind == 3:
             return f"TPOT is {tpot[row] * 1e3:.4g} ms, {(goal.slo_tpot_s or 0) * 1e3:.4g} ms are allowed."
-        return f"{load} need {devices[row]:.0f} devices, at most {goal.max_devices} are allowed."
+        return _too_many(goal, devices[row])
 
     kinds = np.where(np.any(is_over, axis=0), np.argmax(is_over, axis=0), -1)
     return [None if kind < 0 else sentence(row, kind) for row, kind in enumerate(kinds.tolist())]

@@ -222,8 +222,8 @@ def test_one_device_without_an_answer_does_not_silence_the_others(tmp_path):
         (["llama-2-7b", "--hardware", "a6000", "--tensor-parallel", 3], "must divide the 32 attention heads of llama-2-7b"),
         (["llama-2-7b", "--hardware", "a6000", "--dtype", "fp17"], "'fp17' names no dtypes. Known: fp64, "),
         (["llama-2-7b", "--hardware", "a6000", "--kv-dtype", "fp17"], "kv_dtype 'fp17' is unknown. Known: fp64, "),
-        (["llama-2-7b", "--hardware", "a6000", "--batch-size", -1], "batch_size must be 1 or more"),
-        (["llama-2-7b", "--hardware", "a6000", "--context-tokens", 0, "--phase", "decode"], "context_tokens must be 1 or more"),
+        (["llama-2-7b", "--hardware", "a6000", "--batch-size", -1], "--batch-size must be 1 or more, not -1."),
+        (["llama-2-7b", "--hardware", "a6000", "--context-tokens", 0, "--phase", "decode"], "--context-tokens must be 1 or more, not 0."),
         (["gpt2", "--hardware", "a6000", "--input-tokens", 5000, "--phase", "prefill"], "1024 tokens"),
         (["llama-2-7b", "--hardware", "a6000", "--context-tokens", 5000, "--phase", "decode"],
          "context_tokens is beyond the 4096 tokens that llama-2-7b is made for"),
@@ -231,8 +231,13 @@ def test_one_device_without_an_answer_does_not_silence_the_others(tmp_path):
         (["llama-2-7b", "--hardware", "a6000", "--attention", "rapt"], "attention 'rapt' is not modelled. Known: eager"),
         (["bert-base-uncased", "--hardware", "a6000", "--phase", "decode"], "an encoder has no decode"),
         (["x", "--hardware", "a6000", "--config-json", "none.json"], "'none.json' is neither a file nor the text"),
+        (["llama-2-7b", "--hardware", "a6000", "--phase", "decode", "--input-tokens", 0], "--input-tokens must be 1 or more, not 0."),
+        (["llama-2-7b", "--hardware", "a6000", "--prefix-tokens", -1], "--prefix-tokens must be 0 or more, not -1."),
+        (["llama-2-7b", "--hardware", "a6000", "--batch-size", 10**23], f"--batch-size must be {2**53} or less, not {10**23}."),
+        (["llama-2-7b", "--hardware", "a6000", "--tensor-parallel", 2**52, "--pipeline-parallel", 2**52],
+         f"tensor x pipeline x data parallel devices must be {2**53} or less"),
         (["llama-2-7b", "--hardware", "a6000", "-f", "parquet"], "name a file with --output"),
-        (["llama-2-7b", "--hardware", "a6000", "--catalog", "nowhere"], "is not a folder"),
+        (["llama-2-7b", "--hardware", "a6000", "--catalog", "nowhere"], "--catalog 'nowhere' does not exist"),
     ],
 )  # fmt: skip
 def test_what_has_no_answer_is_a_sentence(words, sentence):
@@ -250,6 +255,8 @@ def test_what_has_no_answer_is_a_sentence(words, sentence):
         (json.dumps(CONFIG | {"model_type": "abacus"}), "model_type 'abacus'"),
         ("{oops", "is not JSON"),
         ("[]", "an object of keys"),
+        ('{"text_config": {"hidden_size": 8}}', "standard input lacks the key 'model_type'"),
+        ("llama", "standard input holds no config.json"),
     ],
 )
 def test_a_config_that_cannot_be_read_is_a_sentence(text, sentence):
@@ -257,6 +264,89 @@ def test_a_config_that_cannot_be_read_is_a_sentence(text, sentence):
     assert done.returncode == 2
     assert sentence in said(done)
     assert "Traceback" not in done.stderr
+
+
+def test_a_config_of_bytes_is_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"\xff\xfe\x80")
+    done = ask("mine", "--hardware", "a6000", "--config-json", path)
+    assert done.returncode == 2
+    assert f"{path.name}' is not text" in said(done)
+
+
+def cells(done, name):
+    """What the row of the sheet whose label starts so shows, by column."""
+    head, *lines = done.stdout.splitlines()
+    columns = [head.index(word) for word in head.split()[::2]]
+    line = next(line for line in lines if line.strip().startswith(name))
+    return [line[start:end].strip() for start, end in zip(columns, [*columns[1:], None], strict=True)]
+
+
+def test_rates_cost_and_estimate_name_what_they_rest_on():
+    words = ["llama-2-7b", "--hardware", "a6000", "--phase", "decode"]
+    done, (row,) = ask(*words), answered(*words)
+    price = next(price for price in catalog.rows("prices") if price["price_id"] == row["price_id"])
+    assert cells(done, "Price from") == [price["price_id"]]
+    assert [float(text) for text in cells(done, "Price of one device (USD per hour)")] == [price["usd_per_device_hour"]]
+    assert cells(done, "Execution profile of the estimate") == [row["execution"]]
+    (rate,) = cells(done, "Output tokens/s at the estimate")
+    assert float(rate) == pytest.approx(1 / row["estimate_s"], rel=1e-3)
+    assert float(cells(done, "Output tokens/s at the bound")[0]) == pytest.approx(1 / row["roofline_s"], rel=1e-3)
+    cost = price["usd_per_device_hour"] / 3600 / float(rate) * 1e6
+    assert float(cells(done, "Cost per million tokens")[0]) == pytest.approx(cost, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shares", "side"),
+    [((0.7, 0.3, 0.0), "compute"), ((0.3, 0.5, 0.2), "memory"), ((0.1, 0.3, 0.6), "links"), ((0.1, 0.2, 0.2), "host")],
+)
+def test_what_binds_is_the_side_that_sets_most_of_the_time(shares, side):
+    row = dict(zip(("compute_elasticity", "bandwidth_elasticity", "link_elasticity"), shares, strict=True))
+    assert analyze.bound_by(row | {"bound": "compute"}) == side
+
+
+def test_the_host_binds_where_it_updates_the_weights():
+    done = ask("llama-2-7b", "--hardware", "a100-sxm-80gb", "--phase", "pretrain_step", "--optimizations", "offload",
+               "zero2", "--data-parallel", 8, "--input-tokens", 256)  # fmt: skip
+    assert cells(done, "Bound by") == ["host"]
+
+
+def test_a_phase_without_an_answer_leaves_the_others():
+    done = ask("gpt2", "--hardware", "a6000", "--input-tokens", 2000)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0].split() == ["a6000", "decode"]
+    assert "a6000 prefill: unsupported: input_tokens is beyond the 1024 tokens" in said(done)
+
+
+@pytest.mark.parametrize(
+    ("llm", "words", "expected"),
+    [
+        ("bert-base-uncased", [], [("forward", 512, None, None)]),
+        ("llama-2-7b", [], [("prefill", 1024, None, None), ("decode", None, None, 1024)]),
+        ("gpt2", ["--phase", "generate"], [("generate", 896, 128, None)]),
+        ("gpt2", ["--phase", "generate", "--input-tokens", 1000], [("generate", 1000, 24, None)]),
+        ("gpt2", ["--phase", "generate", "--output-tokens", 24], [("generate", 1000, 24, None)]),
+        ("gpt2", ["--phase", "prefill", "--prefix-tokens", 1000], [("prefill", 24, None, None)]),
+        ("t5-base", ["--phase", "generate"], [("generate", 512, 128, None)]),
+    ],
+)
+def test_lengths_nobody_stated_are_those_the_model_is_made_for(llm, words, expected):
+    rows = answered(llm, "--hardware", "a6000", *words)
+    names = ("phase", "input_tokens", "output_tokens", "context_tokens")
+    assert [tuple(row.get(name) for name in names) for row in rows] == expected
+    assert all(row["status"] == "ok" for row in rows)
+
+
+def test_options_without_effect_are_said():
+    done = ask("llama-2-7b", "--hardware", "a6000", "--phase", "decode", "--lora-rank", 8, "--optimizer-dtype", "fp32",
+               "--input-tokens", 5, "--interconnect", "pcie", "--num-micro-batches", 2, "--batch-size", 2)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in ("lora-rank", "optimizer-dtype", "input-tokens", "interconnect", "num-micro-batches"):
+        assert f"--{name} changes nothing:" in said(done), name
+    used = ask("llama-2-7b", "--hardware", "a100-sxm-80gb", "--phase", "finetune_step", "--optimizations", "lora",
+               "--lora-rank", 8, "--optimizer-dtype", "fp32", "--input-tokens", 64)  # fmt: skip
+    assert used.returncode == 0, used.stderr
+    assert "changes nothing" not in said(used)
 
 
 def test_analyze_starts_light():
@@ -351,14 +441,39 @@ def test_nothing_feasible_is_the_closest_miss_and_exit_code_2():
     assert "The closest, 8 x a6000 (TP 8), fp16, batch 1: TPOT is" in said(done)
 
 
+def test_a_landing_that_cannot_be_written_is_said_before_anything_is_computed(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = rooflake("search", *WORDS, "--landing", tmp_path / "file" / "landing")
+    assert done.returncode == 2
+    assert "landing' cannot be written" in said(done)
+    assert done.stdout == ""
+
+
+def test_links_nobody_knows_are_said_in_the_headline(tmp_path):
+    (tmp_path / "hardware.toml").write_text(
+        '[odd]\nname = "Odd"\nkind = "gpu"\nmemory_bytes = 8589934592\nmemory_bandwidth_bytes_per_s = 1e12\n'
+        'peak_fp16_flops_per_s = 1e14\nsource = "my bench"\nsource_date = "2026-11-21"\n'
+    )
+    done = rooflake("search", "llama-2-7b", "--hardware", "odd", "--catalog", tmp_path, "-f", "json")
+    assert done.returncode == 0, done.stderr
+    note = "the device's link is unknown: communication is left out."
+    assert said(done).endswith(note)
+    assert all(note in row["status_detail"] for row in json.loads(done.stdout))
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--rate", 0], "request_rate_per_s must be above 0"),
-        (["--rate", 1, "--concurrency", 4], "two ways to state one load"),
-        (["--output-tokens", 1], "output_tokens must be 2 or more"),
+        *(
+            (["--rate", rate], f"--rate must be a number of requests/s above 0, {2**53} at most, not {rate}.")
+            for rate in (0, -1, "inf", "nan")
+        ),
+        (["--slo-ttft-ms", -1], "--slo-ttft-ms must be a number of milliseconds above 0"),
+        (["--input-tokens", 10**23], f"--input-tokens must be {2**53} or less"),
+        (["--rate", 1, "--concurrency", 4], "--rate and --concurrency are two ways to state one load"),
+        (["--output-tokens", 1], "--output-tokens must be 2 or more, not 1."),
         (["--dtypes", "w9"], "'w9' names no dtypes"),
-        (["--max-devices", 0], "max_devices must be 1 or more"),
+        (["--max-devices", 0], "--max-devices must be 1 or more, not 0."),
         (["--input-tokens", 9000], "input_tokens is beyond the 4096 tokens that llama-2-7b is made for"),
     ],
 )

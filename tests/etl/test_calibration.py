@@ -126,11 +126,33 @@ def test_published_rows_count_where_their_source_is_named(lake):
     said = []
     calibration.calibrate(lake, said.append)
     assert said[-1].startswith("No constants")
-    calibration.calibrate(lake, said.append, sources=("another",))
-    assert said[-1] == "No constants: the lake holds no times of another of configurations with an analytical twin."
+    with pytest.raises(LookupError, match=r"of source 'pap'\. Known: paper/table-1\."):
+        calibration.calibrate(lake, said.append, sources=("pap",))
     calibration.calibrate(lake, said.append, sources=("paper",))
     (row,) = lake.sql(FITTED).to_pylist()
     assert row["source"].endswith("Sources: paper/table-1.")
+
+
+def test_rows_without_a_time_say_why_and_a_token_rate_is_one(lake):
+    configs = configurations()
+    rate = {"metric_definitions": {"output_tokens_per_s": "tokens_over_duration"}}
+    runs = [
+        run("rate", **configs[2], latency_s=None, output_tokens_per_s=8.0, **rate),
+        run("another definition", **configs[2], latency_s=None, output_tokens_per_s=8.0),
+        run("step", **configs[2] | {"phase": "pretrain_step"}, latency_s=1.0),
+        run("no twin", **configs[2] | {"context_tokens": 99_999}, latency_s=1.0),
+    ]
+    parquet.land(lake.home.landing, "rates", {"runs": runs, "hardware": [DEVICE]})
+    assert not lake.load().quarantined
+    twins.add(lake, lambda _: None)
+    rows = {row["run_id"]: row for row in lake.query("calibration_rows").to_pylist()}
+    assert rows["rate"]["measured_s"] == configs[2]["batch_size"] / 8.0
+    assert rows["rate"]["left_out"] is None
+    said = []
+    calibration.calibrate(lake, said.append)
+    assert "1 runs left out: no latency, and no token rate that gives one." in said
+    assert "1 runs left out: no analytical twin of their configuration." in said
+    assert any(line.startswith("1 runs left out: phase pretrain_step") for line in said)
 
 
 def test_containers_do_not_count_twice(lake):

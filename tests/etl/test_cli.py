@@ -94,7 +94,8 @@ def test_load_reports_and_fails_on_quarantine(tmp_path):
 
 
 def test_no_lake_is_a_sentence(tmp_path):
-    for words in (["status"], ["sql", "select 1"], ["dashboard"], ["predict", "--llm", "gpt2"]):
+    reading = (["status"], ["sql", "select 1"], ["dashboard"], ["predict", "--llm", "gpt2"])
+    for words in (*reading, ["load"], ["train"], ["calibrate"]):
         answer = rooflake(*words, "--home", tmp_path / "none")
         assert answer.returncode == 2, words
         assert "There is no lakehouse in" in " ".join(answer.stderr.split())
@@ -103,7 +104,7 @@ def test_no_lake_is_a_sentence(tmp_path):
 
 def test_an_unwritable_home_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    answer = rooflake("load", "--home", tmp_path / "file" / "home")
+    answer = rooflake("collect", "published", "--home", tmp_path / "file" / "home")
     assert answer.returncode == 2
     assert "cannot be written" in " ".join(answer.stderr.split())
 
@@ -123,12 +124,18 @@ def test_a_store_that_fails_is_a_sentence_although_it_is_imported_late(tmp_path)
     (tmp_path / "file").write_text("")
     answer = rooflake("train", "--home", tmp_path / "file" / "home")
     assert answer.returncode == 2
-    assert "cannot be written" in " ".join(answer.stderr.split())
+    assert "There is no lakehouse in" in " ".join(answer.stderr.split())
     assert "Traceback" not in answer.stderr
 
 
-def test_calibrating_on_too_little_says_so(home):
+def test_calibrating_on_a_source_nobody_has_names_those_there_are(home):
     answer = rooflake("calibrate", "--home", home, "--source", "nobody", "nothing")
+    assert answer.returncode == 2
+    assert "of source 'nobody'. Known: rooflake/local_profile." in " ".join(answer.stderr.split())
+
+
+def test_calibrating_on_too_little_says_so(home):
+    answer = rooflake("calibrate", "--home", home, "--source", "rooflake")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout == ""
     assert answer.stderr.strip()

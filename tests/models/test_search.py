@@ -250,6 +250,29 @@ def test_a_load_that_needs_too_many_devices_says_how_many():
     assert "100000 requests in flight need " in closest_miss(search("llama-2-7b", ["a100-sxm-80gb"], goal), goal)
 
 
+def test_the_closest_miss_is_one_that_there_are_devices_for():
+    goal = Goal(1024, 256, slo_tpot_s=1e-4, request_rate_per_s=10.0, max_devices=4)
+    rows = search("llama-2-7b", ["a100-sxm-80gb"], goal)
+    assert max(row["num_devices"] for row in rows_of(rows, is_fitting=True)) > 4
+    number, what = closest_miss(rows, goal).partition("The closest, ")[2].split(" x ", 1)
+    assert 1 <= int(number) <= 4
+    assert "TPOT is" in what
+
+
+def test_what_does_not_fit_counts_the_devices_of_one_replica():
+    rows = search("llama-2-70b", ["a6000"], Goal(1024, 256, request_rate_per_s=1e3, max_devices=1))
+    assert {row["num_devices"] for row in rows_of(rows, is_fitting=False)} == {1}
+
+
+def test_what_the_engine_assumed_is_in_the_rows():
+    mine = {"hardware_id": "mine", "memory_bytes": 80 * 2**30, "memory_bandwidth_bytes_per_s": 2e12, "peak_fp16_flops_per_s": 3e14}  # fmt: skip
+    rows = search("llama-2-7b", ["mine"], Goal(512, 128), hardware=[mine], batch_sizes=[1])
+    note = "the device's link is unknown: communication is left out."
+    for row in rows_of(rows, status="ok"):
+        is_alone = row["tensor_parallel"] * row["pipeline_parallel"] == 1
+        assert row["status_detail"] == (None if is_alone else note)
+
+
 def test_what_the_engine_refuses_carries_its_sentence():
     rows = search("gpt2", ["a100-sxm-80gb"], Goal(128, 64, max_devices=8))  # 12 heads
     refused = rows_of(rows, tensor_parallel=8)
@@ -304,6 +327,8 @@ def test_dtypes_by_a_short_name(name, dtypes):
     [
         ({"input_tokens": 0}, "input_tokens must be 1 or more, not 0."),
         ({"output_tokens": 1}, "output_tokens must be 2 or more, not 1."),
+        ({"input_tokens": 2**53 + 1}, f"input_tokens must be {2**53} or less"),
+        ({"request_rate_per_s": float("inf")}, f"request_rate_per_s must be above 0 and at most {2**53}, not inf."),
         ({"slo_ttft_s": 0.0}, "slo_ttft_s must be above 0"),
         ({"slo_tpot_s": -1.0}, "slo_tpot_s must be above 0"),
         ({"request_rate_per_s": float("nan")}, "request_rate_per_s must be above 0"),
