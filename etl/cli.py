@@ -407,6 +407,7 @@ def search(
     from etl import analyze as question
     from etl import output as writers
     from models.analytical import search as engine
+    from models.analytical.configs import check_size
 
     writers.check(format.value, output)
     for name, folder in (("--landing", landing), ("--home", home)):
@@ -417,7 +418,8 @@ def search(
         rate=(rate, "requests/s"), slo_ttft_ms=(slo_ttft_ms, "milliseconds"), slo_tpot_ms=(slo_tpot_ms, "milliseconds")
     )
     sizes = {"input_tokens": input_tokens, "output_tokens": output_tokens, "concurrency": concurrency}
-    question.check_sizes({**sizes, "max_devices": max_devices}, output_tokens=2)
+    question.check_sizes(sizes, output_tokens=2)
+    check_size("--max-devices", max_devices, most=engine.MOST_DEVICES)
     if rate is not None and concurrency is not None:
         raise ValueError("--rate and --concurrency are two ways to state one load: give one.")
     goal = engine.Goal(

@@ -85,10 +85,10 @@ LARGEST_SIZE = 2**53
 """Largest count that a float64 holds with all those below it; larger sizes are refused."""
 
 
-def check_size(name: str, value: int, least: int = 1) -> None:
-    """Raise ValueError, with the name it is known by, for a size below `least` or beyond LARGEST_SIZE."""
-    if not least <= value <= LARGEST_SIZE:
-        bound = f"{least} or more" if value < least else f"{LARGEST_SIZE} or less"
+def check_size(name: str, value: int, least: int = 1, most: int = LARGEST_SIZE) -> None:
+    """Raise ValueError, with the name it is known by, for a size below `least` or above `most`."""
+    if not least <= value <= most:
+        bound = f"{least} or more" if value < least else f"{most} or less"
         raise ValueError(f"{name} must be {bound}, not {value}.")
 
 

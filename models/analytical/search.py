@@ -42,6 +42,9 @@ BATCH_SIZES = tuple(int(size) for size in np.unique(np.rint(np.geomspace(1, 1024
 """Sequences of one decode step that are tried."""
 
 
+MOST_DEVICES = 2**16
+"""Devices that a search counts on at the most."""
+
 OWN = (
     "is_feasible", "reason", "output_tokens_per_s_per_device", "output_tokens_per_s_per_user", "usd_per_hour",
     "is_pareto", "is_pareto_cost",
@@ -64,7 +67,8 @@ class Goal:
     max_devices: int = 8
 
     def __post_init__(self) -> None:
-        for name, least in (("input_tokens", 1), ("output_tokens", 2), ("max_devices", 1), ("concurrency", 1)):
+        check_size("max_devices", self.max_devices, most=MOST_DEVICES)
+        for name, least in (("input_tokens", 1), ("output_tokens", 2), ("concurrency", 1)):
             value = getattr(self, name)
             if value is not None:
                 check_size(name, value, least)

@@ -469,6 +469,7 @@ def test_links_nobody_knows_are_said_in_the_headline(tmp_path):
             for rate in (0, -1, "inf", "nan")
         ),
         (["--slo-ttft-ms", -1], "--slo-ttft-ms must be a number of milliseconds above 0"),
+        (["--max-devices", 2**17], "--max-devices must be 65536 or less, not 131072."),
         (["--input-tokens", 10**23], f"--input-tokens must be {2**53} or less"),
         (["--rate", 1, "--concurrency", 4], "--rate and --concurrency are two ways to state one load"),
         (["--output-tokens", 1], "--output-tokens must be 2 or more, not 1."),

@@ -333,6 +333,7 @@ def test_dtypes_by_a_short_name(name, dtypes):
         ({"slo_tpot_s": -1.0}, "slo_tpot_s must be above 0"),
         ({"request_rate_per_s": float("nan")}, "request_rate_per_s must be above 0"),
         ({"max_devices": 0}, "max_devices must be 1 or more"),
+        ({"max_devices": 2**17}, "max_devices must be 65536 or less"),
         ({"concurrency": 4, "request_rate_per_s": 1.0}, "two ways to state one load"),
     ],
 )
