@@ -36,7 +36,7 @@ import pyarrow.compute as pc
 
 from collectors import Collected, Report, silent
 from models.analytical import ENGINE_REVISION, RULESETS, default, estimate, evaluate, llmviewer
-from models.analytical.configs import Configs, dtype_names
+from models.analytical.configs import Configs, check_size, dtype_names
 from models.analytical.devices import Device, device_rows, find_device
 from models.analytical.rows import OPTIMIZATIONS, TRAINING
 from warehouse import catalog, parquet, schema
@@ -456,6 +456,8 @@ def _counts(name: str, values: Sequence[int], absent: int | None = None) -> list
     strange = [value for value in values if isinstance(value, bool) or not isinstance(value, int) or value < least]
     if strange or not values:
         raise ValueError(f"{name} must be whole numbers of {least} or more, not {list(values)}.")
+    for value in values:
+        check_size(name, value, least)
     return [None if value == absent else value for value in _distinct(values)]
 
 

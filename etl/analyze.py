@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.analytical import ENGINE_REVISION, evaluate
+from models.analytical import ENGINE_REVISION, evaluate, stages
 from models.analytical.configs import LARGEST_SIZE, check_size, dtype_names
 from models.analytical.devices import find_device
 from models.analytical.rows import TRAINING
@@ -320,6 +320,36 @@ def op_sheet(table: pa.Table) -> pa.Table:
             "bound": [row["bound"] or "" for row in rows],
         }
     )
+
+
+def stage_sheet(totals: pa.Table, ops: pa.Table, llm: Llm, num_stages: int) -> pa.Table:
+    """The cut of an LLM's layers into pipeline stages whose slowest is fastest by the estimate, of every answered row.
+
+    `balance` is the mean stage over the slowest; `equal layers` is what the same number of layers a stage would give.
+    Raises ValueError for more stages than there are layers, embedding and head.
+    """
+    rows = []
+    for index, row in enumerate(totals.to_pylist()):
+        mine = ops.filter(pc.equal(ops.column("config_row"), index))
+        if mine.num_rows == 0:
+            continue
+        units = stages.layer_units(mine, llm.num_layers, seconds="estimate_s")
+        best, equal = (cut(units.seconds, num_stages) for cut in (stages.split, stages.equal_split))
+        for stage, seconds in enumerate(best.stage_s):
+            first, last = units.names[best.bounds[stage]], units.names[best.bounds[stage + 1] - 1]
+            rows.append(
+                {
+                    "device": row["hardware_id"],
+                    "phase": row["phase"],
+                    "stage": str(stage),
+                    "from": first,
+                    "to": last,
+                    "time (ms)": _figure(seconds * 1e3),
+                    "balance (%)": _figure(100 * best.balance),
+                    "equal layers (%)": _figure(100 * equal.balance),
+                }
+            )
+    return pa.Table.from_pylist(rows)
 
 
 def _more(row: Mapping[str, Any]) -> dict[str, Any]:

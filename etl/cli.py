@@ -312,6 +312,9 @@ def analyze(
     gradient_dtype: Annotated[str | None, typer.Option(help="Of gradients.")] = None,
     lora_rank: Annotated[int | None, typer.Option(help="Rank of LoRA adapters.")] = None,
     ops: Annotated[bool, typer.Option("--ops", help="Show every op, by its share of the time.")] = False,
+    stages: Annotated[
+        int | None, typer.Option(help="Cut the layers into so many pipeline stages, the slowest as fast as can be.")
+    ] = None,
     catalog_folder: CatalogOption = None,
     home: Annotated[
         Path | None,
@@ -355,11 +358,13 @@ def analyze(
     }
     configs = question.configurations(llm, hardware, phase or (), dtype, lengths, columns, known)
     totals, op_rows = question.answer(configs, llm, known)
+    cuts = [] if stages is None else [question.stage_sheet(totals, op_rows, llm, stages)]
     op_rows = question.op_table(totals, op_rows) if ops else op_rows
     if format is Format.table:
-        writers.write_tables([*question.sheets(totals, known), *([question.op_sheet(op_rows)] if ops else [])], output)
+        sheets = [*question.sheets(totals, known), *([question.op_sheet(op_rows)] if ops else []), *cuts]
+        writers.write_tables(sheets, output)
     else:
-        writers.write(op_rows if ops else totals, format.value, output)
+        writers.write(cuts[0] if cuts else op_rows if ops else totals, format.value, output)
     for note in (*question.notes(totals), *question.without_effect(phase or (), llm, lengths | columns)):
         _say(note)
 

@@ -173,7 +173,7 @@ def _flat(values: list[Value], size: int) -> Array:
 
 
 def _integers(values: Array) -> pa.Array:
-    is_absent = np.isnan(values)
+    is_absent = np.isnan(values) | (np.abs(values) >= 2.0**63)
     return pa.array(np.rint(np.where(is_absent, 0, values)).astype(np.int64), mask=is_absent)
 
 

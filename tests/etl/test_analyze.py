@@ -513,3 +513,14 @@ def test_landed_rows_join_an_endpoint_of_the_same_concurrency(tmp_path):
     assert runs
     assert {row["concurrency"] for row in runs} == {16}
     assert {row["batch_size"] for row in runs} == {None}
+
+
+def test_stages_are_cut_so_that_the_slowest_is_fastest(tmp_path):
+    words = ["llama-3.1-8b", "--hardware", "h100-sxm", "--phase", "decode", "--stages", 4, "--format", "json"]
+    rows = answered(*words)
+    assert [row["stage"] for row in rows] == ["0", "1", "2", "3"]
+    assert (rows[0]["from"], rows[-1]["to"]) == ("embedding", "head")
+    assert float(rows[0]["balance (%)"]) >= float(rows[0]["equal layers (%)"])
+    refused = ask("gpt2", "--hardware", "t4", "--phase", "decode", "--stages", 99)
+    assert refused.returncode == 2
+    assert "99" in said(refused)
