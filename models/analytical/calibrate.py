@@ -19,7 +19,7 @@ from models.analytical.devices import HardwareRows
 from models.analytical.engine import RULESETS
 from models.analytical.estimate import NAMES, Constants, hide, op_seconds, run_seconds
 from models.analytical.inventory import Array, Group, Op, Value
-from models.analytical.rows import Llms, Rows
+from models.analytical.rows import Brought, Llms, Rows
 from warehouse import schema
 
 BOUNDS: Mapping[str, tuple[float, float]] = {
@@ -207,8 +207,7 @@ class _Problem:
                 device_s, kernels = device_s + seconds * op.count, kernels + launched * op.count
                 if op.kind in times:
                     times[op.kind][block.index] += seconds * op.count
-            whole, _ = run_seconds(device_s, kernels, constants)
-            times[None][block.index] = whole + (block.passes - 1) * constants.step_s
+            times[None][block.index], _ = run_seconds(device_s, kernels, constants, block.passes)
         return times
 
     def ratios(self, constants: Constants) -> Array:
@@ -249,7 +248,7 @@ def _problems(
     executions = np.array([value or "" for value in measured.column("execution").to_pylist()], str)
     keys, first, config = np.unique(np.char.add(ids, executions), return_index=True, return_inverse=True)
     ruleset = RULESETS["default"]
-    rows = Rows(measured.take(pa.array(first)), ruleset.rules, hardware, llms)
+    rows = Rows(measured.take(pa.array(first)), ruleset.rules, Brought.of(hardware, llms))
     blocks: dict[tuple[str, str], list[_Block]] = {}
     starts: dict[tuple[str, str], Constants] = {}
     for part in rows.parts():

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from models.analytical import default, estimate, llmviewer, memory, tables, training
-from models.analytical.devices import HardwareRows, device_rows
+from models.analytical.devices import HardwareRows
 from models.analytical.inventory import Array, Group, Inventory, Op, Value, is_some
-from models.analytical.rows import TRAINING, Llms, Part, Rows, Rules, run_of
+from models.analytical.rows import TRAINING, Brought, Llms, Part, Rows, Rules, run_of, sharing
 from warehouse import catalog
 
 TOTALS = (
@@ -87,11 +87,9 @@ def evaluate(
             f"'{ruleset}' is not a ruleset. Known: {', '.join(RULESETS)}. Add it in models/analytical/engine.py."
         )
     chosen = RULESETS[ruleset]
-    brought = hardware if hardware is None or isinstance(hardware, Mapping) else device_rows(hardware)
-    fitted = None if calibrations is None else list(calibrations)
-    known = llms if llms is None or isinstance(llms, Mapping) else {llm.llm_id: llm for llm in llms}
+    brought = Brought.of(hardware, llms, calibrations)
     answers = [
-        _evaluate(configs.slice(start, SLICE), start, chosen, with_ops, (brought, known, fitted))
+        _evaluate(configs.slice(start, SLICE), start, chosen, with_ops, brought)
         for start in range(0, max(configs.num_rows, 1), SLICE)
     ]
     totals = [totals for totals, _ in answers]
@@ -103,10 +101,10 @@ SLICE = 65_536
 
 
 def _evaluate(
-    configs: pa.Table, start: int, chosen: Ruleset, with_ops: bool, brought: tuple[Any, Any, Any]
+    configs: pa.Table, start: int, chosen: Ruleset, with_ops: bool, brought: Brought
 ) -> tuple[pa.Table, list[pa.Table]]:
     """Totals and ops of a slice of the configurations that begins at row `start`."""
-    rows = Rows(configs, chosen.rules, *brought)
+    rows = Rows(configs, chosen.rules, brought)
     totals = {name: np.full(rows.num_rows, np.nan) for name in TOTALS}
     op_tables = []
     for part in rows.parts():
@@ -176,11 +174,8 @@ def _sum(phase: str, ops: tuple[Op, ...], timed: list[tuple[Value, ...]], group:
             _take_sides(sums, op, times)
     work = {name: sums.total(name) for name in tables.WORK}
     seconds = {name: sums.total(name) for name in (*_SECONDS, "compute_side_s", "memory_side_s", "fixed_s")}
-    stages, parts = group.pipeline_parallel, group.micro_batches
-    devices = group.tensor_parallel * group.data_parallel
-    if phase in TRAINING:
-        devices = devices * stages
-    elif np.any(stages > 1):
+    stages, parts, devices = group.pipeline_parallel, group.micro_batches, sharing(phase, group)
+    if phase not in TRAINING and np.any(stages > 1):
         share = (parts + stages - 1) / (parts * stages) if np.any(parts > 1) else 1.0
         seconds = {name: value * share for name, value in seconds.items()}
     if isinstance(devices, np.ndarray) or devices != 1:
@@ -260,9 +255,7 @@ def _expose(sums: _Sums, op: Op, times: tuple[Value, ...]) -> None:
 
 
 def _estimate(answers: Mapping[str, Value], passes: Value, constants: estimate.Constants) -> dict[str, Value]:
-    seconds, launch = estimate.run_seconds(answers["estimate_s"], answers["num_kernels"], constants)
-    waiting = (passes - 1) * constants.step_s  # the first pass has its own
-    seconds, launch = seconds + waiting, launch + waiting
+    seconds, launch = estimate.run_seconds(answers["estimate_s"], answers["num_kernels"], constants, passes)
     return {
         "estimate_s": seconds,
         "estimate_lower_s": np.maximum(seconds * constants.ratio_p05, answers["roofline_s"]),

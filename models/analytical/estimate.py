@@ -193,11 +193,11 @@ def hide(ops: Sequence[Op], seconds: Sequence[Value], execution: str) -> list[Va
     return left
 
 
-def run_seconds(device_s: Value, kernels: Value, constants: Constants) -> tuple[Value, Value]:
+def run_seconds(device_s: Value, kernels: Value, constants: Constants, passes: Value = 1.0) -> tuple[Value, Value]:
     """Estimate of one execution of a phase from the sums over its ops, and the host's part of it: kernels to issue and
-    what surrounds them. The slower of device and host decides."""
-    issuing = kernels * constants.dispatch_s
-    return np.maximum(device_s, issuing) + constants.step_s, issuing + constants.step_s
+    what surrounds each of its passes. The slower of device and host decides."""
+    issuing, waiting = kernels * constants.dispatch_s, passes * constants.step_s
+    return np.maximum(device_s, issuing) + waiting, issuing + waiting
 
 
 _UNFUSED = ("eager", "graph")

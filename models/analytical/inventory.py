@@ -45,16 +45,16 @@ class Op:
     """Bytes between device and host memory: streamed weights, offloaded states."""
     hidden: Value = 0.0
     """Seconds of earlier ops that this one overlaps with: only what is left of it counts."""
+    hidden_memory: Value = 0.0
+    """Of those, the seconds that the memory's bandwidth decides."""
+    hidden_link: Value = 0.0
+    """Of those, the seconds that the links decide; less than 0 where transfers before it took their time of the same link."""
     beside: tuple[int, ...] = ()
     """Indices of the ops that hide it, where the estimate hides it behind what those are estimated to take."""
     is_exposed: bool = False
     """Frameworks hide none of it unless they are told to: the bound does, the estimate does not."""
     resent: float = 1.0
     """What frameworks send over what has to be sent: 2 where they all-reduce what a reduce-scatter would do."""
-    hidden_memory: Value = 0.0
-    """Of those, the seconds that the memory's bandwidth decides."""
-    hidden_link: Value = 0.0
-    """Of those, the seconds that the links decide; less than 0 where transfers before it took their time of the same link."""
     live: Value = 0.0
     """Activations alive while the op runs: what it reads, what it writes, and what waits for later ops."""
     gemm: tuple[Value, Value, Value] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,17 +84,31 @@ class Rules:
     """Follow LLM-Viewer: its peaks, no parallelism, no verdict on memory, no estimate."""
 
 
-class Rows:
-    """Every configuration as arrays of shape (configurations,), with what was assumed and refused on the way."""
+@dataclass(frozen=True)
+class Brought:
+    """What a caller brings along beside the catalogue and the shipped constants."""
 
-    def __init__(
-        self,
-        table: pa.Table,
-        rules: Rules,
+    hardware: Mapping[str, Row]
+    llms: Mapping[str, Llm]
+    calibrations: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def of(
+        cls,
         hardware: HardwareRows | None = None,
         llms: Llms | None = None,
         calibrations: Iterable[Mapping[str, Any]] | None = None,
-    ) -> None:
+    ) -> Brought:
+        """From any of the forms that `evaluate` takes."""
+        if not isinstance(llms, Mapping):
+            llms = {llm.llm_id: llm for llm in llms or ()}
+        return cls(device_rows(hardware), llms, tuple(calibrations or ()))
+
+
+class Rows:
+    """Every configuration as arrays of shape (configurations,), with what was assumed and refused on the way."""
+
+    def __init__(self, table: pa.Table, rules: Rules, brought: Brought) -> None:
         self.rules = rules
         self.configs = configs = Configs(table)
         self.num_rows = configs.num_rows
@@ -102,8 +116,8 @@ class Rows:
         self.refusals: list[str] = []
         self.notes: list[tuple[str, Mask]] = []
         self.llm_names, self.phases = configs.names("llm_id"), configs.names("phase")
-        self.llms = _find_llms(self.llm_names, llms)
-        self.devices = _find_devices(configs.names("hardware_id"), rules, hardware)
+        self.llms = _find_llms(self.llm_names, brought.llms)
+        self.devices = _find_devices(configs.names("hardware_id"), rules, brought.hardware)
         self.device_codes = configs.names("hardware_id").codes
         self.sizes = {
             name: configs.numbers(name) for name in ("batch_size", "input_tokens", "output_tokens", "context_tokens")
@@ -115,7 +129,7 @@ class Rows:
         self._refuse(self.device_codes == NULL, "hardware_id is NULL: no device to bound.")
         self._read_attention()
         self._read_options()
-        self._read_execution(calibrations)
+        self._read_execution(brought.calibrations)
         self._read_dtypes()
         self._read_parallelism()
         self._read_peaks()
@@ -269,7 +283,7 @@ class Rows:
         self.is_fused = self.is_fused | is_flash
         self.note(~self.is_attention_stated & ~is_flash, "attention is not stated: eager assumed.")
 
-    def _read_execution(self, calibrations: Iterable[Mapping[str, Any]] | None) -> None:
+    def _read_execution(self, calibrations: Sequence[Mapping[str, Any]]) -> None:
         """The execution profile, and the constants of every device under it."""
         names = self.configs.names("execution")
         for code, value in enumerate(names.values):
@@ -288,10 +302,9 @@ class Rows:
         self.constants_of: dict[str, list[tuple[str, estimate.Constants]]] = {}
         if self.rules.is_peer:
             return
-        brought = list(calibrations) if calibrations is not None else None
         for code in np.unique(self.execution_codes):
             name = self.executions[code]
-            self.constants_of[name] = [estimate.constants(device, name, brought) for device in self.devices]
+            self.constants_of[name] = [estimate.constants(device, name, calibrations) for device in self.devices]
 
     def _read_dtypes(self) -> None:
         """NULL means: weights fp16; activations as the weights where those are floating point, else fp16; KV as activations."""
@@ -533,6 +546,12 @@ _GROUP_COLUMNS = (
 )  # fmt: skip
 
 
+def sharing(phase: str, group: Group) -> Value:
+    """Devices that do the work of an op each: inference ops pass all stages of a pipeline, training ops are of the mean one."""
+    devices = group.tensor_parallel * group.data_parallel
+    return devices * group.pipeline_parallel if phase in TRAINING else devices
+
+
 def run_of(index: Index) -> Index | slice:
     """Neighbouring rows as a slice, which costs no copy."""
     is_run = index[-1] - index[0] + 1 == index.size and bool((np.diff(index) == 1).all())
@@ -564,14 +583,9 @@ def _grouped(*columns: NDArray[Any]) -> tuple[Index, Index]:
     return order, np.flatnonzero(np.diff(combined[order])) + 1
 
 
-def _find_llms(names: Names, brought: Llms | None) -> list[Llm]:
-    if brought is None:
-        brought = {}
-    if not isinstance(brought, Mapping):
-        brought = {llm.llm_id: llm for llm in brought}
+def _find_llms(names: Names, brought: Mapping[str, Llm]) -> list[Llm]:
     return [brought[name] if name in brought else find_llm(name) for name in names.values]
 
 
-def _find_devices(names: Names, rules: Rules, hardware: HardwareRows | None) -> list[Device]:
-    brought = device_rows(hardware)
+def _find_devices(names: Names, rules: Rules, brought: Mapping[str, Row]) -> list[Device]:
     return [find_device(name, rules.device, brought) for name in names.values]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.analytical.configs import NULL, Codes
 from models.analytical.inventory import Array, Group, Op, Value
-from models.analytical.rows import TRAINING, Index, Rows
+from models.analytical.rows import Index, Rows, sharing
 from warehouse import schema
 
 WORK = {
@@ -121,9 +121,7 @@ def op_table(phase: str, ops: tuple[Op, ...], timed: list[tuple[Value, ...]], gr
 
     `timed`: of every op, the seconds of compute, memory, communication, the bound and the estimate, and its kernels.
     """
-    size, devices = index.size, group.tensor_parallel * group.data_parallel
-    if phase in TRAINING:
-        devices = devices * group.pipeline_parallel
+    size, devices = index.size, sharing(phase, group)
     names = {name: _flat([getattr(op, field) * devices for op in ops], size) for name, field in WORK.items()}
     moved = sum(names[name] for name in WORK if name != "flops")
     with np.errstate(divide="ignore", invalid="ignore"):
