@@ -30,6 +30,8 @@ PHASES = ("forward", "prefill", "decode", "generate", "serve", "pretrain_step", 
 ATTENTIONS = ("eager", "sdpa", "flash", "paged")
 EXECUTIONS = ("eager", "compiled", "graph", "engine")
 BOUNDS = ("compute", "memory", "communication", "launch")
+CACHE_IMPLEMENTATIONS = ("dynamic", "static", "sliding", "paged")
+OP_LEVELS = ("module", "kernel")
 DTYPE_BYTES: dict[str, float] = {
     "fp64": 8.0, "fp32": 4.0, "tf32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "fp6": 0.75, "fp4": 0.5,
     "int4": 0.5, "nf4": 0.5, "int2": 0.25, "int1": 0.125, "nvfp4": 0.5625, "mxfp4": 0.53125,
@@ -121,6 +123,29 @@ CONFIGURATION: tuple[Column, ...] = (
     Column("optimizer_dtype", _S, "dtype of one optimizer state of one parameter", tuple(DTYPE_BYTES)),
     Column("gradient_dtype", _S, "dtype of gradients", tuple(DTYPE_BYTES)),
     Column("lora_rank", _I, "rank of LoRA adapters"),
+    Column(
+        "kernel",
+        _S,
+        "what a microbench times, a word of the ops vocabulary: gemm, attention, norm, memcpy_h2d, all_reduce ...",
+    ),
+    Column("m", _I, "rows of a microbench: of a GEMM's first matrix, or of vectors normalised"),
+    Column("n", _I, "columns of a microbench: of a GEMM's second matrix, or elements of a vector"),
+    Column("k", _I, "inner dimension of a microbench GEMM"),
+    Column("num_heads", _I, "query heads of a microbench"),
+    Column("num_kv_heads", _I, "key and value heads of a microbench"),
+    Column("head_dim", _I, "elements of one head of a microbench"),
+    Column(
+        "size_bytes",
+        _I,
+        "bytes that a microbench copies, or that each rank brings to a collective (gathers: the part of one rank)",
+    ),
+    Column("host_memory", _S, "main memory at the other end of a microbench copy", ("pinned", "pageable")),
+    Column(
+        "cache_state",
+        _S,
+        "last-level cache before each repeat of a microbench: cold (flushed) or warm",
+        ("cold", "warm"),
+    ),
 )
 """What was asked for: hashed into `config_id`, the key that joins measured, published, analytical and predicted rows.
 
@@ -131,6 +156,7 @@ CONFIGURATION_NAMES = tuple(column.name for column in CONFIGURATION)
 
 ADDED_TO_CONFIGURATION = (
     "prefix_tokens", "chunk_tokens", "num_micro_batches", "optimizer_dtype", "gradient_dtype", "lora_rank",
+    "kernel", "m", "n", "k", "num_heads", "num_kv_heads", "head_dim", "size_bytes", "host_memory", "cache_state",
 )  # fmt: skip
 """Configuration columns that came later: hashed into `config_id` only where they have a value, so that the ids of rows
 written before them stay."""
@@ -188,10 +214,14 @@ RUNS = Table(
         *CONFIGURATION,
         Column("task", _S, "what the tokens were for: summarization translation question_answering generation ..."),
         Column("execution", _S, "how kernels were issued", EXECUTIONS),
+        Column("cache_implementation", _S, "how the KV cache is kept; NULL where unknown or without one", CACHE_IMPLEMENTATIONS),
         Column("framework", _S, "pytorch, vllm, deepspeed, ..."),
         Column("framework_version", _S, "its version"),
         Column("environment_id", _S, "an id of `environments`"),
         Column("served_model_name", _S, "the model name an endpoint was asked for"),
+        Column("model_revision", _S, "commit of the checkpoint; NULL for random weights"),
+        Column("tokenizer_hash", _S, "digest of the checkpoint's tokenizer files; NULL for synthetic token ids"),
+        Column("trace", _S, "file name under traces/ of the profiler's Chrome trace"),
         Column("command", _S, "the command that repeats this run; never holds a secret"),
         Column("num_samples", _I, "measured repeats behind the statistics"),
         Column("num_requests", _I, "requests sent"),
@@ -201,6 +231,9 @@ RUNS = Table(
         Column("slo_tpot_s", _F, "TPOT objective behind goodput; NULL for none"),
         Column("profiler_overhead_ratio", _F, "profiled time over unprofiled time"),
         Column("other_load_ratio", _F, "share of the cores other processes kept busy meanwhile; NULL where unknown"),
+        Column("throttled_ratio", _F, "share of the telemetry readings under a throttle reason; NULL without readings"),
+        Column("energy_window_s", _F, "window behind energy_j; the execution was repeated until it was long enough"),
+        Column("is_host_bound", _B, "latency_s above 1.2 x the time the device worked (kernel_time_s, else device_time_s): the host sets the pace"),
         Column("metric_definitions", pa.map_(_S, _S), "metric column -> definition id of warehouse/metrics.py"),
         *_metric_columns(),
         Column("is_fitting", _B, "does it fit in device memory"),
@@ -222,7 +255,15 @@ OPS = Table(
         Column(
             "path", _S, "module path: model.layers.0.self_attn.q_proj; `*` where layers are folded", is_required=True
         ),
-        Column("parent_path", _S, "path of the container; NULL for a root"),
+        Column("parent_path", _S, "path of the container, of a kernel the module that launched it; NULL for a root"),
+        Column(
+            "level",
+            _S,
+            "`kernel`: what a profiler saw on the device (or an operator of the framework on a CPU), below the module of "
+            "parent_path and timed in another pass, never summed with modules; NULL or `module` for all others",
+            OP_LEVELS,
+        ),
+        Column("class_name", _S, "class of the module"),
         Column("layer_index", _I, "0-based layer; NULL outside layers and where layers are folded"),
         Column("op_kind", _S, "one vocabulary for every source", OP_KINDS, is_required=True),
         Column("phase", _S, "forward, backward, optimizer, prefill, decode ..."),
@@ -235,6 +276,15 @@ OPS = Table(
         Column("device_time_s", _F, "time of the device's kernels"),
         Column("cpu_time_s", _F, "processor time"),
         Column("memory_bytes", _F, "memory allocated by the op"),
+        Column("num_parameters", _I, "parameters of the module and those below it, shared ones once"),
+        Column("parameter_bytes", _F, "their bytes"),
+        Column("activation_bytes", _F, "outputs of the module"),
+        Column(
+            "memory_peak_bytes",
+            _F,
+            "peak of bytes allocated while the module ran, above what was allocated when it began",
+        ),
+        Column("shapes", _S, "shapes of a kernel's inputs, as its profiler prints them"),
         Column("arithmetic_intensity", _F, "FLOP/B"),
         Column("roofline_s", _F, "bound: max(F / peak, B / bandwidth)"),
         Column("estimate_s", _F, "calibrated estimate, launches and link latency included"),
@@ -304,8 +354,37 @@ TELEMETRY = Table(
         Column("memory_clock_hz", _F, "memory clock"),
         Column("temperature_c", _F, "temperature, degrees Celsius"),
         Column("utilization", _F, "0 to 1"),
-        Column("memory_used_bytes", _F, "device (or resident) memory in use"),
-        Column("throttle_reasons", pa.list_(_S), "active reasons"),
+        Column("memory_utilization", _F, "share of the time in which device memory was read or written, 0 to 1"),
+        Column("memory_used_bytes", _F, "device memory in use; of the host the resident set of the process"),
+        Column("process_memory_bytes", _F, "device memory of this process"),
+        Column(
+            "throttle_reasons",
+            pa.list_(_S),
+            "active reasons, idleness apart; an empty list for none, NULL where unknown",
+        ),
+    ),
+)
+
+RANKS = Table(
+    "ranks",
+    "one rank (process, device) of a run on several",
+    ("run_id", "rank"),
+    (
+        Column("run_id", _S, "the run", is_required=True),
+        Column("rank", _I, "0-based", is_required=True),
+        Column("device_index", _I, "device of the rank; NULL on a CPU"),
+        Column("num_layers", _I, "layers the rank holds, where layers are split"),
+        Column("latency_s", _F, "mean wall-clock time of one execution as the rank saw it"),
+        Column("compute_s", _F, "time outside communication"),
+        Column("communication_s", _F, "time inside communication, waiting included"),
+        Column("weights_bytes", _F, "weights the rank holds"),
+        Column(
+            "memory_peak_bytes", _F, "peak of bytes allocated (on a CPU: peak resident set above that before the model)"
+        ),
+        Column("memory_reserved_bytes", _F, "peak of bytes reserved by the framework's allocator"),
+        Column("memory_process_bytes", _F, "peak device memory of the rank's process as its driver reports"),
+        Column("memory_device_bytes", _F, "peak memory in use on the rank's device as its driver reports"),
+        Column("energy_j", _F, "energy of the rank's device for one execution"),
     ),
 )
 
@@ -327,6 +406,27 @@ ENVIRONMENTS = Table(
         Column("driver_version", _S, "GPU driver"),
         Column("cuda_version", _S, "CUDA of the framework build"),
         Column("power_limit_w", _F, "enforced power limit"),
+        Column("sm_clock_max_hz", _F, "highest compute clock"),
+        Column("memory_clock_max_hz", _F, "highest memory clock"),
+        Column(
+            "sm_clock_limit_hz",
+            _F,
+            "compute clock that applications are held to (locked or application clock); NULL for none",
+        ),
+        Column("vbios_version", _S, "firmware of the GPU"),
+        Column("is_ecc_enabled", _B, "error-correcting device memory"),
+        Column("is_mig_enabled", _B, "GPU cut into instances"),
+        Column("is_persistence_enabled", _B, "driver kept loaded"),
+        Column("pcie_generation", _I, "PCIe generation of the link at its highest"),
+        Column("pcie_width", _I, "PCIe lanes of the link at its highest"),
+        Column("num_nvlinks", _I, "active NVLink links of the first GPU; NULL where unknown"),
+        Column("cudnn_version", _S, "cuDNN of the framework build"),
+        Column("nccl_version", _S, "NCCL of the framework build"),
+        Column("num_numa_nodes", _I, "NUMA nodes"),
+        Column("cpu_governor", _S, "frequency governor of the first core"),
+        Column("cpu_clock_max_hz", _F, "highest clock of the first core"),
+        Column("container_digest", _S, "digest of the container image where the run-time tells"),
+        Column("git_commit", _S, "commit of this project's checkout, `+` where it was changed; NULL when installed"),
         Column("python_version", _S, "CPython"),
         Column("torch_version", _S, "torch"),
         Column("transformers_version", _S, "transformers"),
@@ -346,7 +446,13 @@ HARDWARE = Table(
         Column("hardware_id", _S, "id", is_required=True),
         Column("name", _S, "full name", is_required=True),
         Column("vendor", _S, "maker"),
-        Column("kind", _S, "gpu, cpu, tpu, accelerator", ("gpu", "cpu", "tpu", "accelerator")),
+        Column(
+            "kind",
+            _S,
+            "gpu, cpu, tpu, accelerator; `measured` for the ceilings that microbenchmarks reached on one",
+            ("gpu", "cpu", "tpu", "accelerator", "measured"),
+        ),
+        Column("measured_of", _S, "of a row of kind `measured`: the hardware_id whose ceilings were measured"),
         Column("architecture", _S, "ampere, hopper, zen4 ..."),
         Column("released", _S, "year or year-month"),
         Column("memory_bytes", _F, "device memory"),
@@ -365,6 +471,8 @@ HARDWARE = Table(
         Column("onchip_bytes", _F, "registers and shared memory usable by a fused kernel"),
         Column("num_cores", _I, "SMs, compute units or cores"),
         Column("clock_hz", _F, "boost clock"),
+        Column("kernel_launch_s", _F, "time from one kernel of a stream to the next, where they do nothing"),
+        Column("collective_launch_s", _F, "time of the smallest collective"),
         Column("link_bandwidth_bytes_per_s", _F, "device-to-device link, one direction"),
         Column("host_link_bandwidth_bytes_per_s", _F, "host link, one direction"),
         Column("linked_devices", _I, "devices that the link connects at full speed"),
@@ -549,13 +657,13 @@ LOADS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        RUNS, OPS, REQUESTS, SAMPLES, TELEMETRY, ENVIRONMENTS, HARDWARE, LLMS, PRICES, SOURCES,
+        RUNS, OPS, REQUESTS, SAMPLES, TELEMETRY, RANKS, ENVIRONMENTS, HARDWARE, LLMS, PRICES, SOURCES,
         CALIBRATIONS, PREDICTORS,
         PREDICTOR_SCORES, PREDICTIONS, LOADS,
     )
 }  # fmt: skip
 
-OF_A_RUN = ("ops", "requests", "samples", "telemetry")
+OF_A_RUN = ("ops", "requests", "samples", "telemetry", "ranks")
 """Tables whose rows belong to a run: a file of these waits in landing until its `runs` file (same name) is there."""
 
 VOLATILE = ("collected_at", "trained_at", "fitted_at", "environment_id", "command", "snapshot_id")

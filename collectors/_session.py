@@ -1,0 +1,201 @@
+"""What every measurement of one call shares: the device held, its roofs, the environment, what is known already, where rows land."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from collectors import Collected, Report, _machine, silent
+from warehouse import catalog, parquet, schema
+
+DONE = ("ok", "oom", "timeout", "unsupported")
+"""Statuses that another try would not change; an `error` is tried again."""
+
+
+@dataclass
+class Session:
+    """One call of a measuring collector. Picklable once `for_worker` took its report out."""
+
+    collector: str
+    source: Mapping[str, Any]
+    landing: Path
+    report: Report
+    device: str
+    hardware: dict[str, Any]
+    is_hardware_new: bool
+    ceilings: dict[str, Any] | None
+    environment: dict[str, Any]
+    known: set[str]
+    paths: list[Path] = field(default_factory=list)
+    num_runs: int = 0
+    num_failed: int = 0
+
+    def for_worker(self, report: Report = silent) -> Session:
+        """This session for a process of its own: the same, with nothing landed yet and another report."""
+        return replace(self, report=report, paths=[], num_runs=0, num_failed=0)
+
+    def collected(self) -> Collected:
+        return Collected(self.num_runs, tuple(self.paths), self.num_failed)
+
+    def is_known(self, run: Mapping[str, Any]) -> bool:
+        """Whether the lake or the landing folder holds a finished run of the same group (see `identity`)."""
+        return run["repeat_group_id"] in self.known
+
+    def identity(
+        self,
+        configuration: Mapping[str, Any],
+        *,
+        command: str,
+        task: str | None = None,
+        execution: str | None = "eager",
+        cache_implementation: str | None = None,
+    ) -> dict[str, Any]:
+        """Identity columns of a new run: ids, provenance, when, on what. `configuration` gets this device and degrees of 1.
+
+        `repeat_group_id` is the same for runs that repeat one another: configuration, task, execution and cache alike.
+        """
+        config = {
+            "hardware_id": self.hardware["hardware_id"],
+            **dict.fromkeys(schema.ONE_BY_DEFAULT, 1),
+            "optimizations": [],
+            **configuration,
+        }
+        config_id = schema.config_id(config)
+        variant = [one for one in (execution, cache_implementation) if one not in ("eager", "dynamic", None)]
+        return {
+            "run_id": f"{self.collector}-{uuid.uuid4().hex[:16]}",
+            "config_id": config_id,
+            "repeat_group_id": schema.digest(self.source["source_id"], config_id, task, *variant),
+            "collector": self.collector,
+            "source_kind": "measured",
+            "source_id": self.source["source_id"],
+            "quality_tier": 2,
+            "collected_at": datetime.datetime.now(datetime.UTC),
+            "is_excluded": False,
+            **config,
+            "task": task,
+            "execution": execution,
+            "cache_implementation": cache_implementation,
+            "framework": "pytorch",
+            "framework_version": importlib.metadata.version("torch"),
+            "environment_id": self.environment["environment_id"],
+            "command": command,
+        }
+
+    def land(
+        self,
+        runs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        llm: Mapping[str, Any] | None = None,
+        **tables: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Land runs with what belongs to them (ops, samples, telemetry, ranks) as one batch: whole or not at all.
+
+        `llm` is an `llms` row where the catalogue has none. Names the batch after its first run.
+        """
+        rows = [runs] if isinstance(runs, Mapping) else list(runs)
+        batch: dict[str, parquet.Rows] = {
+            "environments": [self.environment],
+            "hardware": [self.hardware] if self.is_hardware_new else [],
+            "llms": [] if llm is None else [llm],
+            "sources": [self.source],
+            **tables,
+            "runs": rows,
+        }
+        self.paths += parquet.land(self.landing, rows[0]["run_id"], batch)
+        self.known |= {row["repeat_group_id"] for row in rows if row["status"] in DONE}
+        self.num_runs += len(rows)
+        self.num_failed += sum(row["status"] != "ok" for row in rows)
+
+
+@contextlib.contextmanager
+def open_session(
+    collector: str,
+    source: Mapping[str, Any],
+    landing: Path,
+    *,
+    device: str = "auto",
+    report: Report = silent,
+    hardware_row: dict[str, Any] | None = None,
+    ceiling_row: dict[str, Any] | None = None,
+    skip: Collection[str] = frozenset(),
+) -> Iterator[Session]:
+    """Hold the device ('auto', 'cpu', 'cuda') and yield the session of one call.
+
+    `hardware_row` and `ceiling_row` are this device's rows where a lake knows them (catalogue or first measurement, and what
+    `microbench` reached); else the landing folder's are taken. `skip` holds repeat_group_ids that need no measuring; those
+    of finished runs in the landing folder are added. Raises ValueError for a device that is not there or a row of another.
+    """
+    device = _machine.resolve_device(device)
+    with _machine.device_lock(device, report):
+        row, is_new = _hardware(landing, device, hardware_row)
+        yield Session(
+            collector=collector, source=source, landing=landing, report=report, device=device, hardware=row,
+            is_hardware_new=is_new, ceilings=ceiling_row or _landed_ceilings(landing, row["hardware_id"]),
+            environment=_machine.environment(row["hardware_id"]),
+            known=set(skip) | _landed_groups(landing, collector),
+        )  # fmt: skip
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """Status columns of a failed execution: out of memory by its type or by what an allocator says."""
+    import torch
+
+    lines = str(error).strip().splitlines()
+    said = str(error).lower()
+    is_oom = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        one in said for one in ("can't allocate memory", "out of memory", "cannot allocate memory")
+    )
+    text = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return {"status": "oom" if is_oom else "error", "status_detail": text[:500]}
+
+
+def joined(*notes: str | None) -> str | None:
+    """Notes of a status_detail in one line; None for none."""
+    return "; ".join(note for note in notes if note) or None
+
+
+def several(value: Any) -> list[Any]:
+    """An option's values: one is a list of one."""
+    return [value] if isinstance(value, str | int | float) else list(value)
+
+
+def _hardware(landing: Path, device: str, known: dict[str, Any] | None) -> tuple[dict[str, Any], bool]:
+    """This device's row, and whether it has to be landed: measured ceilings are stored once and reused from then on."""
+    hardware_id = _machine.hardware_id(device)
+    if known is not None:
+        if known["hardware_id"] != hardware_id:
+            raise ValueError(f"The hardware row is of '{known['hardware_id']}', and this machine is '{hardware_id}'.")
+        return known, False
+    landed = [row for row in _landed(landing, "hardware") if row["hardware_id"] == hardware_id]
+    if landed:
+        return landed[0], False
+    with contextlib.suppress(catalog.UnknownEntryError):
+        return dict(catalog.find_hardware(hardware_id).row), False
+    return _machine.hardware_row(device), True
+
+
+def _landed_ceilings(landing: Path, hardware_id: str) -> dict[str, Any] | None:
+    rows = [row for row in _landed(landing, "hardware") if row["measured_of"] == hardware_id]
+    return rows[-1] if rows else None
+
+
+def _landed_groups(landing: Path, collector: str) -> set[str]:
+    return {
+        row["repeat_group_id"]
+        for row in _landed(landing, "runs")
+        if row["collector"] == collector and row["status"] in DONE and row["repeat_group_id"] is not None
+    }
+
+
+def _landed(landing: Path, table: str) -> Iterator[dict[str, Any]]:
+    """Rows of a table in the landing folder, in order of writing; a file that cannot be read is the loader's to refuse."""
+    for path in sorted((landing / table).glob("*.parquet"), key=lambda one: one.stat().st_mtime):
+        with contextlib.suppress(parquet.ContractError, OSError):
+            yield from parquet.read(table, path).to_pylist()
