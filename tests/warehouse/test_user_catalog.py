@@ -193,7 +193,7 @@ def test_an_absent_or_empty_folder_is_refused(tmp_path: Path) -> None:
         ("tdp_w = 900", "tdp_w = nan", r"tdp_w must be a positive number .*, not nan"),
         ("tdp_w = 900", "tdp_w = true", r"tdp_w must be a positive number .*, not True"),
         ("tdp_w = 900", "num_cores = 9.5", r"num_cores must be a whole number, not 9\.5"),
-        ('kind = "accelerator"', 'kind = "wafer"', r"kind must be one of gpu, cpu, tpu, accelerator, not 'wafer'"),
+        ('kind = "accelerator"', 'kind = "wafer"', r"kind must be one of gpu, cpu, tpu, accelerator, measured, not 'wafer'"),
         ('name = "Wafer 9"', "name = 9", r"name must be text, not 9"),
         ("source_date = 2026-11-01", 'source_date = "November"', r"source_date must be an ISO date .*, not 'November'"),
         ('aliases = ["the wafer"]', 'aliases = "the wafer"', r"aliases must be a list of texts, not 'the wafer'"),
