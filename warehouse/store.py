@@ -72,13 +72,24 @@ class Home:
         return self.path / "predictors"
 
     @property
+    def traces(self) -> Path:
+        return self.path / "traces"
+
+    @property
     def exists(self) -> bool:
         return self.catalog is not None or (self.path / "catalog.sqlite").exists()
 
     def prepare(self) -> None:
         """Make the folders. Raises StoreError where they cannot be written."""
         try:
-            for folder in (self.landing, self.quarantine, self.path / "lake", self.predictors, self.path / "exports"):
+            for folder in (
+                self.landing,
+                self.quarantine,
+                self.path / "lake",
+                self.predictors,
+                self.traces,
+                self.path / "exports",
+            ):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}-{threading.get_ident()}"
             probe.touch()
@@ -193,6 +204,7 @@ class Store:
         try:
             with FileLock(self.home.path / ".load.lock"):
                 _retry(lambda: self._in_transaction(self._sync_catalog))
+                self._take_traces()
                 for batches in _grouped(self._ready(result)):
                     # re-read on a retry: a commit whose answer was lost is a commit
                     _retry(partial(self._load_unloaded, batches, result))
@@ -209,6 +221,11 @@ class Store:
         _retry(lambda: self._cursor().execute("CALL lake.merge_adjacent_files()").fetchall())
         cleanup = "CALL ducklake_cleanup_old_files('lake', older_than => now() - INTERVAL 1 DAY)"
         _retry(lambda: self._cursor().execute(cleanup).fetchall())
+
+    def _take_traces(self) -> None:
+        """Move profiler traces out of landing/traces to the home's: a run's row names its file."""
+        for path in (self.home.landing / "traces").glob("[!.]*"):
+            path.replace(self.home.traces / path.name)
 
     def _ready(self, result: LoadReport) -> Iterator[_Batch]:
         """Batches that are complete. A file that was refused before is tried again: what it lacked may be there now."""

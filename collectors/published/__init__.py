@@ -1,7 +1,8 @@
-"""Figures printed in papers, with table and cell as their source: one TOML transcription a paper.
+"""Figures printed in papers, with table and cell as their source (one TOML transcription a paper), and our own measured datasets.
 
-Every row is tier 0 and keeps the value as printed. What a paper's own figures or physics contradict is excluded from charts
+Every row of a paper is tier 0 and keeps the value as printed. What a paper's own figures or physics contradict is excluded from charts
 or noted on its table (`_checks`). Reruns land the same bytes: ids are hashes of table and cell, times are publication dates.
+A folder under measured/ is a dataset that `python -m collectors pack` made; its rows land as they were measured.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from collectors import Collected, Report, silent
+from collectors import Collected, Report, _dataset, silent
 from collectors.published import _checks, _transcription
 from collectors.published._transcription import papers as known
 from warehouse import parquet
+
+MEASURED = Path(__file__).parent / "measured"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def collect(landing: Path, *, report: Report = silent, papers: list[str] | None = None) -> Collected:
-    """Land the figures of some papers (all by default), one batch a paper. Out-of-memory cells count as failed runs.
+    """Land the figures of some papers, by default of all and every measured dataset: one batch each. Failed cells are counted.
 
     Raises LookupError for a paper that is not transcribed.
     """
@@ -34,4 +37,9 @@ def collect(landing: Path, *, report: Report = silent, papers: list[str] | None 
         runs += rows["runs"]
         excluded = sum(run["is_excluded"] for run in rows["runs"])
         report(f"{source}: {len(rows['runs'])} runs, {excluded} excluded; {len(faults)} faults noted")
+    for folder in sorted(MEASURED.glob("*/")) if papers is None else ():
+        tables = _dataset.read(folder)
+        paths += parquet.land(landing, f"measured-{folder.name}", tables)
+        runs += tables["runs"].select(["status"]).to_pylist()
+        report(f"{folder.name}: {tables['runs'].num_rows} runs measured by Rooflake")
     return Collected(len(runs), tuple(paths), sum(run["status"] != "ok" for run in runs))

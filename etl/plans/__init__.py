@@ -1,102 +1,15 @@
-"""Plans: TOML files of sweeps. `[[sweep]]` names a collector; its other keys are that collector's options."""
+"""Plans of the pipeline: this folder's TOML files and the collectors' campaigns, in one format."""
 
 from __future__ import annotations
 
-import collections.abc
-import inspect
-import tomllib
-import typing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import collectors
+from collectors import _plan
+from collectors._plan import Plan
 
 FOLDER = Path(__file__).parent
-KEYS = {"name": str, "sweep": list, "twins": bool, "train": bool}
-OURS = ("landing", "report", "skip", "hardware_row")
-"""Parameters of collectors that the flow fills in."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """One call of one collector."""
-
-    collector: str
-    title: str
-    options: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Sweeps in order, then whether configurations get analytical twins and predictors are trained."""
-
-    name: str
-    sweeps: tuple[Sweep, ...]
-    twins: bool
-    train: bool
 
 
 def load(name: str) -> Plan:
-    """A plan by file path, or by name from this folder. Raises ValueError saying what is wrong and what is known."""
-    path = Path(name)
-    if not path.suffix:
-        path = FOLDER / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.toml")))
-        raise ValueError(f"There is no plan '{name}'. Known: {known}; or name a TOML file.")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"The plan '{path.name}' is not TOML: {error}.") from error
-    for key, value in content.items():
-        if key not in KEYS:
-            raise ValueError(f"The plan '{path.name}' has no key '{key}'. Known: {', '.join(KEYS)}.")
-        if not isinstance(value, KEYS[key]):
-            wanted = {str: "a text", bool: "true or false", list: "[[sweep]] tables"}[KEYS[key]]
-            raise ValueError(f"In the plan '{path.name}' {key} must be {wanted}, not {value!r}.")
-    return Plan(
-        content.get("name", path.stem),
-        tuple(_sweep(f"The plan '{path.name}'", entry) for entry in content.get("sweep", [])),
-        content.get("twins", True),
-        content.get("train", True),
-    )
-
-
-def _sweep(plan: str, entry: Any) -> Sweep:
-    if not isinstance(entry, dict):
-        raise ValueError(
-            f"{plan} has the sweep {entry!r}. A sweep is a table: [[sweep]], then collector = and options."
-        )
-    options = dict(entry)
-    collector = options.pop("collector", None)
-    if collector not in collectors.names():
-        raise ValueError(f"{plan} has a sweep of collector '{collector}'. Known: {', '.join(collectors.names())}.")
-    title = str(options.pop("title", collector))
-    return Sweep(collector, title, _options(f"{plan}, sweep '{title}'", collector, options))
-
-
-def _options(where: str, collector: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Options as the collector's `collect` takes them: one value for a list is a list of one."""
-    collect = collectors.find(collector).collect
-    hints = typing.get_type_hints(collect)
-    known = {key: one for key, one in inspect.signature(collect).parameters.items() if key not in OURS}
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise ValueError(f"{where}: {collector} has no option '{unknown[0]}'. Known: {', '.join(known)}.")
-    missing = [name for name, one in known.items() if one.default is one.empty and name not in given]
-    if missing:
-        raise ValueError(f"{where}: {collector} needs {' and '.join(missing)}.")
-    options = {}
-    for name, value in given.items():
-        is_several = _takes_several(hints[name])
-        if isinstance(value, list) and not is_several:
-            raise ValueError(f"{where}: {name} takes one value, not the list {value}.")
-        options[name] = [value] if is_several and not isinstance(value, list) else value
-    return options
-
-
-def _takes_several(hint: Any) -> bool:
-    if typing.get_origin(hint) in (collections.abc.Sequence, list):
-        return True
-    return any(_takes_several(one) for one in typing.get_args(hint))
+    """A plan by file path, or by name: of this folder, or a campaign. Raises ValueError saying what is wrong and known."""
+    return _plan.load(name, (FOLDER, _plan.CAMPAIGNS))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from collectors._plan import Sweep
 from etl import plans
 from warehouse import catalog
 
@@ -34,7 +35,7 @@ def test_a_plan_file_is_read(tmp_path):
         )
     )
     assert (plan.name, plan.twins, plan.train) == ("mine", True, False)
-    assert plan.sweeps == (plans.Sweep("published", "papers", {"papers": ["chilka-nyu"]}),)
+    assert plan.sweeps == (Sweep("published", "papers", {"papers": ["chilka-nyu"]}),)
 
 
 def test_one_value_stands_for_a_list_of_one_where_a_collector_takes_several(tmp_path):

@@ -220,6 +220,18 @@ def test_a_file_replaced_while_it_is_loaded_stays_for_the_next_load(home):
         assert store.sql("SELECT run_id FROM runs").to_pylist() == [{"run_id": "b"}]
 
 
+def test_traces_of_runs_move_beside_the_lake(home):
+    folder = home.landing / "traces"
+    folder.mkdir(parents=True)
+    (folder / "a.json.gz").write_bytes(b"trace")
+    (folder / ".b.json.gz.tmp").write_bytes(b"half")
+    land(home, "a", runs=[run("a", trace="a.json.gz")])
+    with open_store(home) as store:
+        assert store.load().num_strays == 0
+    assert (home.traces / "a.json.gz").read_bytes() == b"trace"
+    assert [path.name for path in folder.iterdir()] == [".b.json.gz.tmp"]
+
+
 def test_files_that_no_table_claims_are_counted(home):
     land(home, "a", runs=[run("a")])
     (home.landing / "runs" / "a.parquet").rename(home.landing / "a.parquet")
