@@ -21,7 +21,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from warehouse import catalog, schema
-from warehouse.catalog.llm import Llm
+from warehouse.catalog.llm import Llm, parameter_count
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATTENTION_NAMES = {"eager": "eager", "sdpa": "sdpa", "flash": "flash_attention_2"}
@@ -30,6 +30,12 @@ _RANDOM_FILLS = {
     "normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_",
     "orthogonal_", "exponential_", "log_normal_",
 }  # fmt: skip
+_DEPTH_KEYS = (
+    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers",
+)  # fmt: skip
+_BY_LAYER_KEYS = ("layer_types", "no_rope_layers")
+_LAYER_INDEX_KEYS = ("mlp_only_layers", "moe_layers")
+
 _TILE = 65521  # a prime: no row of a weight repeats its neighbour
 
 
@@ -113,6 +119,54 @@ def from_checkpoint(checkpoint: str) -> Target:
         if _shapes(known) == _shapes(llm):
             return Target(known, weights)
     return Target(llm, weights, is_catalogued=False)
+
+
+def cut(target: Target, num_layers: int) -> Target:
+    """The first layers of an LLM, with its embeddings and head, as an LLM of its own: `<id>-<num_layers>-layers`.
+
+    Both stacks of an encoder-decoder are cut. Raises ValueError for more layers than it has, and for a checkpoint with weights.
+    """
+    llm = target.llm
+    depth = max(llm.num_layers, llm.num_encoder_layers)
+    if target.weights is not None:
+        raise ValueError(f"'{llm.llm_id}' has weights, and only LLMs with random ones can be cut to fewer layers.")
+    if not 1 <= num_layers <= depth:
+        raise ValueError(f"'{llm.llm_id}' cannot be cut to {num_layers} layers. It has {depth}; give 1 to {depth}.")
+    if num_layers == depth:
+        return target
+    config = dict(llm.config)
+    config |= {key: min(num_layers, config[key]) for key in _DEPTH_KEYS if config.get(key) is not None}
+    config |= {key: config[key][:num_layers] for key in _BY_LAYER_KEYS if config.get(key)}
+    config |= {key: [one for one in config[key] if one < num_layers] for key in _LAYER_INDEX_KEYS if config.get(key)}
+    shapes = Llm.from_config(
+        f"{llm.llm_id}-{num_layers}-layers", config, name=f"{llm.name}, {num_layers} layers", organisation=llm.organisation,
+        family=llm.family, source=llm.source, source_date=llm.source_date,
+        note=f"The first {num_layers} of the {depth} layers of {llm.llm_id}, with its embeddings and head.",
+    )  # fmt: skip
+    return Target(replace(shapes, num_parameters=parameter_count(shapes)), is_catalogued=False)
+
+
+def skeleton(target: Target, dtype: str, attention: str | None, device: str) -> Any:
+    """The architecture in evaluation mode with every matrix on the meta device, where it takes no memory.
+
+    Vectors (norms, biases) and buffers are on the device with their initial values. Raises what `build` raises.
+    """
+    options: dict[str, Any] = {"dtype": TORCH_DTYPES[dtype]}
+    if attention is not None:
+        options["attn_implementation"] = ATTENTION_NAMES[attention]
+    register = torch.nn.Module.register_parameter
+
+    def register_without_memory(module: Any, name: str, parameter: Any) -> None:
+        if parameter is not None and parameter.ndim > 1 and not parameter.is_meta:
+            parameter = torch.nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    torch.nn.Module.register_parameter = register_without_memory  # type: ignore[method-assign]
+    try:
+        with torch.device(device), _WithoutRandomFills():
+            return _auto_class(target.llm).from_config(_config(target.llm), **options).eval()
+    finally:
+        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def build(target: Target, dtype: str, attention: str | None, device: str) -> Any:
