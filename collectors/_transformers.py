@@ -161,7 +161,7 @@ def skeleton(target: Target, dtype: str, attention: str | None, device: str) -> 
             parameter = torch.nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
         register(module, name, parameter)
 
-    torch.nn.Module.register_parameter = register_without_memory  # type: ignore[method-assign]
+    torch.nn.Module.register_parameter = register_without_memory  # type: ignore[method-assign, assignment]
     try:
         with torch.device(device), _WithoutRandomFills():
             return _auto_class(target.llm).from_config(_config(target.llm), **options).eval()
