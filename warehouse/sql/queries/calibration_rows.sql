@@ -41,14 +41,14 @@ WITH wanted AS (
 chosen AS (SELECT * FROM wanted WHERE left_out IS NULL),
 parents AS (
     SELECT DISTINCT run_id, parent_path AS path
-    FROM ops
+    FROM module_ops AS ops
     WHERE parent_path IS NOT NULL AND parent_path <> path AND run_id IN (SELECT run_id FROM chosen)
 ),
 times AS (
     SELECT run_id, NULL AS op_kind, whole_s AS measured_s FROM chosen
     UNION ALL
     SELECT ops.run_id, ops.op_kind, sum(coalesce(ops.device_time_s, ops.time_s) * ops.count)
-    FROM ops
+    FROM module_ops AS ops
     JOIN chosen USING (run_id)
     LEFT JOIN parents ON parents.run_id = ops.run_id AND parents.path = ops.path
     WHERE parents.path IS NULL AND chosen.source_kind = 'measured'

@@ -4,6 +4,7 @@
 SELECT
     count(*) AS num_runs,
     count(*) FILTER (WHERE source_kind = 'measured') AS num_measured,
+    count(*) FILTER (WHERE source_kind = 'measured' AND phase = 'microbench') AS num_microbench,
     count(*) FILTER (WHERE source_kind = 'published') AS num_published,
     count(*) FILTER (WHERE source_kind = 'analytical') AS num_analytical,
     count(*) FILTER (WHERE source_kind = 'predicted') AS num_predicted,
@@ -12,7 +13,7 @@ SELECT
     count(DISTINCT llm_id) AS num_llms,
     count(DISTINCT hardware_id) AS num_devices,
     count(DISTINCT source_id) AS num_sources,
-    (SELECT count(*) FROM ops) AS num_ops,
+    (SELECT count(*) FROM module_ops) AS num_ops,
     (SELECT count(*) FROM samples) AS num_samples,
     (SELECT count(*) FROM predictors) AS num_predictors,
     (

@@ -14,7 +14,7 @@ WITH chosen AS (
             AND twin.source_kind = 'analytical'
             AND twin.ruleset = 'default'
             AND own.ruleset IS DISTINCT FROM 'default'
-            AND twin.run_id IN (SELECT run_id FROM ops)
+            AND twin.run_id IN (SELECT run_id FROM module_ops AS ops)
         ORDER BY
             twin.engine_revision DESC NULLS LAST, twin.execution IS NOT DISTINCT FROM own.execution DESC, twin.collected_at DESC,
             twin.run_id
@@ -23,7 +23,7 @@ WITH chosen AS (
 ),
 parents AS (
     SELECT DISTINCT run_id, parent_path AS path
-    FROM ops JOIN chosen USING (run_id)
+    FROM module_ops AS ops JOIN chosen USING (run_id)
     WHERE parent_path IS NOT NULL AND parent_path <> path
 )
 SELECT
@@ -38,7 +38,7 @@ SELECT
     sum(ops.flops * ops.count) AS flops,
     sum(ops.bytes_moved * ops.count) AS bytes_moved,
     sum(ops.count) AS num_executions
-FROM ops
+FROM module_ops AS ops
 JOIN chosen USING (run_id)
 ANTI JOIN parents ON parents.run_id = ops.run_id AND parents.path = ops.path
 GROUP BY ALL

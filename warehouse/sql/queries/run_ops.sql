@@ -1,5 +1,5 @@
 -- Purpose: operators and modules of a run, with the roof of its device at their arithmetic intensity. `seconds` is the time as it
---   was measured or published, of an analytical run the bound. An operator that knows no bytes takes the intensity of its kind in
+--   was measured or published, of an analytical run the bound. Kernels are in `run_kernels`. An operator that knows no bytes takes the intensity of its kind in
 --   the analytical twin (same config_id, ruleset default) and says so in `intensity_from`. `estimate_share` is of the estimates of
 --   all leaves, every execution counted.
 -- Grain: one operator or module; values are of one execution, `count` says how many are folded.
@@ -25,13 +25,13 @@ twin AS (
 ),
 twin_kinds AS (
     SELECT op_kind, sum(flops * count) / nullif(sum(bytes_moved * count), 0) AS intensity
-    FROM ops
+    FROM module_ops AS ops
     WHERE run_id = (SELECT run_id FROM twin)
     GROUP BY op_kind
 ),
 parents AS (
     SELECT DISTINCT parent_path AS path
-    FROM ops
+    FROM module_ops AS ops
     WHERE run_id = $run_id::VARCHAR AND parent_path IS NOT NULL AND parent_path <> path
 ),
 rated AS (
@@ -49,7 +49,7 @@ rated AS (
             WHEN parents.path IS NULL AND twin_kinds.intensity IS NOT NULL THEN 'analytical twin'
         END AS intensity_from,
         ops.flops / nullif(coalesce(ops.time_s, ops.device_time_s, ops.roofline_s), 0) AS achieved_flops_per_s
-    FROM ops
+    FROM module_ops AS ops
     JOIN own USING (run_id)
     LEFT JOIN parents USING (path)
     LEFT JOIN twin_kinds USING (op_kind)
@@ -61,6 +61,11 @@ SELECT
     / nullif(sum(CASE WHEN rated.is_leaf THEN rated.estimate_s * rated.count END) OVER (), 0) AS estimate_share,
     roofs.ridge,
     rated.num_devices * least(roofs.peak_flops_per_s, roofs.bandwidth_bytes_per_s * rated.intensity) AS roof_flops_per_s,
+    CASE
+        WHEN roofs.has_ceiling
+            THEN rated.num_devices * least(roofs.achievable_peak_flops_per_s, roofs.achievable_bandwidth_bytes_per_s * rated.intensity)
+    END AS achievable_flops_per_s,
+    coalesce(rated.source_kind = 'measured' AND rated.achieved_flops_per_s > 1.001 * achievable_flops_per_s, false) AS is_above_measured_roof,
     coalesce(
         rated.achieved_flops_per_s
         > 1.001 * rated.num_devices * least(roofs.peak_flops_per_s, roofs.bandwidth_bytes_per_s * rated.intensity),

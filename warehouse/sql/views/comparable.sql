@@ -1,10 +1,28 @@
 -- Purpose: runs as people compare them: names joined in, the words a chart prints, and a bound standing where a measured run
 --   has its latency: the analytical one, or the one a source prints in place of a time (`is_bound` says so).
+--   Utilisation of measured ceilings is there for rows collected before the ceilings were.
 --   `number_format` puts dtypes of one width together; `unstated` lists what a source keeps to itself of the workload.
 -- Grain: one run.
 SELECT
     runs.* REPLACE (
-        coalesce(runs.latency_s, CASE WHEN runs.source_kind IN ('analytical', 'published') THEN runs.roofline_s END) AS latency_s
+        coalesce(runs.latency_s, CASE WHEN runs.source_kind IN ('analytical', 'published') THEN runs.roofline_s END) AS latency_s,
+        CASE
+            WHEN runs.source_kind = 'measured'
+                THEN coalesce(
+                    runs.mfu_achievable,
+                    runs.flops / (runs.latency_s * coalesce(runs.num_devices, 1) * ceilings.achievable_peak_flops_per_s)
+                )
+            ELSE runs.mfu_achievable
+        END AS mfu_achievable,
+        CASE
+            WHEN runs.source_kind = 'measured'
+                THEN coalesce(
+                    runs.mbu_achievable,
+                    (runs.weight_bytes_read + runs.kv_bytes_read)
+                    / (runs.latency_s * coalesce(runs.num_devices, 1) * ceilings.achievable_bandwidth_bytes_per_s)
+                )
+            ELSE runs.mbu_achievable
+        END AS mbu_achievable
     ),
     runs.latency_s IS NULL AND runs.roofline_s IS NOT NULL AND runs.source_kind IN ('analytical', 'published') AS is_bound,
     hardware.name AS hardware_name,
@@ -78,10 +96,13 @@ SELECT
         CASE WHEN runs.optimizer_dtype IS NOT NULL THEN runs.optimizer_dtype || ' optimizer' END,
         CASE WHEN runs.gradient_dtype IS NOT NULL THEN runs.gradient_dtype || ' gradients' END,
         CASE WHEN runs.execution IS NOT NULL THEN runs.execution || ' execution' END,
+        CASE WHEN runs.cache_implementation <> 'dynamic' THEN runs.cache_implementation || ' cache' END,
         CASE WHEN runs.ruleset IS NOT NULL THEN 'ruleset ' || runs.ruleset END,
         runs.task
     ) AS variant
 FROM runs
 LEFT JOIN hardware USING (hardware_id)
+LEFT JOIN (SELECT * RENAME (dtype AS roof_dtype) FROM ceilings) AS ceilings
+    ON ceilings.hardware_id = runs.hardware_id AND ceilings.roof_dtype = coalesce(runs.activation_dtype, runs.weight_dtype)
 LEFT JOIN llms USING (llm_id)
 LEFT JOIN sources USING (source_id)

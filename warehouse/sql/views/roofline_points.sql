@@ -1,5 +1,6 @@
 -- Purpose: runs as points under a roof. A run that does not know its bytes takes FLOPs and bytes of its analytical twin (same
 --   config_id, ruleset default, the newest revision of the engine) and says so in `work_from`.
+--   Microbenchmarks are not among them: the query `microbench_points` sets each against its roof.
 -- Grain: one run that has a time and a known work.
 SELECT *
 FROM (
@@ -20,6 +21,7 @@ FROM (
         GROUP BY config_id
     ) AS twins USING (config_id)
     WHERE c.latency_s > 0
+        AND c.phase <> 'microbench'
         AND (c.ruleset IS NULL OR c.ruleset = 'default')
         AND c.run_id NOT IN (SELECT run_id FROM outdated)
 )

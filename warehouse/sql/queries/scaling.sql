@@ -1,0 +1,62 @@
+-- Purpose: what more devices bring: tokens/s of one workload by number of devices and way of splitting, with the efficiency
+--   rate(n) / (n x rate(1)). Of runs that repeat one another the median counts. Without a rate on one device there is no efficiency.
+-- Grain: one workload (all but the number of devices and the split), strategy and number of devices, for workloads that ran on
+--   several numbers of devices; the one device stands in every strategy's row of numbers. A failure has no rate.
+-- Parameters: $llm_id, $hardware_id, NULL for any; $is_training true for training steps alone, false for the others, NULL for all.
+WITH rated AS (
+    SELECT
+        *,
+        phase IN ('pretrain_step', 'finetune_step') AS is_training,
+        CASE WHEN status = 'ok' THEN coalesce(CASE WHEN phase IN ('decode', 'generate', 'serve') THEN output_tokens_per_s END, total_tokens_per_s, output_tokens_per_s) END AS rate,
+        CASE
+            WHEN coalesce(num_devices, 1) = 1 THEN 'one device'
+            WHEN tensor_parallel = num_devices THEN 'tensor parallel'
+            WHEN pipeline_parallel = num_devices THEN 'layer split'
+            WHEN data_parallel = num_devices THEN 'data parallel'
+            WHEN len(parallelism) > 0 THEN array_to_string(parallelism, ' + ')
+            ELSE 'split not stated'
+        END AS split,
+        concat_ws(
+            ', ', coalesce(hardware_name, hardware_id), phase, 'batch ' || batch, tokens, dtype, interconnect, nullif(variant, ''), source_id
+        ) AS workload
+    FROM comparable
+    WHERE source_kind IN ('measured', 'published')
+        AND NOT is_excluded
+        AND phase <> 'microbench'
+        AND llm_id IS NOT NULL
+        AND ($llm_id::VARCHAR IS NULL OR llm_id = $llm_id::VARCHAR)
+        AND ($hardware_id::VARCHAR IS NULL OR hardware_id = $hardware_id::VARCHAR)
+        AND ($is_training::BOOLEAN IS NULL OR is_training = $is_training::BOOLEAN)
+        AND (rate IS NOT NULL OR status IN ('oom', 'timeout'))
+),
+splits AS (SELECT DISTINCT llm_id, workload, split AS strategy FROM rated WHERE num_devices > 1),
+placed AS (
+    SELECT rated.*, splits.strategy
+    FROM rated
+    JOIN splits USING (llm_id, workload)
+    WHERE rated.split IN (splits.strategy, 'one device')
+),
+counted AS (
+    SELECT
+        llm_id, workload, strategy,
+        coalesce(num_devices, 1) AS num_devices,
+        any_value(llm_name) AS llm_name,
+        any_value(source_kind) AS source_kind,
+        any_value(is_training) AS is_training,
+        any_value(hardware_id) AS hardware_id,
+        any_value(phase) AS phase,
+        median(rate) AS tokens_per_s,
+        arg_max(run_id, collected_at) AS run_id,
+        CASE WHEN count(rate) > 0 THEN 'ok' ELSE any_value(status) END AS status,
+        count(*) AS num_runs
+    FROM placed
+    GROUP BY ALL
+)
+SELECT
+    counted.*,
+    tokens_per_s / max(tokens_per_s) FILTER (WHERE num_devices = 1) OVER same AS speedup,
+    speedup / num_devices AS efficiency
+FROM counted
+WINDOW same AS (PARTITION BY llm_id, workload, strategy)
+QUALIFY count(*) OVER same > 1
+ORDER BY source_kind, llm_name, workload, strategy, num_devices
