@@ -1,4 +1,4 @@
-"""LLMs of transformers: built with random or real weights, run one phase at a time, counted without weights.
+"""LLMs of transformers: built with random or real weights, counted without weights. What runs on them is in `_steps`.
 
 Speed does not depend on weight values or on which token ids go in, so random ones serve; sequences are full (no padding), as
 after padding or truncation to one length.
@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
-import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from collectors._steps import Case as Case
+from collectors._steps import Step as Step
+from collectors._steps import UnsupportedError, cache_layers
+from collectors._steps import make_step as make_step
 from warehouse import catalog, schema
 from warehouse.catalog.llm import Llm, parameter_count
 
@@ -46,26 +49,6 @@ class Target:
     llm: Llm
     weights: str | None = None
     is_catalogued: bool = True
-
-
-@dataclass(frozen=True)
-class Case:
-    """What one execution works on. Tokens per sequence; NULL as in the configuration columns of `runs`."""
-
-    phase: str
-    task: str
-    batch_size: int
-    input_tokens: int | None
-    output_tokens: int | None
-    context_tokens: int | None
-
-
-@dataclass(frozen=True)
-class Step:
-    """One phase ready to run. `prepare` puts the KV cache back to where the phase starts; call it before each `call`."""
-
-    call: Callable[[], Any]
-    prepare: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -261,95 +244,11 @@ def _attention_of(model: Any) -> str | None:
     return next((ours for ours, theirs in ATTENTION_NAMES.items() if name == theirs), None)
 
 
-def make_step(model: Any, case: Case, device: str) -> Step:
-    """A case on a model, with synthetic token ids.
-
-    forward: logits of all tokens, no KV cache. prefill: fills the KV cache, logits of the last token only where the model
-    can (of an encoder-decoder: the encoder and the decoder's first token). decode: one token against a cache of
-    context_tokens - 1 (of an encoder-decoder: and input_tokens of encoder output).
-    """
-    if case.phase == "decode":
-        return _decode_step(model, case, device)
-    kwargs: dict[str, Any] = {"input_ids": _token_ids(model, case, case.input_tokens, device)}
-    if model.config.is_encoder_decoder:
-        kwargs["decoder_input_ids"] = _token_ids(
-            model, case, case.output_tokens if case.phase == "forward" else 1, device
-        )
-    if "use_cache" in inspect.signature(model.forward).parameters:
-        kwargs["use_cache"] = case.phase == "prefill"
-    if case.phase == "prefill" and "logits_to_keep" in inspect.signature(model.forward).parameters:
-        kwargs["logits_to_keep"] = 1
-    return Step(lambda: model(**kwargs), lambda: None)
-
-
-def _decode_step(model: Any, case: Case, device: str) -> Step:
-    if case.context_tokens is None:
-        raise ValueError("A decode step needs context_tokens.")
-    past = case.context_tokens - 1
-    kwargs: dict[str, Any] = {"use_cache": True}
-    token = _token_ids(model, case, 1, device)
-    with torch.no_grad():
-        if model.config.is_encoder_decoder:
-            output = model(input_ids=token, decoder_input_ids=token, use_cache=True)
-            _lengthen(output.past_key_values.self_attention_cache, past)
-            _lengthen(output.past_key_values.cross_attention_cache, case.input_tokens)
-            hidden = output.encoder_last_hidden_state.repeat(1, case.input_tokens, 1)
-            kwargs |= {"decoder_input_ids": token, "encoder_outputs": (hidden,)}
-        else:
-            output = _cached_prompt(model, case, past, device)
-            kwargs["input_ids"] = token
-    cache = output.past_key_values
-    kwargs["past_key_values"] = cache
-    saved = [(layer, dict(vars(layer))) for layer in _cache_layers(cache)]
-
-    def prepare() -> None:
-        for layer, state in saved:
-            vars(layer).update(state)
-
-    return Step(lambda: model(**kwargs), prepare)
-
-
-def _cached_prompt(model: Any, case: Case, past: int, device: str) -> Any:
-    """Output of a prefill that leaves `past` tokens in the cache.
-
-    One token is prefilled and its keys and values repeated, which takes milliseconds; caches of another kind than a plain
-    growing one (sliding windows, recurrent states) are prefilled in full.
-    """
-    from transformers.cache_utils import DynamicLayer
-
-    output = model(input_ids=_token_ids(model, case, 1, device), use_cache=True)
-    if all(type(layer) is DynamicLayer for layer in _cache_layers(output.past_key_values)):
-        _lengthen(output.past_key_values, past)
-        return output
-    return model(input_ids=_token_ids(model, case, past, device), use_cache=True)
-
-
-def _lengthen(cache: Any, tokens: int | None) -> None:
-    for layer in cache.layers:
-        layer.keys = layer.keys.repeat(1, 1, tokens, 1)
-        layer.values = layer.values.repeat(1, 1, tokens, 1)
-
-
-def _cache_layers(cache: Any) -> list[Any]:
-    if hasattr(cache, "cross_attention_cache"):
-        return [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
-    return list(cache.layers)
-
-
 def _cache_bytes(cache: Any) -> float:
     tensors = [
-        tensor for layer in _cache_layers(cache) for tensor in vars(layer).values() if isinstance(tensor, torch.Tensor)
+        tensor for layer in cache_layers(cache) for tensor in vars(layer).values() if isinstance(tensor, torch.Tensor)
     ]
     return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
-
-
-def _token_ids(model: Any, case: Case, tokens: int | None, device: str) -> torch.Tensor:
-    """Token ids of a case, shape (batch_size, tokens): the same for the same task every time, special ids left out."""
-    vocabulary = int(model.config.vocab_size)
-    generator = torch.Generator().manual_seed(int(schema.digest(case.task), 16) % 2**31)
-    low = min(10, vocabulary // 2)
-    shape = (case.batch_size, tokens if tokens is not None else 1)
-    return torch.randint(low, min(vocabulary, 2**31), shape, generator=generator).to(device)
 
 
 def _auto_class(llm: Llm) -> Any:
