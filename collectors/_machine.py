@@ -13,6 +13,7 @@ import importlib.util
 import os
 import platform
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,8 +21,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from collectors import Report, silent
+from collectors import Report, _nvml, silent
 from warehouse import catalog, schema
+
+ROOT = Path(__file__).parent.parent
+PROC, SYS, RUN = Path("/proc"), Path("/sys"), Path("/run")
+ISOLATION_WINDOW_S = 0.25
 
 VARIABLE_PREFIXES = ("NCCL_", "TORCH_", "CUDA_", "OMP_", "MKL_")
 _PRIVATE_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS|CRED|AUTH|USER|HOST|ADDR|COMM_ID|UUID")
@@ -34,7 +39,7 @@ def environment(hardware_id: str | None = None) -> dict[str, Any]:
 
     Versions come from package metadata, so that nothing heavy is imported. Holds no host name, user name, path or secret.
     """
-    gpu = _gpu()
+    packages = _packages()
     content: dict[str, Any] = {
         "hardware_id": hardware_id,
         "os": _os_name(),
@@ -42,13 +47,20 @@ def environment(hardware_id: str | None = None) -> dict[str, Any]:
         "cpu_name": cpu_name(),
         "cpu_count": usable_cores(),
         "memory_bytes": main_memory_bytes(),
-        **gpu,
+        **_gpu(),
         "cuda_version": _torch_cuda_version(),
+        "cudnn_version": _bundled(packages, "nvidia-cudnn-"),
+        "nccl_version": _bundled(packages, "nvidia-nccl-"),
+        "num_numa_nodes": len(list(SYS.glob("devices/system/node/node[0-9]*"))) or None,
+        "cpu_governor": _read(SYS / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "cpu_clock_max_hz": _cpu_clock_max_hz(),
+        "container_digest": _container_digest(),
+        "git_commit": _git_commit(),
         "python_version": platform.python_version(),
         "torch_version": package_version("torch"),
         "transformers_version": package_version("transformers"),
         "num_threads": num_threads(),
-        "packages": _packages(),
+        "packages": packages,
         "variables": speed_variables(os.environ),
     }
     return {"environment_id": schema.digest(content), **content}
@@ -76,6 +88,27 @@ def hardware_id(device: str = "auto") -> str:
     with contextlib.suppress(catalog.UnknownEntryError):
         return catalog.find_hardware(derived).hardware_id
     return derived
+
+
+def measured_id(hardware_id: str) -> str:
+    """Id of the `hardware` row of kind `measured` that holds what microbenchmarks reached on a device type."""
+    return f"{hardware_id}-measured"
+
+
+def isolation(device: str) -> list[str]:
+    """What disturbs a measurement on this device just now or makes it unlike others, in sentences for `status_detail`.
+
+    Looks at the processors for a quarter of a second. Settings are read, never changed.
+    """
+    notes = list(_gpu_disturbances()) if device == "cuda" else []
+    began, before = time.perf_counter(), others_cpu_s()
+    time.sleep(ISOLATION_WINDOW_S)
+    after = others_cpu_s()
+    if before is not None and after is not None:
+        busy = (after - before) / (time.perf_counter() - began) / usable_cores()
+        if busy > schema.QUIET_LOAD_RATIO:
+            notes.append(f"other processes keep {min(busy, 1.0):.0%} of the cores busy")
+    return notes
 
 
 @functools.cache
@@ -137,14 +170,10 @@ def main_memory_bytes() -> float | None:
 
 
 def available_memory_bytes() -> float | None:
-    """Main memory that can be had now without swapping, inside a container's limit; None without psutil."""
-    try:
-        import psutil
-    except ImportError:
-        return None
-    free = float(psutil.virtual_memory().available)
+    """Main memory that can be had now without swapping, inside a container's limit; None where the system does not tell."""
+    free = _system_available_bytes()
     limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
-    if limit is not None and limit.isdigit() and used is not None and used.isdigit():
+    if free is not None and limit is not None and limit.isdigit() and used is not None and used.isdigit():
         free = min(free, float(limit) - float(used))
     return free
 
@@ -186,13 +215,28 @@ def device_lock(device: str, report: Report = silent) -> Iterator[None]:
 
 
 def others_cpu_s() -> float | None:
-    """Processor seconds that all other processes of the system have used so far; None without psutil."""
+    """Processor seconds that all other processes of the system have used so far; None where the system does not tell."""
+    first = (_read(PROC / "stat") or "").partition("\n")[0].split()
+    if len(first) > 8:  # user nice system idle iowait irq softirq steal: guest time is part of user time
+        ticks = [float(value) for value in first[1:9]]
+        return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK") - time.process_time()
     try:
         import psutil
     except ImportError:
         return None
     times = psutil.cpu_times()
-    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - time.process_time())
+    return float(sum(times) - times.idle - time.process_time())
+
+
+def _system_available_bytes() -> float | None:
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(PROC / "meminfo") or "", re.MULTILINE)
+    if found:
+        return float(found[1]) * 1024
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return float(psutil.virtual_memory().available)
 
 
 def _measured_row(key: str, device: str) -> dict[str, Any]:
@@ -299,28 +343,72 @@ def _shortest(calls: list[Callable[[], Any]], device: str, budget_s: float = 0.2
 
 
 def _gpu() -> dict[str, Any]:
-    try:
-        import pynvml
+    """What the driver says of the first GPU that CUDA shows this process; empty without one."""
+    with _nvml.opened() as nvml, contextlib.suppress(_nvml.DeviceLostError):
+        found = [] if nvml is None else _nvml.handles(nvml)
+        if found:
+            return _gpu_columns(nvml, found)
+    return {}
 
-        pynvml.nvmlInit()
-    except Exception:  # no driver, no library: a machine without an NVIDIA GPU
-        return {}
-    try:
-        count = pynvml.nvmlDeviceGetCount()
-        if not count:
-            return {}
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        row = {
-            "gpu_name": _text(pynvml.nvmlDeviceGetName(handle)),
-            "gpu_count": count,
-            "gpu_memory_bytes": float(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-            "driver_version": _text(pynvml.nvmlSystemGetDriverVersion()),
-        }
-        with contextlib.suppress(pynvml.NVMLError):  # not every board reports one
-            row["power_limit_w"] = pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3
-        return row
-    finally:
-        pynvml.nvmlShutdown()
+
+def _gpu_columns(nvml: Any, found: list[Any]) -> dict[str, Any]:
+    ask = functools.partial(_nvml.ask, nvml)
+    handle = found[0]
+    memory, name = ask("nvmlDeviceGetMemoryInfo", handle), ask("nvmlDeviceGetName", handle)
+    ecc, mig = ask("nvmlDeviceGetEccMode", handle), ask("nvmlDeviceGetMigMode", handle)
+    persistence = ask("nvmlDeviceGetPersistenceMode", handle)
+    held, default = (
+        ask(f"nvmlDeviceGet{which}ApplicationsClock", handle, nvml.NVML_CLOCK_SM) for which in ("", "Default")
+    )
+    links = [ask("nvmlDeviceGetNvLinkState", handle, link) for link in range(nvml.NVML_NVLINK_MAX_LINKS)]
+    known_links = [state for state in links if state is not None]
+    return {
+        "gpu_name": _text(name),
+        "gpu_count": len(found),
+        "gpu_memory_bytes": None if memory is None else float(memory.total),
+        "driver_version": _text(ask("nvmlSystemGetDriverVersion")),
+        "power_limit_w": _scaled(ask("nvmlDeviceGetEnforcedPowerLimit", handle), 1e-3),
+        "sm_clock_max_hz": _scaled(ask("nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_SM), 1e6),
+        "memory_clock_max_hz": _scaled(ask("nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_MEM), 1e6),
+        "sm_clock_limit_hz": None if held == default else _scaled(held, 1e6),
+        "vbios_version": _text(ask("nvmlDeviceGetVbiosVersion", handle)),
+        "is_ecc_enabled": None if ecc is None else bool(ecc[0]),
+        "is_mig_enabled": None if mig is None else bool(mig[0]),
+        "is_persistence_enabled": None if persistence is None else bool(persistence),
+        "pcie_generation": ask("nvmlDeviceGetMaxPcieLinkGeneration", handle),
+        "pcie_width": ask("nvmlDeviceGetMaxPcieLinkWidth", handle),
+        "num_nvlinks": sum(known_links) if known_links else None,
+    }
+
+
+def _gpu_disturbances() -> Iterator[str]:
+    with _nvml.opened() as nvml, contextlib.suppress(_nvml.DeviceLostError):
+        found = [] if nvml is None else _nvml.handles(nvml)
+        if not found:
+            return
+        others = _other_processes(nvml, found[0])
+        if others:
+            yield f"{others} other process{'es' if others > 1 else ''} on the GPU"
+        row = _gpu_columns(nvml, found)
+        if row["is_mig_enabled"]:
+            yield "the GPU is cut into instances (MIG)"
+        if row["is_ecc_enabled"] is False:
+            yield "error-correcting device memory is off"
+        if row["sm_clock_limit_hz"] is not None:
+            yield f"applications are held to a compute clock of {row['sm_clock_limit_hz'] / 1e6:.0f} MHz"
+        usual = _scaled(_nvml.ask(nvml, "nvmlDeviceGetPowerManagementDefaultLimit", found[0]), 1e-3)
+        if usual is not None and row["power_limit_w"] is not None and row["power_limit_w"] < usual:
+            yield f"power is limited to {row['power_limit_w']:.0f} W of {usual:.0f} W"
+
+
+def _other_processes(nvml: Any, handle: Any) -> int:
+    """Processes that compute on a GPU beside this one, which a container may know under another number."""
+    processes = _nvml.ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or []
+    torch = sys.modules.get("torch")
+    is_among_them = any(one.pid == os.getpid() for one in processes) or (
+        torch is not None and torch.cuda.is_initialized()
+    )
+    return max(0, len(processes) - is_among_them)
 
 
 def _cuda_name() -> str:
@@ -342,6 +430,47 @@ def _torch_cuda_version() -> str | None:
 def _packages() -> list[str]:
     found = ((entry.metadata["Name"], entry.version) for entry in importlib.metadata.distributions())
     return sorted({f"{name.lower()}=={version}" for name, version in found if name})
+
+
+def _bundled(packages: list[str], prefix: str) -> str | None:
+    """Version of a library that comes as a package of its own, named after its CUDA."""
+    found = [one.partition("==")[2] for one in packages if one.startswith(prefix)]
+    return found[0] if found else None
+
+
+def _cpu_clock_max_hz() -> float | None:
+    text = _read(SYS / "devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+    return float(text) * 1e3 if text is not None and text.isdigit() else None
+
+
+def _container_digest() -> str | None:
+    """Digest of the image this runs in, from the only file in which a run-time (podman) says it."""
+    found = re.search(r'^imageid="(?:sha256:)?([0-9a-f]{64})"', _read(RUN / ".containerenv") or "", re.MULTILINE)
+    return f"sha256:{found[1]}" if found else None
+
+
+@functools.cache
+def _git_commit() -> str | None:
+    """Commit of the checkout this code runs from, `+` where its code was changed; None outside a checkout."""
+    if not (ROOT / ".git").exists():
+        return None
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "--no-optional-locks", "-C", ROOT, *words],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=20,
+            ).stdout
+            for words in (
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--", "collectors", "models", "warehouse", "etl"],
+            )
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or not its owner's
+        return None
+    return commit.strip() + ("+" if changes.strip() else "")
 
 
 def _is_private(value: str) -> bool:
@@ -384,12 +513,16 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 
-def _read(path: str) -> str | None:
+def _read(path: str | Path) -> str | None:
     try:
         return Path(path).read_text().strip()
     except OSError:
         return None
 
 
-def _text(value: str | bytes) -> str:
+def _text(value: str | bytes | None) -> str | None:
     return value.decode() if isinstance(value, bytes) else value
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else float(value) * factor
