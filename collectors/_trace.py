@@ -210,7 +210,7 @@ class _Reader:
                 if self._peek() != ":":
                     raise TraceError(f"'{self._name}' is no Chrome trace: it is not JSON.")
                 self._at += 1
-                if key == "traceEvents" and self._peek() == "[":
+                if self._peek() == "[" and key == "traceEvents":
                     yield from ((None, event) for event in self._events())
                 else:
                     yield key, self._value()
@@ -242,8 +242,7 @@ class _Reader:
                 raise TraceError(f"'{self._name}' is cut off: it ends before its list of events does.")
 
     def _value(self) -> Any:
-        """The value that begins here, whole."""
-        self._peek()
+        """The value that begins here, whole; `_peek` has moved to its first character."""
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
@@ -644,12 +643,12 @@ _KERNELS = (
     (r"(layer|rms|batch|group)_?norm|rsqrt", "norm"),
     (r"flash|fmha|attention|attn", "attention"),
     (r"rotary|rope_|_rope", "rope"),
+    (r"embedding|indexselect", "embedding"),
+    (r"gemm|gemv|cutlass|cublas|nvjet|xmma|Cijk_|\bbmm_|matmul|splitk|s\d+816|convolve|conv[12]d", "gemm"),
     (r"silu|gelu|swiglu|act_and_mul|relu", "activation"),
     (r"quant(?!ile)", "dequantize"),
-    (r"gemm|gemv|cutlass|cublas|nvjet|xmma|Cijk_|\bbmm_|matmul|splitk|s\d+816|convolve|conv[12]d", "gemm"),
     (r"adam|sgd", "optimizer"),
     (r"moe", "experts"),
-    (r"embedding|indexselect", "embedding"),
     (r"nll_loss|cross_entropy", "loss"),
     (r"elementwise|triton_poi|copy_kernel|CatArray|FillFunctor", "elementwise"),
     (r"^aten::(add|sub|mul|div|pow|rsqrt|mean|sum|neg|cat|copy|fill|zero|where|masked_fill|clone|contiguous|to|_to_copy|exp|cos|sin)_?$", "elementwise"),
@@ -670,8 +669,10 @@ def kernel_kind(category: int, name: str, operator: str | None, module_kind: str
         return "other"
     if _SPEAKS.search(name):
         return _first(_COLLECTIVES, name)
+    by_name = _first(_KERNELS, name)
     kind = _first(_OPERATORS, operator or "")
-    kind = _first(_KERNELS, name) if kind == "other" else kind
+    if kind == "other" or (kind == "gemm" and by_name == "elementwise"):
+        kind = by_name
     if kind == "gemm" and module_kind == "attention":
         return "attention"
     if (kind == "gemm" and module_kind in _PROJECTIONS) or (kind in ("elementwise", "other") and module_kind in _SMALL):
@@ -709,7 +710,8 @@ def kernel_rows(
     forward = _forward_of_sequence(trace)
     launches = _launches(trace)
     mains = _main_kernels(trace, attribution, launches)
-    column = "device_time_s" if trace.is_on_device else "time_s"
+    is_on_device = trace.is_on_device
+    column = "device_time_s" if is_on_device else "time_s"
     folded: dict[tuple[Any, ...], _Folded] = {}
     for index, anchor in _leaves(trace, attribution, launches, only_steps):
         name = trace.name_of(index)
@@ -717,16 +719,16 @@ def kernel_rows(
         module, part = _place(trace, attribution, anchor, forward)
         path, class_name = modules.get(module, (None, None))
         work_at = attribution.work[anchor] if anchor >= 0 and mains.get(attribution.work[anchor]) == index else -1
-        shapes = _shapes(trace, work_at if work_at >= 0 else operator) if trace.is_on_device or work_at >= 0 else None
+        shapes = _shapes(trace, work_at if work_at >= 0 else operator) if is_on_device or work_at >= 0 else None
         key = (path, name, part, shapes, work_at >= 0)
         if key not in folded:
             module_kind = None if path is None else _modules.op_kind(path, str(class_name))
             operator_name = None if operator < 0 else trace.name_of(operator)
-            launcher = operator_name or (trace.name_of(anchor) if anchor >= 0 else None)
-            before = path if path is not None else launcher if trace.is_on_device else None
+            shown = short_name(name) if trace.category[index] == KERNEL else name
+            before = path if path is not None else _replay(trace, anchor)
             folded[key] = _Folded(
                 {
-                    "path": "/".join(one for one in (before, short_name(name)) if one is not None),
+                    "path": "/".join(one for one in (before, shown) if one is not None),
                     "parent_path": path,
                     "level": "kernel",
                     "layer_index": None if path is None else _layer(path),
@@ -737,7 +739,7 @@ def kernel_rows(
                 }
             )
         folded[key].launches += 1
-        folded[key].time_us += float(trace.duration_us[index]) if trace.is_on_device else attribution.self_us[index]
+        folded[key].time_us += float(trace.duration_us[index]) if is_on_device else attribution.self_us[index]
     return [one.row | _shared(one.launches, one.time_us, executions, column) for one in folded.values()]
 
 
@@ -751,10 +753,11 @@ def module_rows(
         return []
     inner: dict[int, float] = {}
     launches, forward = _launches(trace), _forward_of_sequence(trace)
+    is_on_device = trace.is_on_device
     for index, anchor in _leaves(trace, attribution, launches, only_steps=False):
         module, part = _place(trace, attribution, anchor, forward)
         if part is None:
-            spent = float(trace.duration_us[index]) if trace.is_on_device else attribution.self_us[index]
+            spent = float(trace.duration_us[index]) if is_on_device else attribution.self_us[index]
             inner[module] = inner.get(module, 0.0) + spent
     own: dict[int, float] = {}
     whole: dict[int, float] = {}
@@ -764,7 +767,7 @@ def module_rows(
         while above >= 0:
             whole[above] = whole.get(above, 0.0) + own[module]
             above = attribution.parent_module[above]
-    column = "device_time_s" if trace.is_on_device else "time_s"
+    column = "device_time_s" if is_on_device else "time_s"
     parents = {modules[above][0] for above in attribution.parent_module.values() if above >= 0}
     folded: dict[tuple[str, str | None], _Folded] = {}
     for module in sorted(modules, key=lambda one: float(trace.start_us[one])):
@@ -844,12 +847,19 @@ def _launches(trace: Trace) -> dict[int, int]:
     return {int(trace.correlation[index]): index for index in found.tolist() if trace.correlation[index] > 0}
 
 
+def _replay(trace: Trace, anchor: int) -> str | None:
+    """Name of the call that replayed a graph, the only parent its kernels have; None for other launches."""
+    name = trace.name_of(anchor) if anchor >= 0 and trace.category[anchor] == LAUNCH else ""
+    return name if "GraphLaunch" in name else None
+
+
 def _main_kernels(trace: Trace, attribution: Attribution, launches: dict[int, int]) -> dict[int, int]:
     """Operator with a closed form -> the longest of its kernels, which its FLOPs are counted on (on a CPU: itself)."""
     mains: dict[int, int] = {}
+    is_on_device = trace.is_on_device
     for index, anchor in _leaves(trace, attribution, launches, only_steps=False):
         work = attribution.work[anchor] if anchor >= 0 else -1
-        if work < 0 or (not trace.is_on_device and work != index):
+        if work < 0 or (not is_on_device and work != index):
             continue
         if work not in mains or trace.duration_us[index] > trace.duration_us[mains[work]]:
             mains[work] = index
