@@ -66,11 +66,11 @@ class Telemetry:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Telemetry:
-        gpus: dict[int, _Gpu] = {}
+        gpus: dict[int, Gpu] = {}
         if self._device == "cuda":
             gpus, note = _gpus(self._stack, self._devices)
             self._notes += [note] if note else []
-        self._readers: dict[int, _Host | _Gpu] = {HOST: _Host(), **gpus}
+        self._readers: dict[int, _Host | Gpu] = {HOST: _Host(), **gpus}
         self._began = time.perf_counter()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
@@ -162,7 +162,7 @@ class Telemetry:
             due += self._interval_s
             self._done.wait(max(0.0, due - time.perf_counter()))
 
-    def _read(self, index: int, reader: _Host | _Gpu) -> None:
+    def _read(self, index: int, reader: _Host | Gpu) -> None:
         at = time.perf_counter()
         try:
             values = reader.read()
@@ -395,7 +395,7 @@ class _Track:
         return float(np.trapezoid(np.interp(points, at, watts), points))
 
 
-class _Gpu:
+class Gpu:
     """One GPU as its driver sees it."""
 
     definition = "nvml_total_energy"
@@ -447,7 +447,7 @@ class _Host:
     """The processors, and this process's memory."""
 
     def __init__(self) -> None:
-        self._rapl = _Rapl()
+        self._rapl = Rapl()
         self._last: tuple[float, float | None, tuple[float, float] | None] | None = None
         self._sensors = [
             path
@@ -483,7 +483,7 @@ class _Host:
         }
 
 
-class _Rapl:
+class Rapl:
     """Energy counters of the processor packages: what they counted since this was made, over their wraps, all together."""
 
     name = "RAPL"
@@ -520,7 +520,7 @@ class _Rapl:
         return None
 
 
-def _gpus(stack: contextlib.ExitStack, devices: Sequence[int] | None) -> tuple[dict[int, _Gpu], str | None]:
+def _gpus(stack: contextlib.ExitStack, devices: Sequence[int] | None) -> tuple[dict[int, Gpu], str | None]:
     """The GPUs asked for, by index, and what to say where some are missing."""
     nvml = stack.enter_context(_nvml.opened())
     if nvml is None:
@@ -529,7 +529,7 @@ def _gpus(stack: contextlib.ExitStack, devices: Sequence[int] | None) -> tuple[d
     asked = range(len(found)) if devices is None else devices
     missing = [index for index in asked if index >= len(found)]
     note = f"telemetry: the driver shows no GPU {', '.join(map(str, missing))}" if missing else None
-    return {index: _Gpu(nvml, found[index], index) for index in asked if index < len(found)}, note
+    return {index: Gpu(nvml, found[index], index) for index in asked if index < len(found)}, note
 
 
 def _meters(
@@ -537,7 +537,7 @@ def _meters(
 ) -> tuple[Sequence[Meter], str | None]:
     """What counts energy on a device, or why nothing does."""
     if device != "cuda":
-        rapl = _Rapl()
+        rapl = Rapl()
         return ([rapl] if rapl.reason is None else []), rapl.reason
     gpus, note = _gpus(stack, devices)
     if note is not None:

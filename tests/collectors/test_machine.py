@@ -1,11 +1,15 @@
 """The machine at hand: what is recorded of it, what never is, and who may measure on it."""
 
+import os
+import re
 import subprocess
 import sys
 import tempfile
 import threading
+from pathlib import Path
 
 import pytest
+from fake_nvml import FakeNvml, Gpu
 
 from collectors import _machine
 from warehouse import catalog, parquet, schema
@@ -98,3 +102,160 @@ def test_a_second_measurement_waits_for_the_first_and_says_so(tmp_path, monkeypa
         thread.join(20)
     assert got.is_set()
     assert said[1].startswith("Got cpu after")
+
+
+# ---- what the driver and the system tell
+
+
+@pytest.fixture
+def install(monkeypatch):
+    """Make these GPUs the machine's."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def install(*gpus):
+        monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(*gpus))
+
+    return install
+
+
+def test_environment_holds_what_the_driver_says_of_a_gpu(install):
+    install(Gpu(application_clock_mhz=1410, power_limit_w=350.5), Gpu())
+    row = _machine.environment()
+    assert {name: row[name] for name in _machine.environment() if name in EXPECTED} == EXPECTED
+    assert parquet.check("environments", [row]).num_rows == 1
+    assert "GPU-" not in str(row)
+
+
+EXPECTED = {
+    "gpu_name": "NVIDIA H100 80GB HBM3",
+    "gpu_count": 2,
+    "gpu_memory_bytes": 80.0 * 2**30,
+    "driver_version": "580.95.05",
+    "power_limit_w": 350.5,
+    "sm_clock_max_hz": 1.98e9,
+    "memory_clock_max_hz": 2.619e9,
+    "sm_clock_limit_hz": 1.41e9,
+    "vbios_version": "96.00.89.00.01",
+    "is_ecc_enabled": True,
+    "is_mig_enabled": False,
+    "is_persistence_enabled": True,
+    "pcie_generation": 5,
+    "pcie_width": 16,
+    "num_nvlinks": 18,
+}
+
+
+def test_what_the_driver_does_not_say_is_null(install):
+    install(
+        Gpu(
+            num_nvlinks=0,
+            unsupported=frozenset({"nvmlDeviceGetEccMode", "nvmlDeviceGetMigMode", "nvmlDeviceGetEnforcedPowerLimit"}),
+        )
+    )
+    row = _machine.environment()
+    for name in ("num_nvlinks", "is_ecc_enabled", "is_mig_enabled", "power_limit_w", "sm_clock_limit_hz"):
+        assert row[name] is None, name
+    assert row["gpu_name"] == "NVIDIA H100 80GB HBM3"
+
+
+def test_a_lost_gpu_leaves_an_environment_without_one(install):
+    install(Gpu(is_lost=True))
+    row = _machine.environment()
+    assert "gpu_name" not in row
+    assert row["cpu_name"]
+
+
+def test_environment_reads_the_processors_files(tmp_path, monkeypatch):
+    files = {
+        "devices/system/node/node0/cpulist": "0-15",
+        "devices/system/node/node1/cpulist": "16-31",
+        "devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance",
+        "devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "3700000",
+        ".containerenv": f'engine="podman-5.4"\nname="secret-name"\nimageid="{"ab" * 32}"\n',
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(_machine, "SYS", tmp_path)
+    monkeypatch.setattr(_machine, "RUN", tmp_path)
+    row = _machine.environment()
+    assert (row["num_numa_nodes"], row["cpu_governor"], row["cpu_clock_max_hz"]) == (2, "performance", 3.7e9)
+    assert row["container_digest"] == "sha256:" + "ab" * 32
+    assert "secret-name" not in str(row)
+
+
+def test_the_commit_is_the_checkouts_own(tmp_path):
+    """Of a copy in a checkout: its commit, `+` once its code is changed; of a copy in somebody's other one: none."""
+    code = Path(_machine.__file__).parent.parent
+    copy = tmp_path / "copy"
+    for name in ("collectors/__init__.py", "collectors/_machine.py", "collectors/_nvml.py"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes((code / name).read_bytes())
+    (copy / "warehouse").symlink_to(code / "warehouse")
+
+    def commit():
+        script = "from collectors import _machine; print(_machine.environment()['git_commit'])"
+        environ = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+        out = subprocess.run(
+            [sys.executable, "-c", script], cwd=copy, env=environ, capture_output=True, text=True, check=True
+        )
+        return out.stdout.strip()
+
+    def git(*words, folder=copy):
+        names = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
+        return subprocess.run(
+            ["git", "-C", folder, *names, *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    git("init", "-q", folder=tmp_path)
+    git("commit", "-q", "--allow-empty", "-m", "Another", folder=tmp_path)
+    assert commit() == "None"
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "First")
+    head = git("rev-parse", "HEAD")
+    assert re.fullmatch(r"[0-9a-f]{40}", head)
+    assert commit() == head
+    (copy / "collectors" / "_nvml.py").write_text((copy / "collectors" / "_nvml.py").read_text() + "# changed\n")
+    assert commit() == head + "+"
+
+
+def test_isolation_names_what_disturbs_a_gpu(install, monkeypatch):
+    install(Gpu(processes=[(os.getpid() + 1, 5)], ecc=0, mig=1, application_clock_mhz=1410, power_limit_w=350.0))
+    assert [note for note in _machine.isolation("cuda") if "cores" not in note] == [
+        "1 other process on the GPU",
+        "the GPU is cut into instances (MIG)",
+        "error-correcting device memory is off",
+        "applications are held to a compute clock of 1410 MHz",
+        "power is limited to 350 W of 700 W",
+    ]
+    install(Gpu(processes=[(os.getpid(), 5)]))
+    assert [note for note in _machine.isolation("cuda") if "cores" not in note] == []
+
+
+def test_isolation_sees_processors_that_others_keep_busy():
+    spin = "import time; print(1, flush=True)\nwhile True: pass"
+    spinners = [
+        subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) for _ in range(_machine.usable_cores())
+    ]
+    try:
+        for one in spinners:
+            one.stdout.readline()
+        assert any(
+            re.fullmatch(r"other processes keep \d+% of the cores busy", note) for note in _machine.isolation("cpu")
+        )
+    finally:
+        for one in spinners:
+            one.kill()
+            one.wait()
+            one.stdout.close()
+
+
+def test_measured_ceilings_have_an_id_of_their_own():
+    assert _machine.measured_id("h100-sxm") == "h100-sxm-measured"
+
+
+def test_memory_and_load_are_known_without_psutil(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert _machine.others_cpu_s() > 0
+    assert 0 < _machine.available_memory_bytes() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

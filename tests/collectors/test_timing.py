@@ -1,20 +1,48 @@
 """Timing: what is run, what is kept, what is said of it."""
 
 import contextlib
+import itertools
 import statistics
 
+import numpy as np
 import pytest
 
 from collectors import _timing
 from warehouse import parquet
 
 SECONDS_ARE_ENOUGH = 60.0
+NEVER_PRECISE = 0.0
+
+
+def twice(**kwargs):
+    """Two executions of warm-up, whatever they take."""
+    return {"warmup": _timing.Warmup(2, 0.0, float("inf")), **kwargs}
+
+
+class Machine:
+    """A clock, and calls that take known times on it."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.log = []
+
+    def __call__(self):
+        return self.now
+
+    def call(self, durations, name="call"):
+        durations = itertools.cycle(durations)
+
+        def call():
+            self.log.append(name)
+            self.now += next(durations)
+
+        return call
 
 
 def test_warm_up_and_repeats_are_counted_and_prepared_for():
     log = []
     timing = _timing.measure(
-        lambda: log.append("call"), prepare=lambda: log.append("prepare"), num_warmup=2, min_repeats=3, budget_s=0.0
+        lambda: log.append("call"), prepare=lambda: log.append("prepare"), min_repeats=3, budget_s=0.0, **twice()
     )
     assert log == ["prepare", "call"] * 5
     assert [sample.phase for sample in timing.samples] == ["warmup"] * 2 + ["measured"] * 3
@@ -22,8 +50,117 @@ def test_warm_up_and_repeats_are_counted_and_prepared_for():
 
 
 def test_repeats_stop_at_the_maximum_while_budget_is_left():
-    timing = _timing.measure(lambda: None, min_repeats=1, max_repeats=7, budget_s=SECONDS_ARE_ENOUGH)
+    timing = _timing.measure(
+        lambda: None, min_repeats=1, max_repeats=7, budget_s=SECONDS_ARE_ENOUGH, precision=NEVER_PRECISE
+    )
     assert len(timing.measured) == 7
+
+
+@pytest.mark.parametrize(
+    ("warmup", "execution_s", "budget_s", "count"),
+    [
+        (_timing.KERNEL, 0.001, 10.0, 100),  # 100 ms of them
+        (_timing.KERNEL, 0.01, 10.0, 25),  # 25 of them
+        (_timing.KERNEL, 1.0, 10.0, 3),  # a quarter of the budget is over
+        (_timing.MODEL, 2.0, 1.0, 1),  # one at least
+        (_timing.TRAINING, 0.5, 100.0, 30),
+        (_timing.Warmup(0, 0.0, 0.5), 1.0, 1.0, 0),
+    ],
+)
+def test_warm_up_lasts_by_its_rule(warmup, execution_s, budget_s, count):
+    machine = Machine()
+    timing = _timing.measure(machine.call([execution_s]), warmup=warmup, budget_s=budget_s, clock=machine)
+    assert [sample.phase for sample in timing.samples].count("warmup") == count
+
+
+def test_repeats_end_when_the_median_is_known():
+    machine = Machine()
+    steady = _timing.measure(
+        machine.call([0.1, 0.1001, 0.0999]), max_repeats=1000, budget_s=SECONDS_ARE_ENOUGH, clock=machine
+    )
+    assert (len(steady.measured), steady.is_converged, steady.note) == (6, True, None)
+    noisy = np.random.default_rng(7).lognormal(0.0, 0.05, 10_000) * 1e-3
+    timing = _timing.measure(machine.call(noisy), max_repeats=10_000, budget_s=SECONDS_ARE_ENOUGH, clock=machine)
+    assert timing.is_converged
+    assert timing.precision < 0.01
+    assert 50 < len(timing.measured) < 400  # 1.96 x 1.2533 x 5 % / sqrt(n) = 1 % at n = 151
+    assert statistics.median(sample.wall_s for sample in timing.measured) == pytest.approx(1e-3, rel=0.02)
+
+
+def test_a_median_that_the_budget_leaves_unknown_is_noted():
+    machine = Machine()
+    timing = _timing.measure(machine.call([0.1, 0.2, 0.3]), budget_s=3.0, max_repeats=1000, clock=machine)
+    assert machine.now == pytest.approx(3.0, abs=0.4)
+    assert not timing.is_converged
+    assert timing.note == f"95 % interval of the median ±50.0% after {len(timing.measured)} repeats, not ±1.0%"
+    few = _timing.measure(machine.call([1.0]), budget_s=0.0, clock=machine)
+    assert few.precision is None
+    assert few.note == "3 repeats say nothing of the median's 95 % interval"
+
+
+@pytest.mark.parametrize(("count", "rank"), [(5, 0), (6, 1), (9, 2), (10, 2), (20, 6), (50, 18), (100, 40)])
+def test_the_interval_of_the_median_lies_between_the_tabulated_order_statistics(count, rank):
+    values = np.random.default_rng(count).permutation(np.arange(1.0, count + 1))
+    if not rank:
+        assert _timing.half_width(values) is None
+        return
+    expected = (count + 1 - 2 * rank) / 2 / ((count + 1) / 2)
+    assert _timing.half_width(values) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("count", [6, 30, 151, 1500])
+def test_the_interval_covers_the_median_of_a_skewed_distribution(count):
+    draws = np.sort(np.random.default_rng(1).exponential(1.0, (4000, count)), axis=1)
+    widths = np.array([_timing.half_width(row) for row in draws])
+    medians = np.median(draws, axis=1)
+    lengths = 2 * widths * medians
+    for rank in range(1, count // 2 + 1):  # the interval with that length
+        if np.allclose(draws[:, count - rank] - draws[:, rank - 1], lengths):
+            break
+    covered = (draws[:, rank - 1] <= np.log(2)) & (np.log(2) <= draws[:, count - rank])
+    assert 0.94 < covered.mean() < 0.985
+
+
+def test_variants_alternate_and_drift_meets_them_alike():
+    machine = Machine()
+    drift = iter(np.linspace(1.0, 2.0, 200))
+
+    def variant(name, factor):
+        def call():
+            machine.log.append(name)
+            machine.now += factor * next(drift)
+
+        return call, lambda: machine.log.append("prepare")
+
+    timings = _timing.measure_interleaved(
+        {"A": variant("A", 1.0), "B": variant("B", 1.1)}, warmup=_timing.Warmup(1, 0.0, 1.0), min_repeats=8,
+        max_repeats=40, budget_s=1000.0, precision=NEVER_PRECISE, clock=machine,
+    )  # fmt: skip
+    assert machine.log[::2] == ["prepare"] * 82
+    assert "".join(machine.log[1::2]) == "AB" + "ABBA" * 20
+    means = {name: statistics.mean(one.wall_s for one in timing.measured) for name, timing in timings.items()}
+    assert means["B"] / means["A"] == pytest.approx(1.1, rel=1e-9)
+
+
+def test_variants_go_on_together_until_the_last_is_known():
+    machine = Machine()
+    noisy = np.random.default_rng(3).lognormal(0.0, 0.05, 1000) * 0.01
+    timings = _timing.measure_interleaved(
+        {"steady": (machine.call([0.01]), lambda: None), "noisy": (machine.call(noisy), lambda: None)},
+        max_repeats=1000, budget_s=SECONDS_ARE_ENOUGH, clock=machine,
+    )  # fmt: skip
+    assert timings["steady"].is_converged
+    assert timings["noisy"].is_converged
+    assert len(timings["steady"].measured) == len(timings["noisy"].measured) > 20
+
+
+def test_a_sample_knows_when_it_began():
+    machine = Machine()
+    timing = _timing.measure(machine.call([0.5]), max_repeats=5, budget_s=10.0, clock=machine)
+    assert [sample.began_s for sample in timing.samples] == [0.5 * index for index in range(len(timing.samples))]
+    rows = timing.rows("r", lambda begin, end: begin < 1.2 < end)
+    flagged = [(row["metric"], row["sample_index"]) for row in rows if "throttled" in row["flags"]]
+    assert flagged == [("latency_s", 2), ("cpu_time_s", 2)]
 
 
 def test_a_watcher_sees_the_warm_up_alone():
@@ -35,7 +172,7 @@ def test_a_watcher_sees_the_warm_up_alone():
         yield
         watching.clear()
 
-    _timing.measure(lambda: seen.append(bool(watching)), num_warmup=2, min_repeats=3, budget_s=0.0, watch=watch())
+    _timing.measure(lambda: seen.append(bool(watching)), min_repeats=3, budget_s=0.0, watch=watch(), **twice())
     assert seen == [True, True, False, False, False]
 
 
