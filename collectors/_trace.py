@@ -8,6 +8,7 @@ Times inside are microseconds, as in the file; everything handed out is in secon
 from __future__ import annotations
 
 import codecs
+import datetime
 import gzip
 import hashlib
 import json
@@ -110,9 +111,34 @@ class Trace:
     def device_name(self) -> str | None:
         """Name of the device that worked, as its driver writes it; None where the file names none."""
         known = {one.get("id"): one.get("name") for one in self.properties.get("deviceProperties") or []}
-        used = [int(one) for one in np.unique(self.device[self.of(*ON_DEVICE)])]
-        names = [known[one] for one in used if one in known] or list(known.values())
+        names = [known[one] for one in self.used_devices if one in known] or list(known.values())
         return str(names[0]) if names and names[0] else None
+
+    @property
+    def used_devices(self) -> list[int]:
+        """Devices that did anything, as the trace numbers them."""
+        return [int(one) for one in np.unique(self.device[self.of(*ON_DEVICE)])]
+
+    @property
+    def rank(self) -> int | None:
+        """Rank of the process among those of its job; None where the file does not say."""
+        rank = _whole((self.properties.get("distributedInfo") or {}).get("rank"))
+        return rank if rank >= 0 else None
+
+    @property
+    def world_size(self) -> int | None:
+        """Processes of the job; None where the file does not say."""
+        size = _whole((self.properties.get("distributedInfo") or {}).get("world_size"))
+        return size if size > 0 else None
+
+    @property
+    def started_at(self) -> datetime.datetime | None:
+        """When the first kept event began: after the base that newer files state, or since 1970 in older ones."""
+        first_us = float(self.start_us.min())
+        base_ns = _whole(self.properties.get("baseTimeNanoseconds"))
+        if base_ns < 0 and first_us < 1e15:  # since the machine started
+            return None
+        return datetime.datetime.fromtimestamp(max(0, base_ns) / 1e9 + first_us / 1e6, datetime.UTC)
 
     def steps(self) -> list[tuple[float, float]]:
         """Profiler steps, (start, end) in microseconds, by start; a step that several threads mark is one."""
@@ -932,3 +958,19 @@ def kernel_time_s(
     chosen = [index for index, _ in _leaves(trace, attribution, _launches(trace), only_steps)]
     kernels = [index for index in chosen if trace.category[index] == KERNEL]
     return _length(_union(trace, np.array(kernels, np.int64))) / executions
+
+
+def launch_lag_s(trace: Trace) -> float | None:
+    """Median time from the start of a launch to the start of its kernel; None where no launch was recorded.
+
+    Some microseconds: kernels wait for the host. Much more: they queue behind one another, and the device sets the pace.
+    """
+    launches = _launches(trace)
+    pairs = [(index, launches.get(int(trace.correlation[index]))) for index in trace.of(KERNEL).tolist()]
+    lags = [float(trace.start_us[index] - trace.start_us[launch]) for index, launch in pairs if launch is not None]
+    return max(0.0, float(np.median(lags))) / 1e6 if lags else None
+
+
+def operator_sum_s(trace: Trace, attribution: Attribution) -> float:
+    """Time of all operators on the CPU and of collectives there, each outside those it called; threads add up."""
+    return sum(attribution.self_us[index] for index, _ in _leaves(trace, attribution, {}, only_steps=False)) / 1e6
