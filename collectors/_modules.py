@@ -18,7 +18,6 @@ import contextlib
 import functools
 import itertools
 import math
-import re
 import time
 import weakref
 from bisect import bisect_right
@@ -28,50 +27,12 @@ from typing import Any, Self
 
 import torch
 from torch.utils import flop_counter
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
-OP_KINDS: tuple[tuple[str, str], ...] = (
-    (r"^loss:NoneType$", "loss"),
-    (r"^optimizer:", "optimizer"),
-    (r":\w*Dropout", "elementwise"),
-    (r":\w*Norm", "norm"),
-    (r":\w*RotaryEmbedding", "rope"),
-    (r":\w*Embeddings?$", "embedding"),
-    (r"bottleneck\.\w+\.dense:", "gemm"),
-    (r":\w*Bottleneck\w*", "other"),
-    (r"(lm_head|embed_out|vocab_projector|predictions\.decoder|output_projection):", "lm_head"),
-    (r"(query_key_value|c_attn|Wqkv|qkv_proj|in_proj):", "qkv_proj"),
-    (r"(\bq|q_proj|q_a_proj|q_b_proj|q_lin|query):\w*(Linear|Conv1D)", "q_proj"),
-    (r"(\bk|k_proj|kv_a_proj_with_mqa|k_lin|key):\w*(Linear|Conv1D)", "k_proj"),
-    (r"(\bv|v_proj|kv_b_proj|v_lin|value):\w*(Linear|Conv1D)", "v_proj"),
-    (r"(o_proj|out_proj|out_lin|Attention\.o|attention\.output\.dense|attention\.dense|attn\.dense|attn\.c_proj):", "o_proj"),
-    (r"shared_expert_gate:", "gemm"),
-    (r"(gate_proj|wi_0|w1):", "gate_proj"),
-    (r"(up_proj|fc1|lin1|c_fc|dense_h_to_4h|intermediate\.dense|wi|wi_1|w3|fc_in):", "up_proj"),
-    (r"(down_proj|fc2|lin2|mlp\.c_proj|dense_4h_to_h|output\.dense|wo|w2|fc_out):", "down_proj"),
-    (r"(router|mlp\.gate|moe\.gate):", "router"),
-    (r":\w*Softmax", "softmax"),
-    (r"(?i):\w*(gelu|relu|silu|swish|tanh|sigmoid|activation)\w*$", "activation"),
-    (r":\w*Experts", "experts"),
-    (r":\w*(Attention|SelfOutput)\w*$", "attention"),
-    (r":\w*(MLP|FFN|FFNLayer|LayerFF|FeedForward|DenseReluDense|Dense\w*ActDense|SparseMoe\w*|Intermediate|Output)$", "mlp"),
-    (r":\w*(Layer|Block)$", "layer"),
-    (r":\w*(Model|Decoder|Encoder|Stack|Transformer)$", "model"),
-    (r":(\w*Linear|Conv1D)$", "gemm"),
-)  # fmt: skip
-"""(pattern, op_kind): searched in `path:ClassName` from the top; the first match decides, none is `other`."""
+from collectors._op_kinds import OP_KINDS, layer_index, op_kind
 
-
-def op_kind(path: str, class_name: str) -> str:
-    """The vocabulary's word for a module: `op_kind('h.0.attn.c_proj', 'Conv1D')` is `o_proj`."""
-    name = f"{path}:{class_name}"
-    return next((kind for pattern, kind in OP_KINDS if re.search(pattern, name)), "other")
-
-
-def layer_index(path: str) -> int | None:
-    """First number of a path: 3 in `encoder.block.3.layer.1.DenseReluDense`; None outside layers."""
-    return next((int(part) for part in path.split(".") if part.isdigit()), None)
+__all__ = ["OP_KINDS", "ModuleTimer", "TrainingTimer", "is_table", "layer_index", "op_kind", "weight_shape"]
 
 
 @dataclass
@@ -85,7 +46,10 @@ class _Node:
     own_s: float = 0.0
     accounted: int = 0
     own_flops: float | None = None
+    is_cached: bool = False
     bytes: dict[str, float] = field(default_factory=dict)
+    own_bytes: dict[str, float] = field(default_factory=dict)
+    """Of `(self)`: what its fused attention moves."""
     peak_bytes: float | None = None
     rows: set[int] = field(default_factory=set)
     children: dict[str, _Node] = field(default_factory=dict)
@@ -130,11 +94,6 @@ class _Node:
         shape = weight_shape(self.module)
         return (next(iter(self.rows)), *shape) if shape is not None and len(self.rows) == 1 else None
 
-    def add(self, **sizes: float) -> None:
-        """Add to the bytes of all calls."""
-        for name, size in sizes.items():
-            self.bytes[name] = self.bytes.get(name, 0.0) + size
-
 
 class _Clock:
     """Time between turns: wall clock on a CPU; on CUDA events on the current stream, read when the pass is over."""
@@ -147,7 +106,7 @@ class _Clock:
         """From now on time is this node's; None for nobody's."""
         self._turns.append((node, self._now()))
 
-    def enter(self, node: _Node) -> None:
+    def enter(self, node: _Node, given: Any) -> None:
         self.turn(node)
 
     def leave(self, node: _Node, back: _Node | None, given: Any, output: Any) -> None:
@@ -197,7 +156,8 @@ class _Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._close()
         self._node = node
 
-    def enter(self, node: _Node) -> None:
+    def enter(self, node: _Node, given: Any) -> None:
+        node.is_cached = _has_cache(given)
         self.turn(node)
         self._frames.append([self._held, self._held])
 
@@ -208,9 +168,8 @@ class _Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._frames[-1][1] = max(self._frames[-1][1], peak)
         self.count(node)
         node.peak_bytes = max(node.peak_bytes or 0.0, peak - start)
-        node.add(
-            memory_bytes=max(0.0, self._held - start), activation_bytes=_size(output), **_traffic(node, given, output)
-        )
+        held = {"memory_bytes": max(0.0, self._held - start), "activation_bytes": _size(output)}
+        _accumulate(node.bytes, held | _traffic(node, given, output))
 
     def count(self, node: _Node) -> None:
         """One more execution of a node."""
@@ -236,13 +195,15 @@ class _Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output = func(*args, **kwargs)
         if count is not None and self._node is not None:
             self._node.own_flops = (self._node.own_flops or 0.0) + count(*args, **kwargs, out_val=output)
+            if count is _attention_flops:
+                _accumulate(self._node.own_bytes, _attention_traffic(self._node, args[0], args[1], args[2], output))
         if not self._is_cuda:
-            self._hold(output, {one.untyped_storage() for one in _tensors((args, kwargs))})
+            self._hold(_storages(output), set(_storages((args, kwargs))))
         return output
 
-    def _hold(self, output: Any, given: set[Any]) -> None:
-        """Count what an operator made: storages that are neither of its inputs nor counted."""
-        for storage in [one.untyped_storage() for one in _tensors(output)]:
+    def _hold(self, made: list[Any], given: set[Any]) -> None:
+        """Count the storages that an operator made: neither its inputs' nor counted."""
+        for storage in made:
             if storage not in given and storage not in self._known:
                 self._known.add(storage)
                 self._held += storage.nbytes()
@@ -329,7 +290,7 @@ class ModuleTimer:
 
     def _hook(self) -> None:
         for module in self._model.modules():
-            self._handles.append(module.register_forward_pre_hook(self._before))
+            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
             self._handles.append(module.register_forward_hook(self._after, with_kwargs=True, always_call=True))
 
     def _unhook(self) -> None:
@@ -337,10 +298,10 @@ class ModuleTimer:
             handle.remove()
         self._handles.clear()
 
-    def _before(self, module: Any, _: Any) -> None:
+    def _before(self, module: Any, args: Any, kwargs: Any) -> None:
         node = self._stack[-1].child(self._paths[id(module)], module)
         self._stack.append(node)
-        self._meter.enter(node)
+        self._meter.enter(node, (args, kwargs))
 
     def _after(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         node = self._stack.pop()
@@ -422,8 +383,8 @@ class TrainingTimer(ModuleTimer):
         yield from self._tree(self._gradients, "backward")
         yield from self._tree(self._updates, "optimizer")
 
-    def _before(self, module: Any, given: Any) -> None:
-        super()._before(module, given)
+    def _before(self, module: Any, args: Any, kwargs: Any) -> None:
+        super()._before(module, args, kwargs)
         self._bear()
 
     def _after(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -509,24 +470,21 @@ def _emit(node: _Node, parent_path: str | None, passes: int) -> Iterator[dict[st
             "path": f"{path}.(self)",
             "parent_path": path,
             "op_kind": node.kind if is_product else "other",
-            **_work(node.flops, {}),
+            **_work(node.flops, {name: size / node.accounted for name, size in node.own_bytes.items()}),
             **_parameters(node.module, recurse=False),
             "seconds": node.own_s / node.calls if node.calls else None,
         }
 
 
 def _work(flops: float | None, sizes: dict[str, float]) -> dict[str, float | None]:
-    """FLOPs and bytes; the traffic's sum and the intensity where the traffic is known."""
-    moved = sum(sizes[name] for name in TRAFFIC) if TRAFFIC[0] in sizes else None
+    """FLOPs and bytes; the sum of the traffic, and the intensity, where the traffic is known."""
+    moved = [size for name, size in sizes.items() if name.endswith(("_read", "_written"))]
     return {
         "flops": flops,
         **sizes,
-        "bytes_moved": moved,
-        "arithmetic_intensity": None if flops is None or not moved else flops / moved,
+        "bytes_moved": sum(moved) if moved else None,
+        "arithmetic_intensity": None if flops is None or not moved else flops / sum(moved),
     }
-
-
-TRAFFIC = ("weight_bytes_read", "activation_bytes_read", "activation_bytes_written")
 
 
 def _traffic(node: _Node, given: Any, output: Any) -> dict[str, float]:
@@ -540,7 +498,28 @@ def _traffic(node: _Node, given: Any, output: Any) -> dict[str, float]:
     weights = _size(list(module.parameters(recurse=False)))
     if is_table(module):
         weights = min(weights, _size(output))
-    return dict(zip(TRAFFIC, (weights, _size(given), _size(output)), strict=True))
+    return {
+        "weight_bytes_read": weights,
+        "activation_bytes_read": _size(given),
+        "activation_bytes_written": _size(output),
+    }
+
+
+def _attention_traffic(node: _Node, query: Any, key: Any, value: Any, output: Any) -> dict[str, float]:
+    """Bytes that fused attention has to move: queries, results, and every key and value once, however often repeated."""
+    is_repeated = key.shape[1] == query.shape[1]
+    kept = _size([key, value]) / (getattr(node.module, "num_key_value_groups", 1) if is_repeated else 1)
+    return {
+        "activation_bytes_read": _size(query) + (0.0 if node.is_cached else kept),
+        "activation_bytes_written": _size(output[0] if isinstance(output, tuple) else output),
+        **({"kv_bytes_read": kept} if node.is_cached else {}),
+    }
+
+
+def _has_cache(given: Any) -> bool:
+    """Whether a module was called with a KV cache."""
+    args, kwargs = given
+    return any(hasattr(one, "get_seq_length") for one in (*args, *kwargs.values()))
 
 
 def is_table(module: Any) -> bool:
@@ -566,9 +545,19 @@ def _parameters(owner: Any, *, recurse: bool) -> dict[str, float]:
     return {"num_parameters": sum(one.numel() for one in found), "parameter_bytes": _size(found)}
 
 
+def _accumulate(totals: dict[str, float], sizes: dict[str, float]) -> None:
+    for name, size in sizes.items():
+        totals[name] = totals.get(name, 0.0) + size
+
+
 def _tensors(values: Any) -> list[Any]:
     """Tensors anywhere in a structure."""
     return [one for one in tree_leaves(values) if isinstance(one, torch.Tensor)]
+
+
+def _storages(values: Any) -> list[Any]:
+    """Storages of the tensors in a structure; those of a shard (DTensor) are its local tensor's, and not seen here."""
+    return [one.untyped_storage() for one in _tensors(values) if not is_traceable_wrapper_subclass(one)]
 
 
 def _size(values: Any) -> float:
@@ -580,9 +569,16 @@ def _counter(func: Any) -> Callable[..., int] | None:
     """What counts an operator's FLOPs; None for one that is no matrix product and no attention."""
     packet = getattr(func, "_overloadpacket", None)
     name = str(packet)
+    if name == "aten._grouped_mm":
+        return _grouped_flops
     if "_scaled_dot_product" in name:
         return _attention_backward_flops if "backward" in name else _attention_flops
     return flop_counter.flop_registry.get(packet)
+
+
+def _grouped_flops(first: Any, second: Any, *_: Any, **__: Any) -> int:
+    """2 m n k of rows that each meet one matrix of several, or of its gradient: one operand has two dimensions."""
+    return 2 * first.shape[-2] * first.shape[-1] * second.shape[-1]
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

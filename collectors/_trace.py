@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from collectors import _modules
+from collectors import _op_kinds
 
 KERNEL, MEMCPY, MEMSET, OPERATOR, LAUNCH, MODULE, STEP, ANNOTATION = range(8)
 ON_DEVICE = (KERNEL, MEMCPY, MEMSET)
@@ -748,7 +748,7 @@ def kernel_rows(
         shapes = _shapes(trace, work_at if work_at >= 0 else operator) if is_on_device or work_at >= 0 else None
         key = (path, name, part, shapes, work_at >= 0)
         if key not in folded:
-            module_kind = None if path is None else _modules.op_kind(path, str(class_name))
+            module_kind = None if path is None else _op_kinds.op_kind(path, str(class_name))
             operator_name = None if operator < 0 else trace.name_of(operator)
             shown = short_name(name) if trace.category[index] == KERNEL else name
             before = path if path is not None else _replay(trace, anchor)
@@ -800,7 +800,7 @@ def module_rows(
         path, class_name = modules[module]
         above = attribution.parent_module[module]
         parent = modules[above][0] if above >= 0 else None
-        kind = _modules.op_kind(path, class_name)
+        kind = _op_kinds.op_kind(path, class_name)
         rows: list[tuple[str, str | None, str | None, str, float]] = [(path, parent, class_name, kind, whole[module])]
         if path in parents:
             rows.append((f"{path}.(self)", path, None, "attention" if kind == "attention" else "other", own[module]))
@@ -929,7 +929,7 @@ def _module_names(trace: Trace, attribution: Attribution) -> dict[int, tuple[str
 def _layer(path: str) -> int | None:
     """0-based layer of a module's path, also of `BertEncoder_0.BertLayer_3`."""
     numbered = re.search(r"(?:Layer|Block)_(\d+)(?:\.|$)", path)
-    return int(numbered[1]) if numbered else _modules.layer_index(path)
+    return int(numbered[1]) if numbered else _op_kinds.layer_index(path)
 
 
 def _shapes(trace: Trace, operator: int) -> str | None:
