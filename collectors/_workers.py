@@ -26,6 +26,10 @@ START_LIMIT_S = 180.0
 """Limit of a worker before its first `begin`: imports, and the meeting of the ranks."""
 
 
+DEATH_S = 0.5
+"""Wait for another rank's death before an exception is believed to be its own cause."""
+
+
 class WorkerError(Exception):
     """A worker that did not do what it began. `at` is what it was at: the label of its last `begin`, None before the first."""
 
@@ -66,11 +70,11 @@ class Worker:
 
     def begin(self, label: Any, limit_s: float | None = None) -> None:
         """Tell the parent what starts now and how many seconds it may take; None for any time."""
-        self._line.send(("begin", label, limit_s))
+        _send(self._line, "begin", label, limit_s)
 
     def send(self, message: Any) -> None:
         """Hand a picklable message to the parent's `on_message`."""
-        self._line.send(("message", message))
+        _send(self._line, "message", message)
 
 
 def run(
@@ -134,8 +138,11 @@ def _watch(ranks: list[_Rank], on_message: Callable[[int, Any], None]) -> list[A
         patience = None if not known else max(0.0, min(known) - time.monotonic())
         for line in connection.wait(list(waiting), patience):
             index = waiting[line]
-            if _receive(ranks[index], index, on_message):
-                del waiting[line]
+            try:
+                if _receive(ranks[index], index, on_message):
+                    del waiting[line]
+            except WorkerRaisedError as error:
+                raise _cause(error, index, ranks) from None
         for index in waiting.values():
             one = ranks[index]
             if one.deadline is not None and time.monotonic() > one.deadline:
@@ -146,13 +153,9 @@ def _watch(ranks: list[_Rank], on_message: Callable[[int, Any], None]) -> list[A
 def _receive(rank: _Rank, index: int, on_message: Callable[[int, Any], None]) -> bool:
     """Take one message of a rank; whether it was its last."""
     try:
-        kind, *content = rank.line.recv()
+        kind, *content = pickle.loads(rank.line.recv_bytes())  # noqa: S301 (our own process wrote it)
     except (EOFError, ConnectionResetError, pickle.UnpicklingError):
-        rank.process.join()
-        code = rank.process.exitcode
-        number = -code if code is not None and code < 0 else None
-        how = f"was ended by {signal.Signals(number).name}" if number is not None else f"ended with exit status {code}"
-        raise WorkerDiedError(f"the process of rank {index} {how}", rank.at, number) from None
+        raise _death(rank, index) from None
     if kind == "begin":
         rank.at, rank.limit_s = content
         rank.deadline = None if rank.limit_s is None else time.monotonic() + rank.limit_s
@@ -163,6 +166,27 @@ def _receive(rank: _Rank, index: int, on_message: Callable[[int, Any], None]) ->
     else:
         rank.is_done, rank.result, rank.deadline = True, content[0], None
     return rank.is_done
+
+
+def _death(rank: _Rank, index: int) -> WorkerDiedError:
+    rank.process.join()
+    code = rank.process.exitcode
+    number = -code if code is not None and code < 0 else None
+    how = f"was ended by {signal.Signals(number).name}" if number is not None else f"ended with exit status {code}"
+    return WorkerDiedError(f"the process of rank {index} {how}", rank.at, number)
+
+
+def _cause(raised: WorkerRaisedError, index: int, ranks: list[_Rank]) -> WorkerError:
+    """What a rank raised, or what made it: the death of another, which its communication reports as an error of its own."""
+    others = {one.process.sentinel: (one, at) for at, one in enumerate(ranks) if at != index and not one.is_done}
+    for sentinel in connection.wait(list(others), DEATH_S):
+        return _death(*others[sentinel])
+    return raised
+
+
+def _send(line: Any, *message: Any) -> None:
+    """Pickled by value: the line's own pickler hands tensors over as handles, which end with the process that made them."""
+    line.send_bytes(pickle.dumps(message))
 
 
 def _serve(
@@ -179,10 +203,21 @@ def _serve(
     worker = Worker(rank, num_ranks, backend, line)
     try:
         with _group(worker, store):
-            result = function(worker, *arguments)
-        line.send(("result", result))
+            try:
+                result = function(worker, *arguments)
+            except Exception as error:
+                _report(line, error)  # before the others see this rank leave, and fail for it
+                return
+        _send(line, "result", result)
     except Exception as error:
-        line.send(("raised", type(error).__name__, str(error), traceback.format_exc()))
+        _report(line, error)
+
+
+def _report(line: Any, error: Exception) -> None:
+    """Say what was raised, then wait for the end: the parent ends all ranks, and none fails for the lack of this one."""
+    _send(line, "raised", type(error).__name__, str(error), traceback.format_exc())
+    with contextlib.suppress(EOFError, OSError):
+        line.recv_bytes()
 
 
 def _end_with_parent() -> None:
