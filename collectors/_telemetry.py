@@ -89,24 +89,26 @@ class Telemetry:
         """What is missing and why, for `status_detail`; None for nothing."""
         return "; ".join(self._notes) or None
 
-    def rows(self, run_id: str) -> list[dict[str, Any]]:
-        """Rows of `telemetry`; `at_s` counts from when this was entered."""
-        return [{**reading, "run_id": run_id, "at_s": reading["at_s"] - self._began} for reading in self._readings]
+    def rows(self, run_id: str, since: float | None = None) -> list[dict[str, Any]]:
+        """Rows of `telemetry` from `since` (a reading of time.perf_counter; entering) on; `at_s` counts from there."""
+        zero = self._began if since is None else since
+        return [{**one, "run_id": run_id, "at_s": one["at_s"] - zero} for one in self._readings if one["at_s"] >= zero]
 
-    def columns(self) -> dict[str, float]:
+    def columns(self, since: float | None = None) -> dict[str, float]:
         """Columns of `runs` that are known, of all devices read together: throttled_ratio (of readings), power_avg_w,
         memory_process_bytes, memory_device_bytes (peaks). On a CPU power_avg_w alone, of its packages."""
+        rows = self.rows("", since)
         if self._device != "cuda":
-            power = self._power(HOST)
+            power = _mean_power([one for one in rows if one["device_index"] == HOST])
             return {} if power is None else {"power_avg_w": power}
-        readings = [one for one in self._readings if one["device_index"] != HOST]
-        indices = sorted({one["device_index"] for one in readings})
+        readings = [one for one in rows if one["device_index"] != HOST]
+        devices = [list(one) for _, one in itertools.groupby(sorted(readings, key=_device_index), _device_index)]
         known = [one["throttle_reasons"] for one in readings if one["throttle_reasons"] is not None]
         columns = {
             "throttled_ratio": sum(map(bool, known)) / len(known) if known else None,
-            "power_avg_w": _total([self._power(index) for index in indices]),
-            "memory_process_bytes": _total([self._peak(index, "process_memory_bytes") for index in indices]),
-            "memory_device_bytes": _total([self._peak(index, "memory_used_bytes") for index in indices]),
+            "power_avg_w": _total([_mean_power(device) for device in devices]),
+            "memory_process_bytes": _total([_peak(device, "process_memory_bytes") for device in devices]),
+            "memory_device_bytes": _total([_peak(device, "memory_used_bytes") for device in devices]),
         }
         return {name: value for name, value in columns.items() if value is not None}
 
@@ -137,19 +139,6 @@ class Telemetry:
                 else:
                     spans.append((first, last))
         return spans
-
-    def _series(self, index: int, name: str) -> tuple[list[float], list[float]]:
-        known = [one for one in self._readings if one["device_index"] == index and one.get(name) is not None]
-        return [one["at_s"] for one in known], [one[name] for one in known]
-
-    def _power(self, index: int) -> float | None:
-        at, watts = self._series(index, "power_w")
-        if not at:
-            return None
-        return float(np.trapezoid(watts, at) / (at[-1] - at[0])) if len(at) > 1 else watts[0]
-
-    def _peak(self, index: int, name: str) -> float | None:
-        return max(self._series(index, name)[1], default=None)
 
     def _sample(self) -> None:
         due = time.perf_counter()
@@ -543,6 +532,23 @@ def _meters(
     if note is not None:
         return [], note.replace("telemetry", "energy", 1)
     return list(gpus.values()), "energy: no GPU was asked for"
+
+
+def _device_index(reading: dict[str, Any]) -> int:
+    return int(reading["device_index"])
+
+
+def _mean_power(readings: Sequence[dict[str, Any]]) -> float | None:
+    """Mean over time of one device's power."""
+    known = [(one["at_s"], one["power_w"]) for one in readings if one["power_w"] is not None]
+    if len(known) < 2:
+        return known[0][1] if known else None
+    at, watts = zip(*known, strict=True)
+    return float(np.trapezoid(watts, at) / (at[-1] - at[0]))
+
+
+def _peak(readings: Sequence[dict[str, Any]], name: str) -> float | None:
+    return max((one[name] for one in readings if one[name] is not None), default=None)
 
 
 def _execute(call: Callable[[], Any], prepare: Callable[[], Any], device: str) -> None:

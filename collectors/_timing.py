@@ -35,6 +35,11 @@ class Warmup:
     min_s: float
     budget_share: float
 
+    def is_over(self, count: int, spent_s: float, budget_s: float) -> bool:
+        """Whether `count` executions in `spent_s` seconds are enough, or all that the budget has for them."""
+        is_spent = count > 0 and spent_s >= self.budget_share * budget_s
+        return is_spent or (count >= self.min_runs and spent_s >= self.min_s)
+
 
 KERNEL = Warmup(25, 0.1, 0.25)
 MODEL = Warmup(3, 0.3, 0.25)
@@ -59,7 +64,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Timing:
-    """All executions in order, warm-up first. `asked_precision` is the relative half-width that would have ended them."""
+    """All executions in order, warm-up first. `asked_precision` is the relative half-width that was to end them; 0 for none."""
 
     samples: tuple[Sample, ...]
     asked_precision: float
@@ -80,8 +85,8 @@ class Timing:
 
     @property
     def note(self) -> str | None:
-        """A sentence for `status_detail` where the median is not known well enough, else None."""
-        if self.is_converged:
+        """A sentence for `status_detail` where the median is not known as well as was asked for, else None."""
+        if self.is_converged or self.asked_precision <= 0:
             return None
         count = len(self.measured)
         if self.precision is None:
@@ -207,9 +212,7 @@ class _Series:
 
     def warm(self, warmup: Warmup, budget_s: float) -> None:
         clock, began = self._rule.clock, self._rule.clock()
-        while len(self._warm) < warmup.min_runs or clock() - began < warmup.min_s:
-            if self._warm and clock() - began >= warmup.budget_share * budget_s:
-                break
+        while not warmup.is_over(len(self._warm), clock() - began, budget_s):
             self._prepare()
             self._warm.append(_execute(self._call, "warmup", self._device, clock))
 

@@ -140,6 +140,10 @@ def test_samples_taken_under_throttle_are_flagged(install):
             marks[name] = time.perf_counter()
             seen = len(readings(telemetry))
             wait_for(lambda seen=seen: len(readings(telemetry)) >= seen + 3)
+    assert telemetry.columns(since=marks["after"])["throttled_ratio"] == 0.0
+    late = telemetry.rows("r", since=marks["after"])
+    assert 0 < len(late) < len(telemetry.rows("r"))
+    assert 0 <= late[0]["at_s"] < late[-1]["at_s"]
     reasons = {tuple(row["throttle_reasons"]) for row in readings(telemetry)}
     assert reasons == {(), ("sw_power_cap", "sw_thermal_slowdown")}
     assert 0 < telemetry.columns()["throttled_ratio"] < 1

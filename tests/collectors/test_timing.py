@@ -93,6 +93,8 @@ def test_a_median_that_the_budget_leaves_unknown_is_noted():
     assert machine.now == pytest.approx(3.0, abs=0.4)
     assert not timing.is_converged
     assert timing.note == f"95 % interval of the median ±50.0% after {len(timing.measured)} repeats, not ±1.0%"
+    counted = _timing.measure(machine.call([1.0, 2.0]), budget_s=0.0, precision=NEVER_PRECISE, clock=machine)
+    assert counted.note is None  # nothing was asked for
     few = _timing.measure(machine.call([1.0]), budget_s=0.0, clock=machine)
     assert few.precision is None
     assert few.note == "3 repeats say nothing of the median's 95 % interval"
