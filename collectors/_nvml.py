@@ -38,24 +38,23 @@ def ask(nvml: Any, function: str, *arguments: Any) -> Any | None:
     """What the driver answers; None where this board, driver or binding has no answer. Raises DeviceLostError."""
     try:
         return getattr(nvml, function)(*arguments)
-    except AttributeError:  # an older binding
-        return None
-    except nvml.NVMLError as error:
+    except Exception as error:  # NVMLError, and what a binding raises that is older or newer than its driver
         if getattr(error, "value", None) in {getattr(nvml, name, -1) for name in _LOST}:
             raise DeviceLostError(str(error)) from None
         return None
 
 
 def handles(nvml: Any) -> list[Any]:
-    """Handles of the devices CUDA shows this process, in its order: index 0 is `cuda:0`.
+    """Handles of the devices CUDA shows this process, in its order: index 0 is `cuda:0`. One that is lost is not among them.
 
     CUDA_VISIBLE_DEVICES is followed (indices, UUIDs or their beginnings; CUDA ends at the first that it does not know).
     CUDA numbers unlike boards by speed unless CUDA_DEVICE_ORDER is PCI_BUS_ID, which is the driver's order and taken here.
     """
-    known = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    count = _quietly(nvml, "nvmlDeviceGetCount") or 0
+    known = [_quietly(nvml, "nvmlDeviceGetHandleByIndex", index) for index in range(count)]
     asked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if asked is None:
-        return known
+        return [handle for handle in known if handle is not None]
     found = []
     for name in asked.split(","):
         handle = _named(nvml, known, name.strip())
@@ -73,12 +72,18 @@ def process_bytes(nvml: Any, handle: Any) -> float | None:
     return None
 
 
-def _named(nvml: Any, known: list[Any], name: str) -> Any | None:
+def _named(nvml: Any, known: list[Any | None], name: str) -> Any | None:
     if name.isdigit():
         return known[int(name)] if int(name) < len(known) else None
     if not name.startswith(("GPU-", "MIG-")):
         return None
     for handle in known:
-        if str(ask(nvml, "nvmlDeviceGetUUID", handle)).startswith(name):
+        if handle is not None and str(_quietly(nvml, "nvmlDeviceGetUUID", handle)).startswith(name):
             return handle
-    return ask(nvml, "nvmlDeviceGetHandleByUUID", name)
+    return _quietly(nvml, "nvmlDeviceGetHandleByUUID", name)
+
+
+def _quietly(nvml: Any, function: str, *arguments: Any) -> Any | None:
+    with contextlib.suppress(DeviceLostError):
+        return ask(nvml, function, *arguments)
+    return None

@@ -30,6 +30,7 @@ HOST = -1
 THROTTLE_REASONS = {
     0x2: "applications_clocks_setting", 0x4: "sw_power_cap", 0x8: "hw_slowdown", 0x10: "sync_boost",
     0x20: "sw_thermal_slowdown", 0x40: "hw_thermal_slowdown", 0x80: "hw_power_brake", 0x100: "display_clock_setting",
+    0x200: "board_limit", 0x400: "reliability",
 }  # fmt: skip
 """Bits of NVML's clocks event reasons (nvml.h) but the first, which is idleness and holds nothing back."""
 

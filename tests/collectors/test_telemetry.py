@@ -8,6 +8,7 @@ import statistics
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from fake_nvml import FakeNvml, Gpu
@@ -64,9 +65,21 @@ def test_the_double_has_only_names_of_the_real_binding():
 
 def test_throttle_words_are_the_real_bindings_bits():
     real = pytest.importorskip("pynvml")
-    bits = {value for name, value in vars(real).items() if re.fullmatch(r"nvmlClocksEventReason[A-Z]\w+", name)}
-    bits -= {real.nvmlClocksEventReasonNone, real.nvmlClocksEventReasonAll, real.nvmlClocksEventReasonGpuIdle}
+    prefix = "nvmlClocks(?:Event|Throttle)Reason"
+    bits = {value for name, value in vars(real).items() if re.fullmatch(prefix + r"(?!s[A-Z]|None|All)[A-Z]\w+", name)}
+    bits.remove(real.nvmlClocksEventReasonGpuIdle)
     assert bits == set(_telemetry.THROTTLE_REASONS)
+
+
+def test_every_question_to_the_driver_is_one_of_the_real_binding():
+    real = pytest.importorskip("pynvml")
+    folder = Path(_telemetry.__file__).parent
+    source = "".join((folder / f"{name}.py").read_text() for name in ("_nvml", "_telemetry", "_machine"))
+    asked = set(re.findall(r"\bnvml[A-Z]\w+|\bNVML_\w+", source))
+    asked -= {"nvmlDeviceGet", "nvmlReturn"}  # nvmlDeviceGet{which}ApplicationsClock, a field of an answer
+    assert len(asked) > 30
+    assert {name for name in asked if not hasattr(real, name)} == set()
+    assert hasattr(real, "nvmlDeviceGetDefaultApplicationsClock")
 
 
 def test_readings_of_a_gpu_and_the_host_are_rows_of_the_contract(install):
