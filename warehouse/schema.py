@@ -126,7 +126,8 @@ CONFIGURATION: tuple[Column, ...] = (
     Column(
         "kernel",
         _S,
-        "what a microbench times, a word of the ops vocabulary: gemm, attention, norm, memcpy_h2d, all_reduce ...",
+        "what a microbench times: gemm, attention, rms_norm, softmax, add, memcpy (within the device), triad, memcpy_h2d, all_reduce "
+        "...; the word of the ops vocabulary is in ops.op_kind",
     ),
     Column("m", _I, "rows of a microbench: of a GEMM's first matrix, or of vectors normalised"),
     Column("n", _I, "columns of a microbench: of a GEMM's second matrix, or elements of a vector"),
