@@ -5,7 +5,7 @@ host copies and collectives of zhang-2023-dissecting), `tiny` (to see that it wo
 landed. The best of a sweep is kept as a `hardware` row of kind `measured`, the achievable roof: the peak of a dtype is its best
 GEMM, the bandwidth the best copy, triad or read from a cold cache. The peak of vector units is not measured (NULL).
 
-Executions shorter than a millisecond on a GPU (100 us on a CPU) are made back to back and the time divided by their number.
+Executions shorter than a millisecond are made back to back and the time divided by their number.
 Warm repeats use the same buffers; cold ones go through buffers of four times the last-level cache. A warm run whose operands
 stay in the cache and whose bound would be the memory's has no bytes_moved: nobody knows what came from device memory.
 
@@ -162,17 +162,16 @@ class _Sweep:
             self._measure_collectives(shapes)
             return
         with _telemetry.Telemetry(self._session.device, interval_s=0.1) as telemetry:
-            entered = time.perf_counter()
             for shape in shapes:
                 budget_s = self._budget_s(shape)
                 if budget_s is None:
                     continue
-                self._measure_one(shape, budget_s, telemetry, entered)
+                self._measure_one(shape, budget_s, telemetry)
                 self._left -= 1
                 if time.monotonic() - self._batch.began > BATCH_S:
                     self._land()
 
-    def _measure_one(self, shape: Shape, budget_s: float, telemetry: _telemetry.Telemetry, entered: float) -> None:
+    def _measure_one(self, shape: Shape, budget_s: float, telemetry: _telemetry.Telemetry) -> None:
         from collectors.microbench import _calls
 
         run = self._identity(shape)
@@ -186,10 +185,9 @@ class _Sweep:
             return
         run["other_load_ratio"] = _other_load_ratio(others, time.perf_counter() - began)
         self._ceilings.reached(shape, _calls.shortest_s(timing))
-        readings = _readings(telemetry, entered, began, run["run_id"])
-        run["throttled_ratio"] = _throttled_ratio(readings)
+        run["throttled_ratio"] = telemetry.columns(began).get("throttled_ratio")
         self._keep(shape, run, timing, executions, telemetry.throttled_between)
-        self._batch.tables["telemetry"] += readings
+        self._batch.tables["telemetry"] += telemetry.rows(run["run_id"], began)
 
     def _measure_collectives(self, shapes: list[Shape]) -> None:
         budget_s = self._budget_s(shapes[0])
@@ -280,17 +278,6 @@ def _least_s(shape: Shape, hardware: dict[str, Any]) -> float:
     """The bound of one execution by its FLOPs; 0 where unknown."""
     work, peak = _shapes.work(shape), hardware.get(f"peak_{shape.dtype}_flops_per_s")
     return 0.0 if work is None or work.flops is None or peak is None else work.flops / peak
-
-
-def _readings(telemetry: _telemetry.Telemetry, entered: float, began: float, run_id: str) -> list[dict[str, Any]]:
-    """Rows of `telemetry` since a run began, `at_s` from there."""
-    rows = ({**row, "at_s": row["at_s"] - (began - entered)} for row in telemetry.rows(run_id))
-    return [row for row in rows if row["at_s"] >= 0]
-
-
-def _throttled_ratio(readings: Sequence[dict[str, Any]]) -> float | None:
-    known = [one["throttle_reasons"] for one in readings if one["throttle_reasons"] is not None]
-    return sum(map(bool, known)) / len(known) if known else None
 
 
 def _other_load_ratio(before: float | None, elapsed_s: float) -> float | None:

@@ -22,9 +22,9 @@ from collectors.microbench._shapes import Shape
 TORCH_DTYPES = {
     "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8, "fp8": torch.float8_e4m3fn,
 }  # fmt: skip
-WINDOW_S = {"cpu": 100e-6, "cuda": 1e-3}
-"""A repeat lasts at least so long: shorter executions are made back to back and the time divided by their number. Reading the
-clocks of a CPU takes about a microsecond, launching on an idle GPU and waiting for it some ten."""
+WINDOW_S = 1e-3
+"""A repeat lasts at least so long: shorter executions are made back to back and the time divided by their number. Launching on
+an idle GPU and waiting for it takes some ten microseconds; and of buffers used in turn no single lucky one makes a repeat."""
 
 MAX_EXECUTIONS = 5000
 MIN_REPEATS, MAX_REPEATS = 5, 200
@@ -134,15 +134,15 @@ def _executions(once: Call, device: str) -> int:
         if device == "cuda":
             torch.cuda.synchronize()
         estimates.append(time.perf_counter() - began)
-        if estimates[-1] > WINDOW_S[device]:
+        if estimates[-1] > WINDOW_S:
             return 1
-    count = math.ceil(WINDOW_S[device] / min(estimates))
+    count = math.ceil(WINDOW_S / min(estimates))
     began = time.perf_counter()
     for _ in range(count):
         once()
     if device == "cuda":
         torch.cuda.synchronize()
-    return min(MAX_EXECUTIONS, max(1, math.ceil(count * WINDOW_S[device] / (time.perf_counter() - began))))
+    return min(MAX_EXECUTIONS, max(1, math.ceil(count * WINDOW_S / (time.perf_counter() - began))))
 
 
 def _divided(sample: _timing.Sample, by: int) -> _timing.Sample:
@@ -252,7 +252,7 @@ def _launch(shape: Shape, device: str) -> Prepared:
 
 _MAKERS: dict[str, Callable[[Shape, str], Call]] = {
     "gemm": _gemm, "attention": _attention, "rms_norm": _norm, "layer_norm": _norm, "softmax": _softmax,
-    "add": _add, "silu_mul": _silu_mul, "copy": _copy, "triad": _triad, "read": _read, "memcpy_h2d": _memcpy, "memcpy_d2h": _memcpy,
+    "add": _add, "silu_mul": _silu_mul, "memcpy": _copy, "triad": _triad, "read": _read, "memcpy_h2d": _memcpy, "memcpy_d2h": _memcpy,
 }  # fmt: skip
 
 

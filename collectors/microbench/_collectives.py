@@ -92,7 +92,7 @@ def _outcome(answers: list[Any]) -> Outcome:
         sum(one.wall_s for one in samples if one.phase == "measured") / sum(one.phase == "measured" for one in samples)
         for _, samples in answers
     ]
-    return Outcome(_timing.Timing(tuple(slowest), asked_precision=0.01), executions, means)
+    return Outcome(_timing.Timing(tuple(slowest), asked_precision=0.0), executions, means)
 
 
 # ---- a rank

@@ -13,7 +13,7 @@ KiB, MiB, GiB = 2**10, 2**20, 2**30
 
 OP_KIND = {
     "gemm": "gemm", "attention": "attention", "rms_norm": "norm", "layer_norm": "norm", "softmax": "softmax",
-    "add": "elementwise", "silu_mul": "elementwise", "copy": "memcpy", "triad": "elementwise", "read": "elementwise",
+    "add": "elementwise", "silu_mul": "elementwise", "memcpy": "memcpy", "triad": "elementwise", "read": "elementwise",
     "memcpy_h2d": "memcpy_h2d", "memcpy_d2h": "memcpy_d2h", "launch": "other",
     "all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter", "broadcast": "communication",
 }  # fmt: skip
@@ -22,7 +22,7 @@ OP_KIND = {
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "broadcast")
 FAMILIES: dict[str, tuple[str, ...]] = {
     "gemm": ("gemm",),
-    "copy": ("copy", "triad", "read"),
+    "copy": ("memcpy", "triad", "read"),
     "attention": ("attention",),
     "norm": ("rms_norm", "layer_norm"),
     "softmax": ("softmax",),
@@ -157,7 +157,7 @@ def work(shape: Shape) -> Work | None:
         )
     if shape.kernel in FAMILIES["copy"]:
         array = float(shape.size_bytes)
-        flops, read, written = {"copy": (None, 1, 1), "triad": (2.0, 2, 1), "read": (1.0, 1, 0)}[shape.kernel]
+        flops, read, written = {"memcpy": (None, 1, 1), "triad": (2.0, 2, 1), "read": (1.0, 1, 0)}[shape.kernel]
         return Work(None if flops is None else flops * array / size, 0.0, read * array, 0.0, written * array)
     return None
 
