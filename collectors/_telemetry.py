@@ -252,8 +252,7 @@ class EnergyWindow:
             execute()
             self._ends = [self._clock()]
         while not self._is_full() and self._clock() - began < limit_s and self._failure() is None:
-            execute()
-            self._ends.append(self._clock())
+            self._repeat(execute, POLL_S)
 
     def energy(self) -> Energy:
         """The result of what was read."""
@@ -289,6 +288,13 @@ class EnergyWindow:
         finally:
             done.set()
             thread.join(ANSWER_LIMIT_S)
+
+    def _repeat(self, execute: Callable[[], Any], least_s: float) -> None:
+        """Short executions follow one another without a look at the meters: nothing else is in the window."""
+        until = self._clock() + least_s
+        while self._ends[-1] < until:
+            execute()
+            self._ends.append(self._clock())
 
     def _span(self) -> tuple[float, float]:
         """First and last end of an execution between which every track is known; equal where there is no such time."""
@@ -326,7 +332,7 @@ class _Track:
     @property
     def range(self) -> tuple[float, float] | None:
         """From when to when the energy is known."""
-        at = list(self._moves[0] if self._has_counter else self._powers[0])
+        at = self._moves[0] if self._has_counter else self._powers[0]
         return (at[0], at[-1]) if at else None
 
     def read(self, now: float) -> None:
@@ -480,7 +486,7 @@ class Rapl:
     definition = "rapl_package"
 
     def __init__(self) -> None:
-        zones = [zone for zone in SYS.glob("class/powercap/intel-rapl:*") if zone.name.count(":") == 1]
+        zones = SYS.glob("class/powercap/intel-rapl:*")  # also parts of packages, and the whole board
         self._zones = [zone for zone in zones if (_read(zone / "name") or "").startswith("package")]
         self._last = [_number(zone / "energy_uj") for zone in self._zones]
         self._total_j = 0.0

@@ -342,11 +342,13 @@ def sysfs(tmp_path, monkeypatch):
         "class/powercap/intel-rapl:0/max_energy_range_uj": "262143328850",
         "class/powercap/intel-rapl:0:0/name": "core",
         "class/powercap/intel-rapl:0:0/energy_uj": "500000",
+        "class/powercap/intel-rapl:0:0/max_energy_range_uj": "262143328850",
         "class/powercap/intel-rapl:1/name": "package-1",
         "class/powercap/intel-rapl:1/energy_uj": "99000000",
         "class/powercap/intel-rapl:1/max_energy_range_uj": "100000000",
         "class/powercap/intel-rapl:2/name": "psys",
         "class/powercap/intel-rapl:2/energy_uj": "7",
+        "class/powercap/intel-rapl:2/max_energy_range_uj": "262143328850",
         "class/hwmon/hwmon0/name": "nvme",
         "class/hwmon/hwmon0/temp1_input": "99000",
         "class/hwmon/hwmon1/name": "k10temp",
@@ -360,9 +362,10 @@ def sysfs(tmp_path, monkeypatch):
     monkeypatch.setattr(_telemetry, "SYS", tmp_path)
 
     def add(package, joules):
-        folder = tmp_path / f"class/powercap/intel-rapl:{package}"
-        value = int((folder / "energy_uj").read_text()) + round(joules * 1e6)
-        (folder / "energy_uj").write_text(str(value % int((folder / "max_energy_range_uj").read_text())))
+        for zone in (f"{package}", "0:0", "2"):
+            folder = tmp_path / f"class/powercap/intel-rapl:{zone}"
+            value = int((folder / "energy_uj").read_text()) + round(joules * 1e6)
+            (folder / "energy_uj").write_text(str(value % int((folder / "max_energy_range_uj").read_text())))
 
     return add
 
