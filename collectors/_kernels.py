@@ -46,8 +46,8 @@ def profile(
 
     Kernels are attributed to the modules of `model` by hooks that annotate every forward; None for no hooks (compiled models,
     where a hook would change what is compiled). On a CPU the rows are operators with the time each spent outside others.
-    Rows start at `first_index`. The trace is kept at `trace_path` without host name, environment and paths. Runs once
-    before, unprofiled by name, so that the profiler's own start is in no execution.
+    Rows start at `first_index`. The trace is kept at `trace_path` without host name, environment and paths. One execution
+    more comes first and is not counted: it takes the profiler's own start.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it prints its start and end otherwise
     from torch.profiler import ProfilerActivity, record_function

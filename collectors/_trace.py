@@ -405,10 +405,15 @@ class DeviceTime:
         return self.span_s - self.busy_s
 
 
-def device_times(trace: Trace, chosen: _Indices | None = None) -> list[DeviceTime]:
-    """Times of every device, over all or the chosen events: `busy_s` is the union of kernels, copies and fills, `exposed`
+def device_times(trace: Trace, in_steps_of: Attribution | None = None) -> list[DeviceTime]:
+    """Times of every device over the whole trace, or of what was launched in its profiler steps: `busy_s` is the union of kernels, copies and fills, `exposed`
     communication what no other work of the device covers."""
-    found = trace.of(*ON_DEVICE) if chosen is None else chosen
+    found = trace.of(*ON_DEVICE)
+    if in_steps_of is not None:
+        found = np.array(
+            [index for index, _ in _leaves(trace, in_steps_of, _launches(trace), only_steps=True)], np.int64
+        )
+        found = found[np.isin(trace.category[found], ON_DEVICE)]
     is_communication = np.array([kernel_kind(KERNEL, name, None, None) in COMMUNICATION for name in trace.names], bool)
     times = []
     for device in np.unique(trace.device[found]).tolist():
@@ -436,11 +441,17 @@ def device_times(trace: Trace, chosen: _Indices | None = None) -> list[DeviceTim
     return times
 
 
-def within_steps(trace: Trace, events: _Indices, at_us: _Floats) -> _Indices:
-    """Those of some events whose moment `at_us` lies in a profiler step."""
+def worked_steps(trace: Trace, attribution: Attribution) -> int:
+    """Profiler steps in which anything was issued: the last range of a schedule is often empty."""
+    leaves = _leaves(trace, attribution, _launches(trace), only_steps=True)
+    return len(np.unique(_step_of(trace, np.array([trace.start_us[anchor] for _, anchor in leaves]))))
+
+
+def _step_of(trace: Trace, at_us: _Floats) -> _Indices:
+    """Index of the profiler step that each moment lies in; -1 for none."""
     steps = np.array(trace.steps()).reshape(-1, 2)
     step = np.searchsorted(steps[:, 0], at_us, side="right") - 1
-    return events[(step >= 0) & (at_us <= np.append(steps[:, 1], -np.inf)[step])]
+    return np.where((step >= 0) & (at_us <= np.append(steps[:, 1], -np.inf)[step]), step, -1)
 
 
 def _seconds(microseconds: Any) -> float:
@@ -770,17 +781,18 @@ def kernel_rows(
 
 
 def module_rows(
-    trace: Trace, attribution: Attribution, *, phase: str | None, executions: int = 1
+    trace: Trace, attribution: Attribution, *, phase: str | None, executions: int = 1, only_steps: bool = False
 ) -> list[dict[str, Any]]:
     """Rows of `ops` of the modules that annotations name, parents before children, their kernels' time as `device_time_s`
     (without a device: their operators' as `time_s`). What a container launches itself is a leaf `<path>.(self)`."""
     modules = _module_names(trace, attribution)
-    if not modules:
-        return []
+    if only_steps:
+        within = _step_of(trace, trace.start_us[np.array(list(modules), np.int64)]) >= 0
+        modules = {one: name for (one, name), is_within in zip(modules.items(), within, strict=True) if is_within}
     inner: dict[int, float] = {}
     launches, forward = _launches(trace), _forward_of_sequence(trace)
     is_on_device = trace.is_on_device
-    for index, anchor in _leaves(trace, attribution, launches, only_steps=False):
+    for index, anchor in _leaves(trace, attribution, launches, only_steps):
         module, part = _place(trace, attribution, anchor, forward)
         if part is None:
             spent = float(trace.duration_us[index]) if is_on_device else attribution.self_us[index]
@@ -794,7 +806,7 @@ def module_rows(
             whole[above] = whole.get(above, 0.0) + own[module]
             above = attribution.parent_module[above]
     column = "device_time_s" if is_on_device else "time_s"
-    parents = {modules[above][0] for above in attribution.parent_module.values() if above >= 0}
+    parents = {modules[above][0] for above in attribution.parent_module.values() if above in modules}
     folded: dict[tuple[str, str | None], _Folded] = {}
     for module in sorted(modules, key=lambda one: float(trace.start_us[one])):
         path, class_name = modules[module]
@@ -843,7 +855,7 @@ def _leaves(
     """(event, what issued it or -1) of everything whose time counts, by start: a device's work, else operators on the CPU."""
     if not trace.is_on_device:
         events = trace.of(OPERATOR, ANNOTATION)
-        found = within_steps(trace, events, trace.start_us[events]) if only_steps else events
+        found = events[_step_of(trace, trace.start_us[events]) >= 0] if only_steps else events
         return [
             (index, index)
             for index in found.tolist()
@@ -860,11 +872,11 @@ def _leaves(
         if operator < 0:
             launch = by_external.get(int(trace.external_id[index]), launch)
         anchors.append(launch)
-    if only_steps:
-        at_us = np.where(np.array(anchors, np.int64) >= 0, trace.start_us[anchors], -np.inf)
-        kept = set(within_steps(trace, events, at_us).tolist())
-        return [(index, anchor) for index, anchor in zip(events.tolist(), anchors, strict=True) if index in kept]
-    return list(zip(events.tolist(), anchors, strict=True))
+    leaves = list(zip(events.tolist(), anchors, strict=True))
+    if not only_steps:
+        return leaves
+    at_us = np.array([trace.start_us[anchor] if anchor >= 0 else -np.inf for anchor in anchors])
+    return [leaf for leaf, step in zip(leaves, _step_of(trace, at_us).tolist(), strict=True) if step >= 0]
 
 
 def _launches(trace: Trace) -> dict[int, int]:

@@ -2,7 +2,8 @@
 
 Any Chrome trace that torch.profiler writes, .json or .json.gz: CPU, CUDA, ROCm, graph replay. A trace says which device it was taken on
 and little of what ran: the rest is given here, and what is not given is NULL. Latency stays NULL, because a profiled pass has none; the
-time of kernels is of one profiler step where the file marks steps (the mean of all of them), of the whole file where it marks none.
+time of kernels is of one profiler step where the file marks steps (the mean of those in which anything was launched; what was launched
+outside them does not count), and of the whole file where it marks none. Totals of the whole file are in `samples`, named torch_profiler:*.
 The environment of the process that some producers write into a trace is never read.
 """
 
@@ -95,10 +96,12 @@ def _batch(file: Path, phase: str | None, hardware: str | None, asked: dict[str,
     trace = _trace.read(file)
     config = _configuration(trace, phase, _hardware(trace, hardware), asked)
     attribution = _trace.attribute(trace)
-    executions = max(1, len(trace.steps()))
-    kernels = _trace.kernel_rows(trace, attribution, phase=phase, executions=executions)
-    modules = _trace.module_rows(trace, attribution, phase=phase, executions=executions)
-    devices = _trace.device_times(trace)
+    num_steps = _trace.worked_steps(trace, attribution)
+    executions, only_steps = max(1, num_steps), num_steps > 0
+    kernels = _trace.kernel_rows(trace, attribution, phase=phase, executions=executions, only_steps=only_steps)
+    modules = _trace.module_rows(trace, attribution, phase=phase, executions=executions, only_steps=only_steps)
+    totals = _trace.device_times(trace)
+    devices = _trace.device_times(trace, attribution) if only_steps else totals
     environment = _environment(trace, config["hardware_id"])
     source_id = f"torch-trace/{trace.digest}"
     run_id = f"{NAME}-{trace.digest}"
@@ -113,7 +116,7 @@ def _batch(file: Path, phase: str | None, hardware: str | None, asked: dict[str,
         "quality_tier": 1,
         "collected_at": trace.started_at or datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC),
         "status": "ok",
-        "status_detail": _notes(trace, executions),
+        "status_detail": _notes(trace, num_steps),
         "is_excluded": False,
         "framework": "pytorch",
         "execution": "graph" if _is_replayed(kernels) else None,
@@ -121,7 +124,7 @@ def _batch(file: Path, phase: str | None, hardware: str | None, asked: dict[str,
         "environment_id": None if environment is None else environment["environment_id"],
         "command": _command(file, config),
         "num_samples": executions,
-        "kernel_time_s": _trace.kernel_time_s(trace, attribution, executions=executions),
+        "kernel_time_s": _trace.kernel_time_s(trace, attribution, executions=executions, only_steps=only_steps),
         "communication_s": _communication_s(devices, config["num_devices"], executions),
         "metric_definitions": {"kernel_time_s": "profiler_busy"} if trace.is_on_device else {},
     }
@@ -130,7 +133,7 @@ def _batch(file: Path, phase: str | None, hardware: str | None, asked: dict[str,
         "environments": [] if environment is None else [environment],
         "sources": [_source(trace, source_id)],
         "ops": ops,
-        "samples": _samples(run_id, trace, attribution, devices),
+        "samples": _samples(run_id, trace, attribution, totals),
         "ranks": _ranks(run_id, trace, devices, executions),
         "runs": [run],
     }
@@ -188,10 +191,12 @@ def _setting(text: str) -> tuple[str, Any]:
         raise ValueError(f"'{value}' is not a value of {name}: it takes {column.type}.") from None
 
 
-def _notes(trace: _trace.Trace, executions: int) -> str:
+def _notes(trace: _trace.Trace, num_steps: int) -> str:
     notes = ["from a profiled pass: no latency"]
-    if trace.steps():
-        notes.append(f"times are means over {executions} profiler steps" if executions > 1 else "one profiler step")
+    if num_steps:
+        notes.append(
+            f"times are means over {num_steps} profiler steps" if num_steps > 1 else "times are of one profiler step"
+        )
     else:
         notes.append("no profiler steps: times are of the whole trace")
     if not trace.is_on_device:

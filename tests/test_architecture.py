@@ -93,7 +93,7 @@ def test_the_contract_and_the_arithmetic_load_nothing_heavy(module: str) -> None
     assert not loaded_by(module) & ANYTHING_HEAVY
 
 
-@pytest.mark.parametrize("name", ["roofline", "published"])
+@pytest.mark.parametrize("name", ["roofline", "published", "from_torch_trace"])
 def test_a_collector_that_measures_nothing_needs_no_torch(name: str) -> None:
     assert not loaded_by(f"collectors.{name}") & ANYTHING_HEAVY
 

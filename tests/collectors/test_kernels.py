@@ -127,6 +127,11 @@ def test_the_kept_trace_can_be_imported(profiled: tuple[_kernels.Profile, Path],
     assert modules["model.layers.2.mlp.down_proj"]["op_kind"] == "down_proj"
     assert modules["model.layers.2.mlp.down_proj"]["parent_path"] == "model.layers.2.mlp"
     assert modules["model.layers.2"]["layer_index"] == 2
+    assert {row["count"] for row in modules.values()} == {1}
+    kernels = [row for row in ops if row["level"] == "kernel"]
+    assert [(row["path"], row["count"], row["time_s"]) for row in kernels] == [
+        (row["path"], row["count"], row["time_s"]) for row in profiled[0].rows
+    ]
 
 
 def test_what_prepares_an_execution_is_not_counted() -> None:
