@@ -21,7 +21,10 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ("torch", "numpy", "pyarrow.parquet")
+PRELOADED = (
+    "torch", "numpy", "pyarrow.parquet", "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
+)  # fmt: skip
+"""Imported once for all workers; none of them touches a device. What is not installed is left out."""
 START_LIMIT_S = 180.0
 """Limit of a worker before its first `begin`: imports, and the meeting of the ranks."""
 
@@ -179,7 +182,7 @@ def _death(rank: _Rank, index: int) -> WorkerDiedError:
 def _cause(raised: WorkerRaisedError, index: int, ranks: list[_Rank]) -> WorkerError:
     """What a rank raised, or what made it: the death of another, which its communication reports as an error of its own."""
     others = {one.process.sentinel: (one, at) for at, one in enumerate(ranks) if at != index and not one.is_done}
-    for sentinel in connection.wait(list(others), DEATH_S):
+    for sentinel in connection.wait(list(others), DEATH_S) if others else ():
         return _death(*others[sentinel])
     return raised
 
