@@ -309,7 +309,7 @@ def _zhang_gemms() -> list[tuple[int, int, int]]:
 def _attentions(preset: str, device: str) -> list[dict[str, Any]]:
     """Heads of llama-2-7b (32/32), llama-3.1-8b (32/8) and qwen2.5-7b (28/4), all 128 wide."""
     if preset == "tiny":
-        heads, inputs, contexts, batches = [(4, 2, 16)], [24], [40], [2]
+        heads, inputs, contexts, batches = [(4, 2, 64)], [24], [512], [2]
     elif device == "cpu":
         heads = [(32, 8, 128)] if preset == "quick" else [(32, 32, 128), (32, 8, 128), (28, 4, 128)]
         inputs, contexts = ([128, 512], [512, 2048]) if preset == "quick" else ([128, 512, 1024], [512, 2048, 8192])
@@ -332,7 +332,7 @@ def _attentions(preset: str, device: str) -> list[dict[str, Any]]:
 def _planes(preset: str, kernel: str, device: str) -> list[tuple[int, int]]:
     """(m, n): tokens by hidden size, by vocabulary for the softmax, by the inner size of an MLP for element-wise kernels."""
     if preset == "tiny":
-        return [(32, 64)]
+        return [(128, 512)]
     width = {"softmax": 32000, "add": 4096, "silu_mul": 11008}.get(kernel, 4096)
     rows = ([128, 512] if kernel == "softmax" else [128, 1024]) if device == "cpu" else [16, 2048, 8192]
     more = [] if preset == "quick" else [1, 4096 if device == "cpu" else 32768]
@@ -341,7 +341,7 @@ def _planes(preset: str, kernel: str, device: str) -> list[tuple[int, int]]:
 
 def _copies(preset: str, device: str) -> list[int]:
     if preset == "tiny":
-        return [64 * KiB]
+        return [MiB]
     if device == "cpu":
         return [128 * MiB, 16 * MiB, 1 * MiB] if preset == "quick" else [MiB * 4**step for step in range(5)]
     return [GiB, 64 * MiB, MiB] if preset == "quick" else [MiB * 2**step for step in range(12)]
