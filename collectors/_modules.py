@@ -21,7 +21,7 @@ import math
 import time
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -63,6 +63,13 @@ class _Node:
     @property
     def kind(self) -> str:
         return op_kind(self.path, type(self.module).__name__) if self.path else "model"
+
+    @property
+    def own_kind(self) -> str:
+        """What a container does itself: experts and attention are products, whatever else is beside its children."""
+        kinds = {child.kind for child in self.children.values()}
+        is_product = self.kind == "experts" or (self.kind == "attention" and kinds & {"q_proj", "qkv_proj"})
+        return self.kind if is_product else "other"
 
     @property
     def executions(self) -> int:
@@ -234,7 +241,7 @@ class ModuleTimer:
         self._top = _Node("", None)
         self._stack = [self._top]
         self._outside: _Node | None = None
-        self._passes = 1 if self._handles else 0
+        self._passes = 0
         self._clock = _Clock(self._device)
         self._meter: _Clock | _Account = self._clock
 
@@ -265,10 +272,8 @@ class ModuleTimer:
         self._clock.settle()
         return sum(node.total_s for node in self._top.children.values())
 
-    def rows(self, run_id: str, phase: str, flops: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
+    def rows(self, run_id: str, phase: str) -> list[dict[str, Any]]:
         """Rows of `ops`, parents before children: values of one execution of a module, `count` executions in a pass."""
-        if flops is not None:  # until every caller takes accounts
-            _allot(self._top, flops)
         rows = self._rows(phase)
         return [{"run_id": run_id, "op_index": index, **row} for index, row in enumerate(rows)]
 
@@ -369,11 +374,9 @@ class TrainingTimer(ModuleTimer):
         self._meter.count(update)
         self._turn(None)
 
-    def rows(
-        self, run_id: str, phase: str = "forward", flops: Mapping[str, float] | None = None
-    ) -> list[dict[str, Any]]:
+    def rows(self, run_id: str, phase: str = "forward") -> list[dict[str, Any]]:
         """Rows of `ops` of every phase, each a tree of its own: values of one execution, `count` executions in a step."""
-        return super().rows(run_id, phase, flops)
+        return super().rows(run_id, phase)
 
     def _rows(self, phase: str) -> Iterator[dict[str, Any]]:
         for node, twin in self._twins.values():
@@ -431,14 +434,6 @@ def _graph(root: Any) -> Iterator[Any]:
                 waiting.append(one)
 
 
-def _allot(node: _Node, flops: Mapping[str, float]) -> None:
-    for child in node.children.values():
-        _allot(child, flops)
-        below = sum((one.total_flops or 0.0) * one.executions for one in child.children.values())
-        if child.children and flops.get(child.path, 0.0) > below:
-            child.own_flops, child.accounted = flops[child.path] - below, child.calls
-
-
 def _emit(node: _Node, parent_path: str | None, passes: int) -> Iterator[dict[str, Any]]:
     """Rows of a module, of those below it, and of what it does itself beside them."""
     path = node.path or type(node.module).__name__
@@ -449,13 +444,14 @@ def _emit(node: _Node, parent_path: str | None, passes: int) -> Iterator[dict[st
         "class_name": type(node.module).__name__,
         "layer_index": layer_index(path),
         "op_kind": node.kind,
-        "count": round(node.executions / passes) if node.calls else node.accounted,
+        "count": round(node.calls / passes) if node.calls else node.accounted,
+        "memory_peak_bytes": None,
     }
-    gemm = dict(zip("mnk", node.gemm, strict=True)) if node.gemm is not None else {}
+    gemm = (None, None, None) if node.gemm is None else node.gemm
     yield {
         **row,
-        **gemm,
-        **_work(node.total_flops, {name: size / node.accounted for name, size in node.bytes.items()}),
+        **dict(zip("mnk", gemm, strict=True)),
+        **_work(node, node.total_flops, node.bytes),
         **_parameters(node.module, recurse=True),
         "memory_peak_bytes": node.peak_bytes,
         "seconds": node.total_s / node.calls if node.calls else None,
@@ -463,27 +459,34 @@ def _emit(node: _Node, parent_path: str | None, passes: int) -> Iterator[dict[st
     for child in node.children.values():
         yield from _emit(child, path, passes)
     if node.children:
-        kinds = {child.kind for child in node.children.values()}
-        is_product = node.kind == "experts" or (node.kind == "attention" and kinds & {"q_proj", "qkv_proj"})
         yield {
             **row,
             "path": f"{path}.(self)",
             "parent_path": path,
-            "op_kind": node.kind if is_product else "other",
-            **_work(node.flops, {name: size / node.accounted for name, size in node.own_bytes.items()}),
+            "op_kind": node.own_kind,
+            **dict.fromkeys("mnk"),
+            **_work(node, node.flops, node.own_bytes),
             **_parameters(node.module, recurse=False),
             "seconds": node.own_s / node.calls if node.calls else None,
         }
 
 
-def _work(flops: float | None, sizes: dict[str, float]) -> dict[str, float | None]:
-    """FLOPs and bytes; the sum of the traffic, and the intensity, where the traffic is known."""
-    moved = [size for name, size in sizes.items() if name.endswith(("_read", "_written"))]
+BYTES = (
+    "weight_bytes_read", "activation_bytes_read", "activation_bytes_written", "kv_bytes_read", "memory_bytes",
+    "activation_bytes",
+)  # fmt: skip
+
+
+def _work(node: _Node, flops: float | None, totals: dict[str, float]) -> dict[str, float | None]:
+    """FLOPs and bytes of one execution; the sum of the traffic, and the intensity, where the traffic is known."""
+    sizes = {name: size / node.accounted for name, size in totals.items()}
+    moved = sum(size for name, size in sizes.items() if name.endswith(("_read", "_written")))
     return {
         "flops": flops,
+        **dict.fromkeys(BYTES),
         **sizes,
-        "bytes_moved": sum(moved) if moved else None,
-        "arithmetic_intensity": None if flops is None or not moved else flops / sum(moved),
+        "bytes_moved": moved if moved else None,
+        "arithmetic_intensity": None if flops is None or not moved else flops / moved,
     }
 
 
