@@ -300,12 +300,12 @@ def _measure(call: _Call, cell: _trainer.Cell, num_left: int) -> None:
     tables: dict[str, list[dict[str, Any]]] = {}
     until = time.monotonic() + call.limit_s
     for index, identity in enumerate(identities):
-        share = None
-        if call.deadline is not None:
-            share = max(0.0, call.deadline - time.monotonic()) / (num_left * call.runs - index)
+        now = time.monotonic()
+        share = None if call.deadline is None else (call.deadline - now) / (num_left * call.runs - index)
         protocol = replace(
-            call.protocol, share_s=share, limit_s=max(0.0, until - time.monotonic()),
-            has_modules=call.protocol.has_modules and index == 0, has_energy=call.protocol.has_energy and index == 0 and cell.num_ranks == 1,
+            call.protocol, until_s=None if share is None else now + share, limit_s=max(0.0, until - now),
+            has_modules=call.protocol.has_modules and index == 0,
+            has_energy=call.protocol.has_energy and index == 0 and cell.num_ranks == 1,
         )  # fmt: skip
         row, parts = _run(call, cell, plan, identity, protocol)
         rows.append(row)
@@ -551,7 +551,7 @@ def _check_options(grid: _Grid, warmup_steps: int, steps: int, runs: int) -> Non
     for name, given, values in known:
         for one in given:
             if one not in values:
-                raise ValueError(f"'{one}' is not a {name} of a training step. Known: {', '.join(values)}.")
-    counts = [*grid.batches, *grid.inputs, *grid.micro_batches, *grid.ranks, grid.lora_rank, steps, runs]
-    if min(counts) < 1 or warmup_steps < 0:
-        raise ValueError("Sizes, ranks, steps and runs are whole numbers from 1 on; warmup_steps from 0 on.")
+                raise ValueError(f"'{one}' is no {name} of a training step. Known: {', '.join(values)}.")
+    counts = [*grid.batches, *grid.inputs, *grid.micro_batches, *grid.ranks, grid.lora_rank, warmup_steps, steps, runs]
+    if min(counts) < 1:
+        raise ValueError("Sizes, ranks, steps and runs are whole numbers from 1 on.")

@@ -27,7 +27,8 @@ from models.analytical.training_model import ADAPTED
 from warehouse.metrics import metric
 
 EXTRA_STEPS = 10
-"""Steps of the pass with hooks, as in zhang-2023-dissecting, and of the pass without exchange of gradients."""
+"""Steps of the pass with hooks, as in zhang-2023-dissecting, and of the pass without exchange of gradients; at most a quarter of
+the measured ones."""
 
 PROBE_STEPS = 2
 """Steps beyond the protocol, where a budget is set: the second tells how many of the others it has room for."""
@@ -62,11 +63,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How many steps, and how many seconds of a run they are cut to; None for all of them."""
+    """How many steps. They are cut to what ends before `until_s`, a time of time.monotonic(), which all processes of a machine
+    share; None for all of them. `limit_s` ends a run that takes longer."""
 
     num_warmup: int
     num_steps: int
-    share_s: float | None
+    until_s: float | None
     limit_s: float | None
     has_modules: bool
     has_energy: bool
@@ -118,13 +120,21 @@ def plan(cell: Cell) -> Plan:
     counter = FlopCounterMode(display=False)
     note, flops = None, None
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model, _ = _model(replace(cell, target=engine.Target(cell.target.llm), attention="eager", device="cpu"))
+        single = replace(
+            cell,
+            target=engine.Target(cell.target.llm),
+            attention="eager",
+            device="cpu",
+            batch_size=1,
+            num_micro_batches=1,
+        )
+        model, _ = _model(single)
         held = engine.weights_bytes(model) + sum(
             one.numel() * (one.element_size() + _state_bytes(cell)) for one in _trained(model)
         )
         try:
             with counter:
-                model(**_inputs(model, cell, 1, "cpu")).loss.backward()
+                model(**_inputs(model, single)[0]).loss.backward()
             flops = float(counter.get_total_flops())
         except Exception as error:  # control flow on values, say
             note = f"no FLOPs: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:300]
@@ -133,14 +143,13 @@ def plan(cell: Cell) -> Plan:
 
 def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcome:
     """One run of a cell in a process of its own, as one of its ranks. Raises what a step raises, torch.OutOfMemoryError too."""
-    began = time.monotonic()
     worker.begin(cell.phase, protocol.limit_s)
     if cell.device == "cpu" and worker.num_ranks > 1:
         torch.set_num_threads(max(1, min(torch.get_num_threads(), _machine.usable_cores() // worker.num_ranks)))
     _settle(cell)
     baseline = _memory.resident_bytes()
     trainer = Trainer(cell)
-    num_warmup, num_steps = _counts(trainer, protocol, began)
+    num_warmup, num_steps = _counts(trainer, protocol)
     watch, telemetry = (
         _memory.MemoryWatch(cell.device),
         _telemetry.Telemetry(cell.device, devices=range(cell.num_ranks)),
@@ -153,11 +162,11 @@ def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcom
         )  # fmt: skip
         others_after, own = _machine.others_cpu_s(), time.process_time() - own
         wall = time.perf_counter() - wall
-    splits = trainer.splits()
+    splits, num_extra = trainer.splits(), min(EXTRA_STEPS, max(1, num_steps // 4))
     memory = watch.columns(baseline)
     outcome = Outcome(
         columns=_columns(timing, splits) | trainer.held(), latency_s=float(timing.columns()["latency_s"] or math.nan),
-        memory=memory, synchronisation_s=trainer.synchronisation_s(min(EXTRA_STEPS, num_steps)),
+        memory=memory, synchronisation_s=trainer.synchronisation_s(num_extra),
         busy_s=(wall, None if others is None or others_after is None else others_after - others, own),
         num_warmup=num_warmup, num_threads=torch.get_num_threads(),
     )  # fmt: skip
@@ -167,7 +176,7 @@ def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcom
         outcome.columns |= telemetry.columns() | memory
         outcome.notes.append(telemetry.note)
     if protocol.has_modules:
-        outcome.ops, hooked_s = trainer.modules(run_id, min(EXTRA_STEPS, num_steps), worker.rank == 0)
+        outcome.ops, hooked_s = trainer.modules(run_id, num_extra, worker.rank == 0)
         if outcome.ops:
             outcome.columns["ops_time_s"] = _leaves_s(outcome.ops)
             outcome.columns["profiler_overhead_ratio"] = hooked_s / outcome.latency_s
@@ -228,10 +237,7 @@ class Trainer:
         parameters = _trained(self._model)
         is_mixed = cell.optimizer_dtype != cell.dtype
         self._optimizer: Any = _MasterWeights(parameters) if is_mixed else torch.optim.AdamW(parameters)
-        sequences = cell.batch_size // cell.num_micro_batches
-        self._inputs = [
-            _inputs(self._model, cell, sequences, cell.device, seed) for seed in range(cell.num_micro_batches)
-        ]
+        self._inputs = _inputs(self._model, cell)
         self._marks: list[list[Any]] = []
 
     def step(self) -> None:
@@ -430,7 +436,7 @@ def adapt(model: Any, rank: int) -> dict[str, str]:
 
 def _model(cell: Cell) -> tuple[Any, dict[str, str]]:
     """The model in training mode, with adapters and checkpoints where the cell has them; what was adapted."""
-    model = engine.build(cell.target, cell.dtype, cell.attention, cell.device).train()
+    model = engine.build(cell.target, cell.dtype, cell.attention, cell.device, is_masked_lm=True).train()
     adapted = adapt(model, cell.lora_rank) if "lora" in cell.optimizations and cell.lora_rank is not None else {}
     if "recompute" in cell.optimizations:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -438,16 +444,14 @@ def _model(cell: Cell) -> tuple[Any, dict[str, str]]:
     return model, adapted
 
 
-def _inputs(model: Any, cell: Cell, sequences: int, device: str, seed: int = 0) -> dict[str, Any]:
-    """Token ids of shape (sequences, input_tokens), which are the labels as well; of an encoder-decoder the decoder's too."""
+def _inputs(model: Any, cell: Cell) -> list[dict[str, Any]]:
+    """Token ids of every micro-batch, which are the labels as well; of an encoder-decoder the decoder's too."""
     vocabulary = int(model.config.vocab_size)
-    generator = torch.Generator().manual_seed(seed)
-    shape = (sequences, cell.input_tokens)
-    ids = torch.randint(min(10, vocabulary // 2), vocabulary, shape, generator=generator).to(device)
-    inputs: dict[str, Any] = {"input_ids": ids, "labels": ids}
-    if "use_cache" in inspect.signature(model.forward).parameters:
-        inputs["use_cache"] = False
-    return inputs
+    shape = (cell.batch_size, cell.input_tokens)
+    ids = torch.randint(min(10, vocabulary // 2), vocabulary, shape, generator=torch.Generator().manual_seed(0))
+    has_cache = "use_cache" in inspect.signature(model.forward).parameters
+    others = {"use_cache": False} if has_cache else {}
+    return [{"input_ids": part, "labels": part, **others} for part in ids.to(cell.device).chunk(cell.num_micro_batches)]
 
 
 def _shard(model: Any, device: str) -> None:
@@ -463,9 +467,9 @@ def _shard(model: Any, device: str) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def _counts(trainer: Trainer, protocol: Protocol, began: float) -> tuple[int, int]:
+def _counts(trainer: Trainer, protocol: Protocol) -> tuple[int, int]:
     """Warm-up and measured steps: the protocol's, or in the same proportion what the run's time has room for."""
-    if protocol.share_s is None:
+    if protocol.until_s is None:
         return protocol.num_warmup, protocol.num_steps
     for _ in range(PROBE_STEPS):
         start = time.monotonic()
@@ -473,10 +477,10 @@ def _counts(trainer: Trainer, protocol: Protocol, began: float) -> tuple[int, in
         _synchronize()
         took = time.monotonic() - start
     trainer.splits()
-    room = STEPS_SHARE * (protocol.share_s - (time.monotonic() - began)) / took
+    room = STEPS_SHARE * (protocol.until_s - time.monotonic()) / took
     scale = max(0.0, min(1.0, room / (protocol.num_warmup + protocol.num_steps)))
     counts = [
-        max(min(1, protocol.num_warmup), math.floor(protocol.num_warmup * scale)),
+        max(1, math.floor(protocol.num_warmup * scale)),
         max(min(LEAST_STEPS, protocol.num_steps), math.floor(protocol.num_steps * scale)),
     ]
     if dist.is_initialized():
