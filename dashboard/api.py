@@ -1,4 +1,5 @@
 """Rows as files: `/api/query/<name>.csv` and `.json` run a named query, `/api` lists them. Named queries only, read only.
+`/traces/<file>` is the profiler trace of a run.
 
 Parameters go in the query string, lists with commas (`hardware_ids=a6000,h100-sxm`), and `snapshot=N` reads the lake as it was then.
 An error is JSON, {"error": "..."}, with status 404 for an unknown query and 400 for anything else wrong with the request.
@@ -10,6 +11,7 @@ import io
 import json
 import math
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 import flask
@@ -33,6 +35,17 @@ def register(server: flask.Flask, lake: Lake) -> None:
                 "use": "/api/query/<name>.csv|json?parameter=value",
             }
         )
+
+    @server.get("/traces/<path:name>")
+    def trace(name: str) -> flask.Response:
+        """The profiler's trace of a run: a file of <home>/traces that a run names, and no other."""
+        if Path(name).name != name or not lake.rows("run_of_trace", trace=name):
+            return _error(404, f"No run of this lake has a trace '{name}'.")
+        if not (lake.home.traces / name).is_file():
+            return _error(
+                404, f"The trace '{name}' is not in {lake.home.path.name}/traces: it was not copied with its run."
+            )
+        return flask.send_from_directory(lake.home.traces, name, as_attachment=True)
 
     @server.get("/api/query/<name>.<extension>")
     def query(name: str, extension: str) -> flask.Response:

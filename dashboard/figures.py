@@ -41,8 +41,17 @@ DEVICE_COLOURS = (
 )
 SHADES, UNKNOWN_COLOUR = "YlGnBu", "#ced4da"
 FAULT_COLOUR = "#e03131"
+ABOVE_COLOUR = "#f08c00"
+"""Above what was reached on a device, below what its datasheet says."""
 ESTIMATE_COLOUR = "#8fcfae"
 """The analytical estimate, paler than the bound it belongs to."""
+FLAG_COLOURS = {
+    "measured": KIND_COLOURS["measured"],
+    "outlier": "#f08c00",
+    "throttled": "#e03131",
+    "warm-up": "#868e96",
+}
+"""Raw repeats by what is to be known of them."""
 MEMORY_COLOURS = {
     "weights_bytes": "#364fc7", "kv_cache_bytes": "#0b7285", "activation_peak_bytes": "#74b816", "gradients_bytes": "#f59f00",
     "optimizer_bytes": "#d9480f", "workspace_bytes": "#868e96",
@@ -74,9 +83,9 @@ CONFIG: dict[str, Any] = {
 
 def empty(message: str) -> go.Figure:
     """A chart with a sentence in the place of data."""
-    figure = _styled(go.Figure(), height=220)
+    figure = styled(go.Figure(), height=220)
     figure.add_annotation(
-        text=_wrapped(message), x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 14}
+        text=wrapped(message), x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 14}
     )
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
     return figure
@@ -140,7 +149,7 @@ def coverage(rows: pa.Table, is_whole: bool = False) -> go.Figure:
                 customdata=[details[place] for place in marked],
                 hovertemplate="%{customdata[1]}<extra></extra>",
             )
-    _styled(figure, height=40 + 14 * max(8, len(llms)) + 120)
+    styled(figure, height=40 + 14 * max(8, len(llms)) + 120)
     figure.update_layout(legend={"yref": "container", "y": 1, "yanchor": "top"}, margin={"t": 34})
     figure.update_xaxes(
         type="category", tickvals=devices, ticktext=[_cut(text.short_device(device_names[key]), 20) for key in devices],
@@ -178,7 +187,7 @@ def kinds(rows: pa.Table) -> go.Figure:
                 y=[kind], x=[row["num_runs"]], orientation="h", marker={"color": KIND_COLOURS[kind], "line": {"width": 1, "color": "#fff"}},
                 hovertemplate=f"<b>{row['collector']}</b><br>{text.plural(row['num_runs'], 'row')}<extra></extra>", showlegend=False,
             )  # fmt: skip
-    _styled(figure, height=200)
+    styled(figure, height=200)
     figure.update_layout(barmode="stack")
     figure.update_xaxes(title="Rows", type="linear")
     figure.update_yaxes(autorange="reversed", showgrid=False)
@@ -217,12 +226,12 @@ def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
     values = [row[metric.key] * metric.display_factor for row in points]
     values += _add_estimates(figure, points, metric, place, present)
     is_log = scale == "log" or (scale == "auto" and min(values) > 0 and max(values) / min(values) > LOG_FROM)
-    _styled(figure, height=130 + (46 if len(devices) <= 12 else 36) * len(devices))
+    styled(figure, height=130 + (46 if len(devices) <= 12 else 36) * len(devices))
     figure.update_xaxes(title=_axis(metric), type="log" if is_log else "linear", rangemode="tozero")
     if is_log:
-        figure.update_xaxes(**_log_ticks(values))
+        figure.update_xaxes(**log_ticks(values))
     figure.update_yaxes(
-        tickvals=list(place.values()), ticktext=[_wrapped(text.short_device(name), 22) for name in place], range=[-0.6, len(devices) - 0.4], showgrid=False,
+        tickvals=list(place.values()), ticktext=[wrapped(text.short_device(name), 22) for name in place], range=[-0.6, len(devices) - 0.4], showgrid=False,
         zeroline=False, automargin=True,
     )  # fmt: skip
     for line in range(1, len(devices)):
@@ -242,11 +251,12 @@ def ranked_devices(rows: Iterable[Row], metric: Metric) -> list[str]:
     return sorted(best, key=lambda device: (best[device], device))
 
 
-def roofline(roofs: pa.Table, points: pa.Table, metric_name: str = "run") -> go.Figure:
-    """Roofs (log-log) with points under them; a point above its own roof is ringed in red.
+def roofline(roofs: pa.Table, points: pa.Table, metric_name: str = "run", with_ceilings: bool = True) -> go.Figure:
+    """Roofs (log-log) with points under them; a point above its own roof is ringed in red, one above what was reached on its
+    device (a roof of fine dashes) in amber.
 
-    Roofs: hardware_name, dtype, peak_flops_per_s, bandwidth_bytes_per_s, ridge. Points: source_kind, label, intensity (FLOP/B),
-    achieved_flops_per_s, roof_flops_per_s, ridge, is_fault, link; y is in TFLOP/s.
+    Roofs: rows of the query `roof_list`. Points: source_kind, label, intensity (FLOP/B), achieved_flops_per_s, roof_flops_per_s,
+    ridge, is_fault, is_above_measured_roof, achievable_flops_per_s, link; y is in TFLOP/s.
     """
     dots = [row for row in points.to_pylist() if _positive(row["intensity"]) and _positive(row["achieved_flops_per_s"])]
     lines = roofs.to_pylist()
@@ -271,7 +281,7 @@ def roofline(roofs: pa.Table, points: pa.Table, metric_name: str = "run") -> go.
                 row["peak_flops_per_s"] / 1e12,
             ],
             mode="lines",
-            name=_wrapped(f"{text.short_device(row['hardware_name'])}, {row['dtype']}", 32),
+            name=wrapped(f"{text.short_device(row['hardware_name'])}, {row['dtype']}", 32),
             legendgroup="roofs",
             line={"color": colours[row["hardware_name"]], "width": 2, "dash": dashes[row["dtype"]]},
             hovertemplate=(
@@ -279,6 +289,9 @@ def roofline(roofs: pa.Table, points: pa.Table, metric_name: str = "run") -> go.
                 f"{text.number(row['bandwidth_bytes_per_s'] / 1e9)} GB/s<br>ridge at {text.number(row['ridge'])} FLOP/B<extra></extra>"
             ),
         )
+    for row in lines:
+        if with_ceilings and row["has_ceiling"]:
+            _add_ceiling(figure, row, low, high, colours[row["hardware_name"]])
     for kind in text.KINDS:
         mine = [row for row in dots if row["source_kind"] == kind]
         if mine:
@@ -292,22 +305,49 @@ def roofline(roofs: pa.Table, points: pa.Table, metric_name: str = "run") -> go.
                 customdata=[[row["link"], _roof_hover(row)] for row in mine],
                 hovertemplate="%{customdata[1]}<extra></extra>",
             )
-    faults = [row for row in dots if row["is_fault"]]
-    if faults:
-        figure.add_scatter(
-            x=[row["intensity"] for row in faults],
-            y=[row["achieved_flops_per_s"] / 1e12 for row in faults],
-            mode="markers",
-            name="above its own roof: data fault",
-            marker={"symbol": "circle-open", "size": 20, "color": FAULT_COLOUR, "line": {"width": 2.5}},
-            hoverinfo="skip",
-        )
-    _styled(figure, height=560)
+    above = [row for row in dots if with_ceilings and row["is_above_measured_roof"] and not row["is_fault"]]
+    _add_rings(figure, above, "above what was reached on its device", ABOVE_COLOUR)
+    _add_rings(figure, [row for row in dots if row["is_fault"]], "above its own roof: data fault", FAULT_COLOUR)
+    styled(figure, height=560)
     figure.update_xaxes(
         title="Arithmetic intensity (FLOP/B)", type="log", range=[math.log10(low), math.log10(high)], dtick=1
     )
     figure.update_yaxes(title="Achieved TFLOP/s", type="log", dtick=1, exponentformat="none")
     return figure
+
+
+def _add_ceiling(figure: go.Figure, row: Row, low: float, high: float, colour: str) -> None:
+    """What microbenchmarks reached on a device: the achievable roof."""
+    peak, bandwidth, ridge = (
+        row["achievable_peak_flops_per_s"],
+        row["achievable_bandwidth_bytes_per_s"],
+        row["achievable_ridge"],
+    )
+    figure.add_scatter(
+        x=[low, ridge, high],
+        y=[low * bandwidth / 1e12, peak / 1e12, peak / 1e12],
+        mode="lines",
+        name=wrapped(f"{text.short_device(row['hardware_name'])}, {row['dtype']}, as measured", 32),
+        legendgroup="roofs",
+        line={"color": colour, "width": 1.5, "dash": "4px,4px"},
+        hovertemplate=(
+            f"<b>{row['hardware_name']}</b>, {row['dtype']}, reached by microbenchmarks<br>{text.number(peak / 1e12)} TFLOP/s<br>"
+            f"{text.number(bandwidth / 1e9)} GB/s<br>ridge at {text.number(ridge)} FLOP/B<extra></extra>"
+        ),
+    )
+
+
+def _add_rings(figure: go.Figure, rows: Sequence[Row], name: str, colour: str) -> None:
+    """Rings around points, where there are any."""
+    if rows:
+        figure.add_scatter(
+            x=[row["intensity"] for row in rows],
+            y=[row["achieved_flops_per_s"] / 1e12 for row in rows],
+            mode="markers",
+            name=name,
+            marker={"symbol": "circle-open", "size": 20, "color": colour, "line": {"width": 2.5}},
+            hoverinfo="skip",
+        )
 
 
 def icicle(nodes: Sequence[Row], size: Metric, colour: Metric) -> go.Figure:
@@ -340,7 +380,7 @@ def icicle(nodes: Sequence[Row], size: Metric, colour: Metric) -> go.Figure:
         },
     )  # fmt: skip
     figure.update_layout(uniformtext={"minsize": 10, "mode": "hide"})
-    return _styled(figure, height=480).update_xaxes(visible=False).update_yaxes(visible=False)
+    return styled(figure, height=480).update_xaxes(visible=False).update_yaxes(visible=False)
 
 
 def op_kinds(rows: pa.Table, metric: Metric) -> go.Figure:
@@ -368,7 +408,7 @@ def op_kinds(rows: pa.Table, metric: Metric) -> go.Figure:
                 hovertemplate="%{customdata[1]}<extra></extra>",
             )
             _add_estimate_bars(figure, mine)
-    _styled(figure, height=140 + 40 * len(order))
+    styled(figure, height=140 + 40 * len(order))
     figure.update_layout(barmode="group", bargap=0.25)
     figure.update_xaxes(title=metric.axis(), rangemode="tozero")
     figure.update_yaxes(
@@ -418,7 +458,7 @@ def memory_parts(run: Row, device_bytes: float | None) -> go.Figure:
             x=[value * scale], y=[""], orientation="h", name=BY_KEY[key].label, marker={"color": MEMORY_COLOURS[key]},
             hovertemplate="<br>".join(lines) + "<extra></extra>",
         )  # fmt: skip
-    _styled(figure, height=190)
+    styled(figure, height=190)
     figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
     most = max(whole, device_bytes or 0.0) * scale
     figure.update_xaxes(title="GiB on one device", range=[0, 1.04 * most])
@@ -434,19 +474,15 @@ def samples(rows: pa.Table, metric: Metric) -> go.Figure:
     if not table:
         return empty("This run kept no raw samples.")
     figure = go.Figure()
-    for phase, symbol in (("measured", "circle"), ("warmup", "circle-open")):
-        mine = [row for row in table if row["sample_phase"] == phase]
+    for flag, colour in FLAG_COLOURS.items():
+        mine = [row for row in table if flag_of(row) == flag]
         if mine:
             figure.add_scatter(
                 x=[row["sample_index"] for row in mine],
                 y=[row["value"] * metric.display_factor for row in mine],
                 mode="markers",
-                name={"measured": "measured", "warmup": "warm-up"}[phase],
-                marker={
-                    "symbol": symbol,
-                    "size": 9,
-                    "color": KIND_COLOURS["measured"] if phase == "measured" else "#868e96",
-                },
+                name=flag,
+                marker={"symbol": "circle-open" if flag == "warm-up" else "circle", "size": 9, "color": colour},
                 text=[", ".join(row["flags"] or []) for row in mine],
                 hovertemplate="repeat %{x}<br>%{y:.4g} " + metric.display_unit + "<br>%{text}<extra></extra>",
             )
@@ -457,10 +493,18 @@ def samples(rows: pa.Table, metric: Metric) -> go.Figure:
             y=middle, line={"dash": "dot", "color": "#868e96"}, annotation_text=f"median {text.number(middle)} {metric.display_unit}",
             annotation_position="top right",
         )  # fmt: skip
-    _styled(figure, height=300)
+    styled(figure, height=300)
     figure.update_xaxes(title="Repeat", dtick=max(1, len(table) // 12))
     figure.update_yaxes(title=_axis(metric), rangemode="tozero")
     return figure
+
+
+def flag_of(row: Row) -> str:
+    """What a reader must know of a raw repeat first: a key of FLAG_COLOURS."""
+    if row["sample_phase"] == "warmup":
+        return "warm-up"
+    flags = row["flags"] or []
+    return next((flag for flag in ("throttled", "outlier") if flag in flags), "measured")
 
 
 def distribution(rows: pa.Table, keys: Sequence[str]) -> go.Figure:
@@ -478,7 +522,7 @@ def distribution(rows: pa.Table, keys: Sequence[str]) -> go.Figure:
             )  # fmt: skip
     if not figure.data:
         return empty("No request of this run completed.")
-    _styled(figure, height=360)
+    styled(figure, height=360)
     figure.update_xaxes(title="Time (ms)", type="log")
     figure.update_yaxes(title="Requests (%)", range=[0, 102])
     return figure
@@ -499,7 +543,7 @@ def prediction(answer: Sequence[Row], metric: Metric) -> go.Figure:
         if mine:
             figure.add_scatter(
                 x=[row["value"] * scale for row in mine],
-                y=[_wrapped(row["name"], 24) for row in mine],
+                y=[wrapped(row["name"], 24) for row in mine],
                 mode="markers+text",
                 name=kind,
                 text=[text.quantity(metric, row["value"]) for row in mine],
@@ -514,9 +558,9 @@ def prediction(answer: Sequence[Row], metric: Metric) -> go.Figure:
                 hovertemplate="%{customdata[1]}<extra></extra>",
                 cliponaxis=False,
             )  # fmt: skip
-    _styled(figure, height=140 + 62 * len(rows))
+    styled(figure, height=140 + 62 * len(rows))
     figure.update_xaxes(title=_axis(metric), rangemode="tozero")
-    names = list(dict.fromkeys(_wrapped(row["name"], 24) for row in rows))
+    names = list(dict.fromkeys(wrapped(row["name"], 24) for row in rows))
     figure.update_yaxes(
         categoryorder="array", categoryarray=names[::-1], showgrid=False, automargin=True, type="category"
     )
@@ -541,14 +585,14 @@ def predicted_against_actual(rows: pa.Table, metric: Metric) -> go.Figure:
             x=[row["actual"] * scale for row in mine],
             y=[row["value"] * scale for row in mine],
             mode="markers",
-            name=_wrapped(name.partition(": ")[2] or name, 34),
+            name=wrapped(name.partition(": ")[2] or name, 34),
             marker={"color": colour, "symbol": symbol, "size": 8, "opacity": 0.8},
             customdata=[[row["run_id"], _prediction_hover(row, metric)] for row in mine],
             hovertemplate="%{customdata[1]}<extra></extra>",
         )
-    _styled(figure, height=430)
-    figure.update_xaxes(title=f"Actual {metric.axis().lower()}", type="log", **_log_ticks(values))
-    figure.update_yaxes(title=f"Predicted {metric.axis().lower()}", type="log", **_log_ticks(values))
+    styled(figure, height=430)
+    figure.update_xaxes(title=f"Actual {metric.axis().lower()}", type="log", **log_ticks(values))
+    figure.update_yaxes(title=f"Predicted {metric.axis().lower()}", type="log", **log_ticks(values))
     return figure
 
 
@@ -563,15 +607,15 @@ def residuals(rows: pa.Table, metric: Metric) -> go.Figure:
             x=[row["value"] / row["actual"] for row in mine],
             y=[row["llm_name"] or row["fold"] or "all" for row in mine],
             mode="markers",
-            name=_wrapped(name.partition(": ")[2] or name, 34),
+            name=wrapped(name.partition(": ")[2] or name, 34),
             marker={"color": colour, "symbol": symbol, "size": 8, "opacity": 0.8},
             customdata=[[row["run_id"], _prediction_hover(row, metric)] for row in mine],
             hovertemplate="%{customdata[1]}<extra></extra>",
         )
     figure.add_vline(x=1, line={"color": "#868e96", "dash": "dot"})
-    _styled(figure, height=max(320, 160 + 40 * len({row["llm_name"] for row in table})))
+    styled(figure, height=max(320, 160 + 40 * len({row["llm_name"] for row in table})))
     ratios = [row["value"] / row["actual"] for row in table]
-    figure.update_xaxes(title="Predicted / actual", type="log", **_log_ticks([1.0, *ratios]))
+    figure.update_xaxes(title="Predicted / actual", type="log", **log_ticks([1.0, *ratios]))
     figure.update_yaxes(showgrid=False, automargin=True)
     return figure
 
@@ -582,7 +626,8 @@ def median(values: Sequence[float]) -> float:
     return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
 
 
-def _styled(figure: go.Figure, height: int) -> go.Figure:
+def styled(figure: go.Figure, height: int) -> go.Figure:
+    """The look that every chart shares."""
     figure.update_layout(
         template="none",
         height=height,
@@ -604,7 +649,7 @@ def _axis(metric: Metric) -> str:
     return metric.label if metric.display_unit in metric.label else metric.axis()
 
 
-def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
+def log_ticks(values: Sequence[float]) -> dict[str, Any]:
     """Ticks of a log axis over positive values: 1, 2, 5 in each decade, over a wider range the powers of ten."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     digits = (1, 2, 5) if math.log10(max(values) / min(values)) <= 1.3 else (1,)
@@ -751,9 +796,9 @@ def _compare_hover(row: Row, metric: Metric) -> str:
     if deviation is not None:
         parts[0] += f" ± {text.quantity(metric, deviation)}"
     parts.append(f"{row['source_kind']}, {row['source_id']}")
-    parts.append(_wrapped(f"{row['phase']}, batch {row['batch']}, {row['tokens']}, {row['dtype']}", 60))
+    parts.append(wrapped(f"{row['phase']}, batch {row['batch']}, {row['tokens']}, {row['dtype']}", 60))
     if row["variant"]:
-        parts.append(_wrapped(row["variant"], 60))
+        parts.append(wrapped(row["variant"], 60))
     if row["unstated"]:
         parts.append(f"{' and '.join(row['unstated'])} not stated")
     if row["is_bound"] and metric.key == "latency_s":
@@ -775,7 +820,7 @@ def _compare_hover(row: Row, metric: Metric) -> str:
     if busy := text.busy(row.get("other_load_ratio")):
         parts.append(f"measured on a {busy}")
     if row.get("is_excluded"):
-        parts.append(_wrapped(f"kept out of charts: {row['exclusion_reason']}", 60))
+        parts.append(wrapped(f"kept out of charts: {row['exclusion_reason']}", 60))
     return "<br>".join([*parts, "<i>click for the row</i>"])
 
 
@@ -801,7 +846,7 @@ def _roof_marker(kind: str, rows: Sequence[Row]) -> dict[str, Any]:
 def _roof_hover(row: Row) -> str:
     achieved, roof, ridge = row["achieved_flops_per_s"], row["roof_flops_per_s"], row["ridge"]
     parts = [
-        f"<b>{_wrapped(row['label'], 60)}</b>",
+        f"<b>{wrapped(row['label'], 60)}</b>",
         f"{text.number(achieved / 1e12)} TFLOP/s at {text.number(row['intensity'])} FLOP/B",
     ]
     if roof is not None:
@@ -812,6 +857,8 @@ def _roof_hover(row: Row) -> str:
     for key in ("flops", "bytes_moved"):
         if row.get(key) is not None:
             parts.append(f"{BY_KEY[key].label}: {text.quantity(BY_KEY[key], row[key])}")
+    if row.get("achievable_flops_per_s"):
+        parts.append(f"{100 * achieved / row['achievable_flops_per_s']:.0f} % of what was reached on the device")
     if row["is_fault"]:
         parts.append("above its own roof: a data fault")
     if busy := text.busy(row.get("other_load_ratio")):
@@ -862,7 +909,7 @@ def _prediction_hover(row: Row, metric: Metric) -> str:
     return "<br>".join([*parts, row["predictor_name"]])
 
 
-def _wrapped(sentence: str, width: int = 44) -> str:
+def wrapped(sentence: str, width: int = 44) -> str:
     """A sentence in lines of about `width` characters."""
     lines = [""]
     for word in sentence.split(" "):

@@ -18,9 +18,10 @@ KIND_MEANINGS = {
 ABSENT = "–"
 _SPELT = {
     "llm": "LLM", "kv": "KV", "tpot": "TPOT", "ttft": "TTFT", "e2el": "E2EL", "url": "URL", "id": "id", "cpu": "CPU", "gpu": "GPU", "cuda": "CUDA",
-    "os": "OS", "lm": "LM", "proj": "projection", "qkv": "QKV", "q": "Q", "k": "K", "v": "V", "o": "O", "mlp": "MLP", "is": "", "dtype": "format",
+    "os": "OS", "ecc": "ECC", "mig": "MIG", "vbios": "VBIOS", "sm": "SM", "pcie": "PCIe", "nvlinks": "NVLinks", "cudnn": "cuDNN", "nccl": "NCCL", "numa": "NUMA", "gemm": "GEMM", "lm": "LM", "proj": "projection", "qkv": "QKV", "q": "Q", "k": "K", "v": "V", "o": "O", "mlp": "MLP", "is": "", "dtype": "format",
     "h2d": "host to device", "d2h": "device to host",
 }  # fmt: skip
+_CLOCK = Metric("clock_hz", "Clock", "Hz", "MHz", 1e-6, None, "cycles per second")
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
 _POWERS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
@@ -104,7 +105,7 @@ def words(name: str) -> str:
     metric = BY_KEY.get(name)
     if metric is not None:
         return metric.label
-    for suffix in ("_per_s", "_bytes", "_s"):
+    for suffix in ("_per_s", "_bytes", "_s", "_hz", "_w"):
         name = name.removesuffix(suffix)
     parts = [_SPELT.get(part, part) for part in name.removeprefix("num_").split("_")]
     label = " ".join(part for part in parts if part)
@@ -151,8 +152,11 @@ def _metric_of_suffix(column: str) -> Metric | None:
         "_flops_per_s": "achieved_flops_per_s",
         "_bytes_per_s": "achieved_bytes_per_s",
         "_bytes": "bytes_moved",
+        "_w": "power_avg_w",
         "_s": "latency_s",
     }
+    if column.endswith("_hz"):
+        return _CLOCK
     for suffix, key in by_suffix.items():
         if column.endswith(suffix) and not column.endswith(("tokens_per_s", "requests_per_s", "rate_per_s")):
             return BY_KEY[key]

@@ -39,6 +39,18 @@ OP_METRICS: dict[str, Metric] = {
         BY_KEY["flops"],
         BY_KEY["bytes_moved"],
         Metric("memory_bytes", "Memory", "B", "MiB", 1 / 2**20, "lower", "memory allocated by the operator"),
+        Metric("num_parameters", "Parameters", "", "M", 1e-6, None, "parameters of the module and those below it"),
+        Metric("parameter_bytes", "Parameter bytes", "B", "MiB", 1 / 2**20, "lower", "bytes of its parameters"),
+        Metric("activation_bytes", "Activations", "B", "MiB", 1 / 2**20, "lower", "outputs of the module"),
+        Metric(
+            "memory_peak_bytes",
+            "Peak memory",
+            "B",
+            "MiB",
+            1 / 2**20,
+            "lower",
+            "peak allocated while it ran, above what was there before",
+        ),
         Metric("intensity", "Arithmetic intensity", "FLOP/B", "FLOP/B", 1.0, None, "work per byte moved", "F / B"),
         BY_KEY["achieved_flops_per_s"],
         Metric(

@@ -11,7 +11,7 @@ import pyarrow as pa
 from dash import Dash, Input, Output, State, dcc, html
 
 from dashboard import components as c
-from dashboard import figures, text
+from dashboard import figures, measured, text
 from dashboard.data import Lake
 from warehouse.metrics import METRICS, Metric, metric
 from warehouse.store import StoreError
@@ -213,7 +213,11 @@ def content(lake: Lake, choice: Choice, snapshot: str | None) -> list[c.Componen
     if rows.num_rows == 0:
         return [c.nothing("No row matches. Set a control to Any, or add devices.", "rooflake demo")]
     if all(value is None for value in rows.column(shown.key).to_pylist()):
-        return [absent(rows, choice, shown, snapshot), rows_card(rows, shown, snapshot)]
+        return [
+            absent(rows, choice, shown, snapshot),
+            rows_card(rows, shown, snapshot),
+            *beyond(lake, choice, rows, snapshot),
+        ]
     return [
         answer_card(answer(rows, shown), rows, shown, snapshot),
         c.card(
@@ -228,6 +232,19 @@ def content(lake: Lake, choice: Choice, snapshot: str | None) -> list[c.Componen
             tools=c.exports("compare", snapshot, **_exported(choice)),
         ),
         rows_card(rows, shown, snapshot),
+        *beyond(lake, choice, rows, snapshot),
+    ]
+
+
+def beyond(lake: Lake, choice: Choice, rows: pa.Table, snapshot: str | None) -> list[c.Component]:
+    """What measurements of this LLM say beyond one number a device: ways of executing, more devices, the end of memory."""
+    ids = dict.fromkeys(row["config_id"] for row in rows.to_pylist() if row["source_kind"] == "measured")
+    device = choice.devices[0] if len(choice.devices) == 1 else None
+    of_llm = {"llm_id": choice.llm, "hardware_id": device}
+    return [
+        *measured.variants_cards(lake, list(ids), snapshot),
+        *measured.scaling_cards(lake, {**of_llm, "is_training": "false"}, snapshot),
+        *measured.boundary_cards(lake, of_llm, snapshot, is_training=False),
     ]
 
 

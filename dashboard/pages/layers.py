@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, dcc
+from dash import Dash, Input, Output, State, dcc, html
 
 from dashboard import components as c
 from dashboard import figures, text, trees
+from dashboard import measured_figures as charts
 from dashboard.data import Lake
 from warehouse.metrics import Metric
 from warehouse.store import StoreError
 
 NAME, TITLE, MENU = "layers", "Layers", "inside one run"
+MEMORY_KEYS = ("memory_peak_bytes", "activation_bytes", "parameter_bytes")
+"""What modules are ranked by, the first that is known."""
+MEMORY_COLUMNS = ("memory_peak_bytes", "activation_bytes", "parameter_bytes", "num_parameters", "memory_bytes")
 
 
 def layout(lake: Lake, params: c.Params) -> c.Component:
@@ -53,7 +57,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             c.select(NAME, "size", "Size", metric_options(trees.SIZES), size, width=170),
             c.select(NAME, "colour", "Colour", metric_options(trees.OP_METRICS), colour, width=200),
         ),
-        c.loading(content(lake, run_id, size, colour, snapshot), "layers-content"),
+        c.loading(content(lake, run_id, size, colour, snapshot, params.get("module")), "layers-content"),
         snapshot=snapshot,
         path=c.href(NAME),
     )
@@ -69,6 +73,16 @@ def register(app: Dash, lake: Lake) -> None:
     )
     def show(state: dict[str, str]) -> c.Component:
         return c.guarded(lambda: content(lake, state["run"], state["size"], state["colour"], state["snapshot"]))
+
+    @app.callback(
+        Output("layers-kernels", "children"),
+        Input(c.control(NAME, "module"), "value"),
+        State(c.control(NAME, "run"), "value"),
+        State(c.control(NAME, "snapshot"), "value"),
+        prevent_initial_call=True,
+    )
+    def show_kernels(module: str, run_id: str, snapshot: str) -> c.Component:
+        return c.guarded(lambda: kernels(lake, run_id, module, snapshot))
 
     @app.callback(
         Output(c.control(NAME, "kind"), "data"),
@@ -91,8 +105,10 @@ def register(app: Dash, lake: Lake) -> None:
         return kinds, kind, run_options(runs, run_id), run_id
 
 
-def content(lake: Lake, run_id: str | None, size: str, colour: str, snapshot: str | None) -> list[c.Component]:
-    """Nested bars, sums by kind of operator beside the bound, and the table."""
+def content(
+    lake: Lake, run_id: str | None, size: str, colour: str, snapshot: str | None, module: str | None = None
+) -> list[c.Component]:
+    """Nested bars, sums by kind of operator beside the bound, phases of training, memory, kernels, and the table."""
     found = lake.rows("run", snapshot, run_id=run_id)
     if not found:
         raise StoreError(f"There is no run '{run_id}' in this lake. Choose one on the Layers page.")
@@ -111,6 +127,9 @@ def content(lake: Lake, run_id: str | None, size: str, colour: str, snapshot: st
             tools=c.exports("run_ops", snapshot, run_id=run_id),
         ),
         kinds_card(lake, run_id, run, snapshot),
+        *phases_cards(run, rows, snapshot),
+        *memory_cards(rows),
+        *kernels_cards(lake, run_id, module, snapshot),
         c.card("Operators", ops_grid(rows), about="Values of one execution; count says how many were folded into a row."),
     ]  # fmt: skip
 
@@ -137,6 +156,97 @@ def kinds_card(lake: Lake, run_id: str | None, run: dict[str, Any], snapshot: st
         about=about,
         tools=c.exports("op_kinds", snapshot, run_id=run_id),
     )
+
+
+def phases_cards(run: dict[str, Any], rows: Sequence[dict[str, Any]], snapshot: str | None) -> list[c.Component]:
+    """Forward, backward and optimizer of a training run by kind of operator; nothing for runs of one phase."""
+    leaves = trees.leaves(rows)
+    if len({row["phase"] for row in leaves}) < 2:
+        return []
+    total = sum((row["seconds"] or 0.0) * row["count"] for row in leaves)
+    return [
+        c.card(
+            "By phase",
+            c.graph("op-phases", charts.op_phases(leaves), "Stacked bars: time by kind of operator and phase", min_width=320),
+            about=f"{residual(run, total)}", tools=c.exports("run_ops", snapshot, run_id=run["run_id"]), name="op-phases",
+        )
+    ]  # fmt: skip
+
+
+def residual(run: dict[str, Any], total_s: float) -> str:
+    """What of a run's latency its modules do not explain, in a sentence."""
+    added = run["ops_time_s"] if run["ops_time_s"] is not None else total_s
+    latency = Metric("latency_s", "Latency", "s", "ms", 1e3, "lower", "")
+    if run["latency_s"] is None or run["is_bound"]:
+        return f"The modules add up to {text.quantity(latency, added)}."
+    rest = run["latency_s"] - added
+    return (
+        f"The modules add up to {text.quantity(latency, added)} of a latency of {text.quantity(latency, run['latency_s'])}: "
+        f"the residual is {text.quantity(latency, rest)} ({100 * rest / run['latency_s']:.1f} %)."
+    )
+
+
+def memory_cards(rows: Sequence[dict[str, Any]]) -> list[c.Component]:
+    """The modules that take most memory; nothing where nobody measured any."""
+    key = next((one for one in MEMORY_KEYS if any(row[one] for row in trees.leaves(rows))), None)
+    if key is None:
+        return []
+    hungry = sorted(trees.leaves(rows), key=lambda row: -(row[key] or 0.0))[: c.PAGE_ROWS]
+    metrics = [trees.OP_METRICS[one] for one in MEMORY_COLUMNS if any(row[one] is not None for row in hungry)]
+    columns = [
+        c.text_column("path", "Module", minWidth=240), c.text_column("op_kind", "Kind"), c.number_column("count", "Count"),
+        *(
+            c.number_column(metric.key, metric.axis(), valueFormatter={"function": f"rooflakeNumber(params.value, {metric.display_factor!r})"},
+                            headerTooltip=metric.definition)
+            for metric in metrics
+        ),
+    ]  # fmt: skip
+    keep = [column["field"] for column in columns]
+    return [
+        c.card(
+            "Most memory-hungry",
+            c.grid("hungry", columns, [{one: row[one] for one in keep} for row in hungry]),
+            about=f"Modules without children, by {trees.OP_METRICS[key].label.lower()} of one execution.",
+            name="hungry",
+        )
+    ]
+
+
+def kernels_cards(lake: Lake, run_id: str | None, module: str | None, snapshot: str | None) -> list[c.Component]:
+    """Kernels below the modules, and a choice of the module; nothing where the run was not profiled."""
+    modules = sorted({row["module"] for row in lake.rows("run_kernels", snapshot, run_id=run_id) if row["module"]})
+    if not modules:
+        return []
+    known = sorted({".".join(path.split(".")[:end]) for path in modules for end in range(1, path.count(".") + 2)})
+    chosen = c.chosen({"module": module or ""}, "module", [c.ANY, *known], c.ANY)
+    options = [{"value": c.ANY, "label": "All modules"}, *({"value": path, "label": path} for path in known)]
+    return [
+        c.card(
+            "Kernels",
+            html.Div(c.select(NAME, "module", "Below the module", options, chosen, width=460), className="rl-controls rl-choice"),
+            c.loading(kernels(lake, run_id, chosen, snapshot), "layers-kernels"),
+            about="As the profiler saw them, from a pass of its own: shares are of the time of all kernels, not of the latency.",
+            tools=c.exports("run_kernels", snapshot, run_id=run_id), name="kernels",
+        )
+    ]  # fmt: skip
+
+
+def kernels(lake: Lake, run_id: str | None, module: str | None, snapshot: str | None) -> list[c.Component]:
+    """The kernels below a module (all for `any`): the largest as bars, all as a table."""
+    table = lake.query("run_kernels", snapshot, run_id=run_id, module=c.free(module))
+    rows = table.to_pylist()
+    columns = [
+        c.text_column("kernel", minWidth=240), c.text_column("module"), c.text_column("op_kind", "Kind"), c.text_column("phase"), c.number_column("count", "Count"),
+        c.metric_column("latency_s", "seconds", "Time of one"), c.metric_column("latency_s", "total_s", "Time of all"), c.metric_column("mfu", "share", "Share"),
+        c.text_column("shapes"), c.metric_column("flops"), c.metric_column("bytes_moved"), c.metric_column("achieved_flops_per_s"),
+        c.metric_column("achieved_bytes_per_s"),
+    ]  # fmt: skip
+    used = [column for column in columns if any(row[column["field"]] is not None for row in rows)]
+    keep = [column["field"] for column in used]
+    return [
+        c.graph("kernels", charts.kernels(table), "Bars: time of the largest kernels", min_width=320),
+        c.grid("kernels", used, [{key: row[key] for key in keep} for row in rows]),
+    ]
 
 
 def default_colour(lake: Lake, run_id: str | None, snapshot: str | None) -> str:

@@ -9,7 +9,7 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, html
 
 from dashboard import components as c
-from dashboard import figures, text
+from dashboard import figures, measured, text
 from dashboard.data import Lake
 
 NAME, TITLE, MENU = "overview", "Overview", "what is in the lake"
@@ -40,6 +40,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
                 gap="sm",
             ),
         ),
+        *measured.grid_cards(lake, snapshot),
         kinds_card(lake, snapshot),
         sources_card(lake, snapshot),
         trouble_card(lake, snapshot),
@@ -95,6 +96,18 @@ def headline(head: dict[str, Any], snapshot: str | None) -> c.Component:
                 "operators",
                 "inside runs, layer by layer",
                 target=c.href("layers", snapshot),
+            ),
+            *(
+                [
+                    c.stat(
+                        text.count(head["num_microbench"]),
+                        "microbench",
+                        "shapes of GEMMs, copies, collectives: measured rows too",
+                        target=c.href("machine", snapshot),
+                    )
+                ]
+                if head["num_microbench"]
+                else []
             ),
             c.stat(
                 text.count(head["num_predictors"]),
@@ -182,7 +195,14 @@ def trouble_card(lake: Lake, snapshot: str | None) -> c.Component:
     """Failed runs, rows kept out of charts, and quarantined files; a failure is a row, not a gap."""
     failures = lake.rows("failures", snapshot)
     refused = lake.rows("load_list", snapshot, outcome="quarantined")
-    parts: list[Any] = [c.grid("failures", _FAILURE_COLUMNS, _failure_rows(failures, snapshot))] if failures else []
+    parts: list[Any] = []
+    if failures:
+        outcomes = [{**row, "link": _opened(row, snapshot)} for row in lake.rows("outcomes", snapshot)]
+        each = c.grid("failures", _FAILURE_COLUMNS, _failure_rows(failures, snapshot))
+        parts = [
+            c.grid("outcomes", _OUTCOME_COLUMNS, outcomes),
+            html.Details([html.Summary(f"Row by row, the newest {text.count(len(failures))}"), each]),
+        ]
     if refused:
         parts += [
             html.H3("Quarantined files", className="rl-sub"),
@@ -203,13 +223,22 @@ def _failure_rows(rows: Sequence[dict[str, Any]], snapshot: str | None) -> list[
     return [
         {
             **row,
-            "link": c.link("Run", c.href("run", snapshot, run_id=row["run_id"])),
+            "link": _opened(row, snapshot),
             "outcome": "kept out" if row["is_excluded"] else row["status"],
         }
         for row in rows
     ]
 
 
+def _opened(row: dict[str, Any], snapshot: str | None) -> dict[str, str]:
+    return c.link("Run", c.href("run", snapshot, run_id=row["run_id"]))
+
+
+_OUTCOME_COLUMNS = [
+    c.text_column("outcome"), c.number_column("num_runs", "Rows"), c.text_column("llm_id", "LLM"), c.text_column("hardware_id", "Device"),
+    c.text_column("phase"), c.text_column("batch_sizes", "Batch sizes"), c.text_column("reason", "Reason of the newest"),
+    c.text_column("source_id", "Source"), c.link_column("link", "Newest"),
+]  # fmt: skip
 _FAILURE_COLUMNS = [
     c.link_column(), c.text_column("outcome"), c.text_column("reason"), c.text_column("source_id", "Source"),
     c.text_column("source_cell", "Cell"), c.text_column("llm_id", "LLM"), c.text_column("hardware_id", "Device"), c.text_column("phase"),

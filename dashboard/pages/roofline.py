@@ -16,7 +16,7 @@ from dashboard.pages import layers
 from warehouse.store import StoreError
 
 NAME, TITLE, MENU = "roofline", "Roofline", "how far from the limit"
-STATE = ("devices", "llms", "phase", "dtype", "run", "snapshot")
+STATE = ("devices", "llms", "phase", "dtype", "run", "ceilings", "snapshot")
 MAX_LISTED_FAULTS = 100
 YARDSTICKS = ("a100-sxm-80gb", "h100-sxm")
 ABOUT = {
@@ -57,6 +57,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             c.select(NAME, "phase", "Phase", [*({"value": one, "label": text.words(one)} for one in phases), {"value": c.ANY, "label": "Any"}],
                      state["phase"], width=160),
             c.select(NAME, "run", "Points", point_options(lake, state, snapshot), state["run"] or c.ANY, width=360),
+            c.segments(NAME, "ceilings", "Roofs", [("1", "Datasheet and measured"), ("0", "Datasheet")], "1" if state["ceilings"] else "0"),
         ),
         c.loading(content(lake, state, snapshot), "roofline-content"),
         snapshot=snapshot,
@@ -73,7 +74,10 @@ def register(app: Dash, lake: Lake) -> None:
     )
     def show(state: dict[str, Any]) -> tuple[c.Component, Any]:
         snapshot = state.pop("snapshot")
-        state = {**state, "run": c.free(state["run"]), "devices": state["devices"] or [], "llms": state["llms"] or []}
+        state = {
+            **state, "run": c.free(state["run"]), "devices": state["devices"] or [], "llms": state["llms"] or [],
+            "ceilings": state["ceilings"] != "0",
+        }  # fmt: skip
         return c.guarded(lambda: content(lake, state, snapshot)), point_options(lake, state, snapshot)
 
 
@@ -102,7 +106,14 @@ def read(params: c.Params, devices: Sequence[dict[str, Any]], choices: Sequence[
         if best["num_observed"] == 0 and not llms:
             llms = [str(best["llm_id"])]
         chosen = _best_devices([row for row in alike if not llms or row["llm_id"] in llms]) or known[:2]
-    return {"devices": chosen, "llms": llms, "phase": phase, "dtype": dtype, "run": c.free(params.get("run"))}
+    return {
+        "devices": chosen,
+        "llms": llms,
+        "phase": phase,
+        "dtype": dtype,
+        "run": c.free(params.get("run")),
+        "ceilings": params.get("ceilings") != "0",
+    }
 
 
 def _best_devices(choices: Sequence[dict[str, Any]]) -> list[str]:
@@ -147,11 +158,11 @@ def content(lake: Lake, state: dict[str, Any], snapshot: str | None) -> list[c.C
             f"{text.plural(points.num_rows, noun)} under {text.plural(roofs.num_rows, 'roof')}",
             c.graph(
                 "roofline",
-                figures.roofline(roofs, points, noun),
+                figures.roofline(roofs, points, noun, state["ceilings"]),
                 "Roofline: arithmetic intensity against achieved FLOP/s",
                 min_width=320,
             ),
-            about=ABOUT[noun],
+            about=f"{ABOUT[noun]}{ceilings(roofs, points) if state['ceilings'] else ''}",
             tools=c.exports(query, snapshot, **parameters),
         )
     ]
@@ -159,6 +170,15 @@ def content(lake: Lake, state: dict[str, Any], snapshot: str | None) -> list[c.C
         parts.insert(0, faults_card(faults, noun, snapshot))
     parts.append(layers.ops_grid_card(lake, state["run"], snapshot) if state["run"] else runs_card(points, snapshot))
     return parts
+
+
+def ceilings(roofs: pa.Table, points: pa.Table) -> str:
+    """What the finely dashed roofs are, and how many points beat them, as sentences."""
+    if not any(roofs.column("has_ceiling").to_pylist()):
+        return ""
+    above = sum(row["is_above_measured_roof"] and not row["is_fault"] for row in points.to_pylist())
+    beaten = f" {text.plural(above, 'point')} above it: the ceiling was measured too low." if above else ""
+    return f" A finely dashed roof is what microbenchmarks reached.{beaten}"
 
 
 def run_points(lake: Lake, parameters: dict[str, Any], snapshot: str | None) -> pa.Table:
@@ -213,11 +233,11 @@ def faults_card(faults: Sequence[dict[str, Any]], noun: str, snapshot: str | Non
 
 def runs_card(points: pa.Table, snapshot: str | None) -> c.Component:
     rows = [{**row, "link": c.link("Open", c.href("run", snapshot, run_id=row["run_id"])), "share": row["achieved_flops_per_s"] / row["roof_flops_per_s"]
-             if row["roof_flops_per_s"] else None, "machine": text.busy(row["other_load_ratio"])} for row in points.to_pylist()]  # fmt: skip
+if row["roof_flops_per_s"] else None, "share_of_measured": row["achieved_flops_per_s"] / row["achievable_flops_per_s"] if row["source_kind"] == "measured" and row["achievable_flops_per_s"] else None, "machine": text.busy(row["other_load_ratio"])} for row in points.to_pylist()]  # fmt: skip
     columns = [
         c.link_column(), c.kind_column(), c.text_column("llm_name", "LLM"), c.text_column("device"), c.text_column("phase"), c.text_column("batch"),
         c.text_column("tokens"), c.text_column("dtype", "Format"), c.metric_column("arithmetic_intensity", "intensity"),
-        c.metric_column("achieved_flops_per_s"), c.metric_column("mfu", "share", "Of its roof"), c.text_column("side", "Bound by"),
+        c.metric_column("achieved_flops_per_s"), c.metric_column("mfu", "share", "Of its roof"), *([c.metric_column("mfu", "share_of_measured", "Of the measured roof")] if any(row["share_of_measured"] for row in rows) else []), c.text_column("side", "Bound by"),
         c.metric_column("latency_s"), c.text_column("work_from", "FLOPs and bytes from"),
         *([c.text_column("machine")] if any(row["machine"] for row in rows) else []),
     ]  # fmt: skip

@@ -8,17 +8,33 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import Dash, dcc, html
 
-from dashboard import analytical, figures, text
+from dashboard import analytical, figures, measured, text
 from dashboard import components as c
+from dashboard import measured_figures as charts
 from dashboard.data import Lake
-from dashboard.pages import layers, predict
+from dashboard.pages import layers, machine, predict
 from warehouse.metrics import BY_KEY, DEFINITIONS, METRICS
 from warehouse.schema import CONFIGURATION_NAMES
 from warehouse.store import StoreError
 
 NAME, TITLE, MENU = "run", "Run", "one row, all of it"
-CONTEXT = ("task", "execution", "framework", "framework_version", "served_model_name", "num_samples", "num_requests", "num_failed_requests",
-           "duration_s", "profiler_overhead_ratio", "other_load_ratio", "is_fitting", "bound")  # fmt: skip
+CONTEXT = ("task", "execution", "cache_implementation", "framework", "framework_version", "served_model_name", "num_samples", "num_requests", "num_failed_requests",
+           "duration_s", "model_revision", "tokenizer_hash", "profiler_overhead_ratio", "other_load_ratio", "throttled_ratio", "is_host_bound", "is_fitting", "bound")  # fmt: skip
+MICROBENCH = (
+    "kernel",
+    "m",
+    "n",
+    "k",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "size_bytes",
+    "host_memory",
+    "cache_state",
+)
+"""Configuration columns that no LLM's run has."""
+FEW_SAMPLES = 9
+"""Repeats too few for a histogram."""
 TIERS = ("imported summary", "imported raw", "own single run", "own repeats with full environment", "replicated")
 
 
@@ -34,6 +50,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
         c.controls(NAME, snapshot, *links(run, snapshot)),
         notice(run),
         *analytical.cards(lake, run, snapshot),
+        *measured.cards(lake, run, snapshot),
         twins_card(lake, run, snapshot),
         metrics_card(run, snapshot),
         configuration_card(run),
@@ -43,8 +60,8 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
         source_card(lake, run, snapshot),
         environment_card(lake, run, snapshot),
     ]
-    title = f"{run['llm_name'] or run['llm_id'] or text.words(run['phase'])} on {run['device']}"
-    words = f" · {text.words(run['phase'])}, batch {run['batch']}, {run['tokens']}, {run['dtype']}"
+    title = f"{run['llm_name'] or run['llm_id'] or text.words(run['kernel'] or run['phase'])} on {run['device']}"
+    words = f" · {text.words(run['phase'])}, {what(run)}, {run['dtype']}"
     subtitle = html.Span([c.kind_badge(run["source_kind"]), words])
     hidden = dcc.Input(id=c.control(NAME, "run_id"), type="hidden", value=run_id)
     return c.page(
@@ -55,6 +72,14 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
         snapshot=snapshot,
         path=c.href(NAME, run_id=run_id),
     )
+
+
+def what(run: dict[str, Any]) -> str:
+    """The workload of a run in words; of a microbenchmark its shape or size."""
+    if run["phase"] != "microbench":
+        return f"batch {run['batch']}, {run['tokens']}"
+    size = None if run["size_bytes"] is None else text.quantity(BY_KEY["bytes_moved"], float(run["size_bytes"]))
+    return ", ".join(filter(None, (machine.shape(run), size))) or "one shape"
 
 
 def register(app: Dash, lake: Lake) -> None:
@@ -97,6 +122,9 @@ def links(run: dict[str, Any], snapshot: str | None) -> list[c.Component]:
         }
         extra = {"excluded": "1"} if run["is_excluded"] else {}
         targets.append(("Compare this workload", c.href("compare", snapshot, llm=run["llm_id"], **workload, **extra)))
+    if run["phase"] == "microbench":
+        machine_link = c.href("machine", snapshot, device=run["hardware_id"])
+        return [dcc.Link("All microbenchmarks of this device", href=machine_link, className="rl-button")]
     targets.append(("Operators on the roofline", c.href("roofline", snapshot, run=run["run_id"])))
     targets.append(("Layers", c.href("layers", snapshot, run=run["run_id"])))
     is_asked = run["phase"] in predict.PHASES and run["weight_dtype"] in (None, *predict.DTYPES)
@@ -171,9 +199,11 @@ def metrics_card(run: dict[str, Any], snapshot: str | None) -> c.Component:
     return c.card("Metrics", table, tools=c.exports("run", snapshot, run_id=run["run_id"]))
 
 
-def twins_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Component:
+def twins_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Component | None:
     """The same configuration from every other kind of truth."""
     rows = lake.rows("run_twins", snapshot, run_id=run["run_id"])
+    if not rows and run["phase"] == "microbench":
+        return None
     if not rows:
         body: Any = c.nothing("Nobody else has a row of exactly this configuration yet.", "rooflake collect roofline")
         return c.card("The same configuration elsewhere", body)
@@ -228,7 +258,8 @@ def _interval(row: dict[str, Any]) -> str | None:
 def configuration_card(run: dict[str, Any]) -> c.Component:
     names = [*CONFIGURATION_NAMES, *CONTEXT]
     known = [(text.words(name), text.column_quantity(name, run[name])) for name in names if run[name] is not None]
-    unknown = [text.words(name).lower() for name in CONFIGURATION_NAMES if run[name] is None]
+    apart = CONFIGURATION_NAMES if run["phase"] == "microbench" else MICROBENCH
+    unknown = [text.words(name).lower() for name in CONFIGURATION_NAMES if run[name] is None and name not in apart]
     note = f"Not stated or not applicable: {', '.join(unknown)}." if unknown else None
     return c.card("Configuration", c.facts(known), dmc.Text(note, size="sm", c="dimmed", mt="sm") if note else None,
                   about=["Configuration id ", html.Code(run["config_id"])])  # fmt: skip
@@ -240,19 +271,26 @@ def samples_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Com
     if table.num_rows == 0:
         return None
     names = table.column("metric").to_pylist()
-    charts = []
+    shown = []
     for name in dict.fromkeys(names):
         metric = BY_KEY.get(name)
         mine = table.filter([one == name for one in names])
         if metric is not None and mine.num_rows > 1:
-            charts.append(html.Div([html.H3(metric.label, className="rl-sub"),
-                                    c.graph(f"samples-{name}", figures.samples(mine, metric), f"Raw repeats of {metric.label.lower()}")]))  # fmt: skip
+            pictures = [
+                c.graph(f"samples-{name}", figures.samples(mine, metric), f"Raw repeats of {metric.label.lower()}")
+            ]
+            if mine.num_rows > FEW_SAMPLES:
+                histogram = charts.sample_histogram(mine, metric)
+                pictures.append(
+                    c.graph(f"histogram-{name}", histogram, f"Histogram of the repeats of {metric.label.lower()}")
+                )
+            shown.append(html.Div([html.H3(metric.label, className="rl-sub"), *pictures]))
     rest = [row for row in table.to_pylist() if row["metric"] not in BY_KEY]
     if rest:
-        shown = [{**row, "flags": ", ".join(row["flags"] or [])} for row in rest]
-        charts.append(c.grid("tool-samples", [c.text_column("metric"), c.number_column("value"), c.text_column("unit"), c.text_column("sample_phase"),
-                                              c.text_column("flags")], shown))  # fmt: skip
-    return c.card("Raw samples", html.Div(charts, className="rl-charts"), about="Every repeat, warm-up included; nothing is deleted.",
+        flagged = [{**row, "flags": ", ".join(row["flags"] or [])} for row in rest]
+        shown.append(c.grid("tool-samples", [c.text_column("metric"), c.number_column("value"), c.text_column("unit"), c.text_column("sample_phase"),
+                                              c.text_column("flags")], flagged))  # fmt: skip
+    return c.card("Raw samples", html.Div(shown, className="rl-charts"), about="Every repeat, warm-up included; nothing is deleted, outliers and throttled repeats are flagged.",
                   tools=c.exports("run_samples", snapshot, run_id=run["run_id"]))  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import measured_lake
 import pytest
 import small_lake
 from dash import Dash
@@ -16,6 +17,14 @@ from warehouse.store import open_store
 @pytest.fixture(scope="session")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     filled = Lake(small_lake.build(tmp_path_factory.mktemp("home")))
+    yield filled
+    filled.close()
+
+
+@pytest.fixture(scope="session")
+def bench_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    """What the measuring collectors land."""
+    filled = Lake(measured_lake.build(tmp_path_factory.mktemp("bench")))
     yield filled
     filled.close()
 

@@ -196,7 +196,7 @@ def test_a_busy_machine_is_marked_on_compare_roofline_and_run(lake: Lake) -> Non
     )
     assert words in said(compare.table(decode(lake), LATENCY, None))
     assert f"measured on a {words}" in said(compare.content(lake, choice, None))
-    state = {"devices": ["a100-sxm-80gb"], "llms": [], "phase": "any", "dtype": "fp16", "run": None}
+    state = {"devices": ["a100-sxm-80gb"], "llms": [], "phase": "any", "dtype": "fp16", "run": None, "ceilings": True}
     shown = said(roofline.content(lake, state, None))
     assert f"measured on a {words}" in shown
     assert '"headerName": "Machine"' in shown

@@ -74,6 +74,7 @@ def roofs() -> pa.Table:
                 "peak_flops_per_s": 100e12,
                 "bandwidth_bytes_per_s": 1e12,
                 "ridge": 100.0,
+                "has_ceiling": False,
             }
         ]
     )
@@ -81,7 +82,7 @@ def roofs() -> pa.Table:
 
 def points(**more: Any) -> pa.Table:
     row = {"source_kind": "measured", "label": "p", "intensity": 10.0, "achieved_flops_per_s": 5e12, "roof_flops_per_s": 10e12, "ridge": 100.0,
-           "flops": 1.0, "bytes_moved": 1.0, "is_fault": False, "link": "/run?run_id=p"}  # fmt: skip
+           "flops": 1.0, "bytes_moved": 1.0, "is_fault": False, "is_above_measured_roof": False, "link": "/run?run_id=p"}  # fmt: skip
     return table([row | more])
 
 
@@ -171,7 +172,8 @@ def operator(
     op_index: int, path: str, parent: str | None, seconds: float | None, count: int = 1, phase: str | None = None
 ) -> dict[str, Any]:
     return {"op_index": op_index, "path": path, "parent_path": parent, "op_kind": "other", "count": count, "phase": phase, "seconds": seconds,
-            "roofline_s": None, "estimate_s": None, "estimate_share": None, "num_kernels": None, "flops": None, "bytes_moved": None, "memory_bytes": None, "intensity": None, "achieved_flops_per_s": None,
+            "roofline_s": None, "estimate_s": None, "estimate_share": None, "num_kernels": None, "flops": None, "bytes_moved": None, "memory_bytes": None, "num_parameters": None, "parameter_bytes": None,
+            "activation_bytes": None, "memory_peak_bytes": None, "intensity": None, "achieved_flops_per_s": None,
             "roof_flops_per_s": None, "bound": None}  # fmt: skip
 
 

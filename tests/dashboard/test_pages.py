@@ -201,7 +201,7 @@ def test_the_what_if_form_has_an_answer_for_every_phase_it_offers(lake: Lake, ll
 
 
 def test_the_roofline_names_its_faults(lake: Lake) -> None:
-    state = {"devices": ["t4"], "llms": [], "phase": "any", "dtype": "fp16", "run": None}
+    state = {"devices": ["t4"], "llms": [], "phase": "any", "dtype": "fp16", "run": None, "ceilings": True}
     assert "1 data fault" in said(roofline.content(lake, state, None))
 
 

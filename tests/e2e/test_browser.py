@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import computed_lake
+import measured_lake
 import pytest
 import small_lake
 
@@ -25,12 +26,21 @@ pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
          "--disable-sync"]  # fmt: skip
+BENCH_PAGES = {
+    "/machine": "What a machine reaches",
+    "/training": "Training steps",
+    "/layers?run=lp-eager": "Layers of one run",
+    "/run?run_id=lp-eager": "Llama 2 7B on NVIDIA A100",
+}
+"""Pages over what the measuring collectors land."""
 PAGES = {
     "/": "How fast is an LLM",
     "/compare": "Compare devices",
     "/roofline": "Roofline",
     "/roofline?run=m-a6000": "Roofline",
     "/layers": "Layers of one run",
+    "/machine": "Machine",
+    "/training": "Training",
     "/predict": "Predict",
     "/run": "Runs",
     "/run?run_id=m-a6000": "Llama 2 7B on NVIDIA RTX A6000",
@@ -42,6 +52,12 @@ PAGES = {
 def server(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[str]:
     """Address of `python -m dashboard` over the small lake."""
     yield from _serve(small_lake.build(tmp_path_factory.mktemp("browser")))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[str]:
+    """Address of `python -m dashboard` over rows of the measuring collectors."""
+    yield from _serve(measured_lake.build(tmp_path_factory.mktemp("measured")))
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +134,27 @@ def test_a_page_opens_and_fits_a_phone_and_a_desk(fresh: Open, path: str) -> Non
     page.set_viewport_size({"width": 1440, "height": 900})
     page.wait_for_function("document.documentElement.scrollWidth <= 1440")
     assert page.get_by_role("link", name="Compare devices side by side").is_visible()
+
+
+@pytest.mark.parametrize("path", BENCH_PAGES)
+def test_a_page_of_measurements_opens_and_fits_a_phone_and_a_desk(fresh: Open, measured: str, path: str) -> None:
+    page = fresh(measured + path, width=375)
+    assert BENCH_PAGES[path] in page.inner_text("h1")
+    page.wait_for_load_state("networkidle")
+    assert page.locator(".js-plotly-plot .main-svg").count() > 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.wait_for_function("document.documentElement.scrollWidth <= 1440")
+
+
+def test_a_chosen_module_narrows_the_kernels_and_is_in_the_link(fresh: Open, measured: str) -> None:
+    page = fresh(f"{measured}/layers?run=lp-eager")
+    page.wait_for_selector("#layers-kernels .ag-row")
+    _choose(page, "Below the module", "model.layers.0.q_proj")
+    page.wait_for_url("**module=model.layers.0.q_proj**")
+    other = fresh(page.url)
+    other.wait_for_selector("#layers-kernels .ag-row")
+    assert other.get_by_label("Below the module", exact=True).first.input_value() == "model.layers.0.q_proj"
 
 
 @pytest.mark.parametrize("width", [1440, 375])
