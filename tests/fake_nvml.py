@@ -93,8 +93,9 @@ class FakeNvml:
     def nvmlDeviceGetCount(self) -> int:
         return len(self.gpus)
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> Gpu:
-        return self.gpus[index]
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Any:
+        gpu = self.gpus[index]
+        return self._answer(gpu, "nvmlDeviceGetHandleByIndex", gpu)
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Gpu:
         for gpu in self.gpus:

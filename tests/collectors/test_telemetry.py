@@ -184,6 +184,15 @@ def test_a_device_that_disappears_leaves_its_readings_and_a_sentence(install, fa
     assert all(row["power_w"] == pytest.approx(300.0) for row in readings(telemetry))
 
 
+def test_a_device_that_is_lost_before_leaves_a_sentence(install):
+    install(Gpu(is_lost=True))
+    with _telemetry.Telemetry("cuda") as telemetry:
+        wait_for(lambda: readings(telemetry, -1))
+    assert telemetry.note == "telemetry: the driver shows no GPU 0"
+    energy = _telemetry.measure_energy(lambda: None, device="cuda")
+    assert energy.reason == "energy: the driver shows no GPU 0"
+
+
 def test_a_driver_that_hangs_holds_nobody_up(install, monkeypatch):
     monkeypatch.setattr(_telemetry, "ANSWER_LIMIT_S", 0.1)
     hanging, release = threading.Event(), threading.Event()
