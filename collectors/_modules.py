@@ -106,7 +106,7 @@ class _Clock:
     """Time between turns: wall clock on a CPU; on CUDA events on the current stream, read when the pass is over."""
 
     def __init__(self, device: str) -> None:
-        self._is_cuda = device == "cuda"
+        self._is_cuda = is_cuda(device)
         self._turns: list[tuple[_Node | None, Any]] = []
 
     def turn(self, node: _Node | None) -> None:
@@ -145,13 +145,14 @@ class _Clock:
 class _Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """FLOPs of matrix products and attention, bytes that modules hold and their peaks, from the operators that run.
 
-    On a CPU every storage that an operator makes counts from its making until nothing refers to it; on CUDA the caching
-    allocator's own figures are taken (blocks of 512 B, workspaces included), and its peak statistics are reset.
+    On a CPU every storage that an operator makes counts from its making until nothing refers to it, at the size it was made
+    (FSDP resizes its own: there it counts too much). On CUDA the caching allocator's own figures are taken (blocks of 512 B,
+    workspaces included), and its peak statistics are reset.
     """
 
     def __init__(self, device: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._is_cuda = device == "cuda"
+        self._is_cuda = is_cuda(device)
         self._node: _Node | None = None
         self._frames: list[list[float]] = []
         """Of every module being executed: bytes held when it began, and the most since then."""
@@ -282,7 +283,7 @@ class ModuleTimer:
 
     def _tree(self, top: _Node, phase: str) -> Iterator[dict[str, Any]]:
         """Rows of the trees below `top`."""
-        seconds = "device_time_s" if self._device == "cuda" else "time_s"
+        seconds = "device_time_s" if is_cuda(self._device) else "time_s"
         for root in top.children.values():
             for row in _emit(root, None, max(1, self._passes)):
                 row[seconds] = row.pop("seconds")
@@ -419,7 +420,7 @@ class TrainingTimer(ModuleTimer):
 
 def _sequence_number() -> int:
     """Number that the next autograd node of this thread gets."""
-    return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
+    return int(torch._C._autograd._get_sequence_nr())
 
 
 def _graph(root: Any) -> Iterator[Any]:
@@ -444,7 +445,7 @@ def _emit(node: _Node, parent_path: str | None, passes: int) -> Iterator[dict[st
         "class_name": type(node.module).__name__,
         "layer_index": layer_index(path),
         "op_kind": node.kind,
-        "count": round(node.calls / passes) if node.calls else node.accounted,
+        "count": max(1, round(node.calls / passes)) if node.calls else node.accounted,
         "memory_peak_bytes": None,
     }
     gemm = (None, None, None) if node.gemm is None else node.gemm
@@ -493,10 +494,15 @@ def _work(node: _Node, flops: float | None, totals: dict[str, float]) -> dict[st
 def _traffic(node: _Node, given: Any, output: Any) -> dict[str, float]:
     """Bytes that a linear layer, norm, activation or look-up has to move: inputs, weights and outputs once each.
 
-    Of a table as many rows as are looked up, at most all. Empty for other modules, and for those that call others.
+    Of a table as many rows as are looked up, at most all. Empty for other modules, for those that call others, and for a call
+    that was broken off, as the last one of a checkpoint is.
     """
     module = node.module
-    if node.children or not (node.kind in ("norm", "activation") or weight_shape(module) or is_table(module)):
+    if (
+        output is None
+        or node.children
+        or not (node.kind in ("norm", "activation") or weight_shape(module) or is_table(module))
+    ):
         return {}
     weights = _size(list(module.parameters(recurse=False)))
     if is_table(module):
@@ -523,6 +529,10 @@ def _has_cache(given: Any) -> bool:
     """Whether a module was called with a KV cache."""
     args, kwargs = given
     return any(hasattr(one, "get_seq_length") for one in (*args, *kwargs.values()))
+
+
+def is_cuda(device: str) -> bool:
+    return torch.device(device).type == "cuda"
 
 
 def is_table(module: Any) -> bool:

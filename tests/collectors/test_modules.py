@@ -175,6 +175,75 @@ def test_training_holds_what_backward_needs():
     assert rows["Sequential"]["memory_bytes"] == 8 * 64 * 4 + 8 * 4
 
 
+class Device:
+    """What `torch.cuda` is asked for: events on a stream of its own time, and an allocator."""
+
+    def __init__(self, monkeypatch):
+        self.now_s, self.held, self.peak, self.waits = 0.0, 0, 0, 0
+        device = self
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.at_s = device.now_s
+
+            def elapsed_time(self, end):
+                assert device.waits, "read before the device was waited for"
+                return (end.at_s - self.at_s) * 1e3
+
+        def wait():
+            self.waits += 1
+
+        def reset():
+            self.peak = self.held
+
+        for name, double in {
+            "Event": Event, "synchronize": wait, "memory_allocated": lambda: self.held,
+            "max_memory_allocated": lambda: self.peak, "reset_peak_memory_stats": reset,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, double)
+
+    def work(self, seconds, kept, more):
+        self.now_s += seconds
+        self.peak = max(self.peak, self.held + kept + more)
+        self.held += kept
+
+
+def test_a_device_is_timed_by_events_and_asked_for_its_peaks(monkeypatch):
+    device = Device(monkeypatch)
+
+    class Work(torch.nn.Module):
+        def __init__(self, *work, inner=()):
+            super().__init__()
+            self.work, self.inner = work, torch.nn.ModuleList(inner)
+
+        def forward(self, x):
+            for one in self.inner:
+                x = one(x)
+            device.work(*self.work)
+            return x
+
+    # seconds, bytes kept, bytes needed meanwhile
+    model = Work(1.0, 5, 1, inner=[Work(2.0, 10, 300), Work(4.0, 20, 40)])
+    device.held = device.peak = 1000
+    timer = _modules.ModuleTimer(model, "cuda:0")
+    for _ in range(3):
+        with timer:
+            model(torch.ones(1))
+        assert device.waits == 1  # after the pass, not in it
+        device.waits = 0
+    with timer.accounts():
+        model(torch.ones(1))
+    rows = by_path(timer.rows("run", "forward"))
+    assert "time_s" not in rows["Work"]
+    seconds = {path: row["device_time_s"] for path, row in rows.items()}
+    assert seconds == {"Work": 7.0, "inner.0": 2.0, "inner.1": 4.0, "Work.(self)": 1.0}
+    peaks = {path: (row["memory_bytes"], row["memory_peak_bytes"]) for path, row in rows.items()}
+    assert peaks == {"Work": (35, 310), "inner.0": (10, 310), "inner.1": (20, 60), "Work.(self)": (None, None)}
+
+
 # ---- work
 
 
@@ -378,6 +447,8 @@ def test_what_checkpoints_compute_again_is_a_phase_of_its_own(is_reentrant):
     last = LAYERS * by_path(plain)["model.layers.0.mlp.down_proj"]["flops"]  # whose result no gradient needs
     assert again == (layers if is_reentrant else layers - last)
     assert by_path(rows, "recompute")["model.layers.1.self_attn.q_proj"]["time_s"] > 0
+    if not is_reentrant:  # the last product of a layer was broken off
+        assert by_path(rows, "recompute")["model.layers.1.mlp.down_proj"]["bytes_moved"] is None
     held = by_path(rows)["model.layers.0"]["memory_bytes"]
     assert held == 4 * BATCH * TOKENS * HIDDEN < by_path(plain)["model.layers.0"]["memory_bytes"]
 
@@ -409,8 +480,8 @@ def test_micro_batches_and_a_loss_outside_the_model_are_told_apart():
         == 2
     )
     assert counts["optimizer", "optimizer"] == 1
-    loss = by_path(rows)["loss"]
-    assert (loss["op_kind"], loss["parent_path"], loss["flops"]) == ("loss", None, 2 * 5 * 4 * 3)
+    outside = by_path(rows)["loss"]
+    assert (outside["op_kind"], outside["parent_path"], outside["flops"]) == ("loss", None, 2 * 5 * 4 * 3)
     assert by_path(rows, "backward")["loss"]["flops"] == 2 * 5 * 4 * 3  # the weights outside are no parameters
 
 
