@@ -182,6 +182,7 @@ class _Sweep:
         except Exception as error:
             self._fail(shape, run, _calls.failure(shape, error))
             _calls.check_alive(device)
+            _memory.trim()
             return
         run["other_load_ratio"] = _other_load_ratio(others, time.perf_counter() - began)
         self._ceilings.reached(shape, _calls.shortest_s(timing))

@@ -104,7 +104,7 @@ def failure(shape: Shape, error: Exception) -> dict[str, Any]:
     What torch refuses of 8-bit GEMMs and of a forced kernel it refuses by a RuntimeError about the shape or the device.
     """
     columns = _session.failure(error)
-    is_refusal = isinstance(error, RuntimeError) and "CUDA error" not in str(error)
+    is_refusal = isinstance(error, RuntimeError) and ("CUDA error" not in str(error) or "NOT_SUPPORTED" in str(error))
     is_choosy = shape.dtype in ("int8", "fp8") or shape.attention == "flash"
     if isinstance(error, UnsupportedError):
         return {"status": "unsupported", "status_detail": str(error)}
@@ -127,22 +127,23 @@ def check_alive(device: str) -> None:
 
 def _executions(once: Call, device: str) -> int:
     """How many make a repeat that is long enough for the clocks."""
+    _elapsed(once, 1, device)  # libraries load and choose on first use
     estimates = []
-    for _ in range(4):
-        began = time.perf_counter()
-        once()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        estimates.append(time.perf_counter() - began)
+    for _ in range(3):
+        estimates.append(_elapsed(once, 1, device))
         if estimates[-1] > WINDOW_S:
             return 1
     count = math.ceil(WINDOW_S / min(estimates))
+    return min(MAX_EXECUTIONS, max(1, math.ceil(count * WINDOW_S / _elapsed(once, count, device))))
+
+
+def _elapsed(call: Call, count: int, device: str) -> float:
     began = time.perf_counter()
     for _ in range(count):
-        once()
+        call()
     if device == "cuda":
         torch.cuda.synchronize()
-    return min(MAX_EXECUTIONS, max(1, math.ceil(count * WINDOW_S / (time.perf_counter() - began))))
+    return time.perf_counter() - began
 
 
 def _divided(sample: _timing.Sample, by: int) -> _timing.Sample:

@@ -23,6 +23,7 @@ from collectors.microbench._shapes import Shape  # noqa: E402
 from warehouse import metrics, parquet, schema  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
+RATES = ("achieved_flops_per_s", "achieved_bytes_per_s")
 CACHE = 32.0 * _shapes.MiB
 HARDWARE = {
     "name": "test", "memory_bandwidth_bytes_per_s": 1e12, "peak_fp32_flops_per_s": 1e14, "peak_bf16_flops_per_s": 2e14,
@@ -242,13 +243,11 @@ def test_every_point_lies_under_its_measured_roof_and_one_above_is_found(sweep, 
     home.landing.parent.mkdir(parents=True)
     shutil.copytree(folder / "landing", home.landing, ignore=shutil.ignore_patterns("samples", "telemetry"))
     runs = landed(home.landing, "runs")
-    best = next(run for run in runs if run["kernel"] == "memcpy")
-    planted = {
-        **best,
-        "run_id": "planted",
-        "latency_s": best["latency_s"] / 1e4,
-        "achieved_bytes_per_s": best["achieved_bytes_per_s"] * 1e4,
-    }
+    copied, multiplied = (next(run for run in runs if run["kernel"] == kernel) for kernel in ("memcpy", "gemm"))
+    planted = [
+        {**run, "run_id": f"planted-{run['kernel']}", "latency_s": run["latency_s"] / 1e4, **dict.fromkeys(RATES)}
+        for run in (copied, multiplied)
+    ]
     with open_store(home) as store:
         assert not store.load().quarantined
         points = store.query("microbench_points").to_pylist()
@@ -258,13 +257,13 @@ def test_every_point_lies_under_its_measured_roof_and_one_above_is_found(sweep, 
         assert 0 < shares["memcpy"] <= 1
         assert 0 < shares["all_reduce"] <= 1
         (profiled,) = [run for run in runs if run["llm_id"] == "t5-small"]
-        (roof,) = [one for one in store.query("device_ceilings", hardware_id=best["hardware_id"]).to_pylist()
+        (roof,) = [one for one in store.query("device_ceilings", hardware_id=copied["hardware_id"]).to_pylist()
                    if one["resource"] == "peak_fp32_flops_per_s"]  # fmt: skip
         assert 0 < profiled["achieved_flops_per_s"] <= roof["measured"]
-        parquet.land(home.landing, "planted", {"runs": [planted]})
+        parquet.land(home.landing, "planted", {"runs": planted})
         store.load()
         above = [one["run_id"] for one in store.query("microbench_points").to_pylist() if one["is_above_measured_roof"]]
-        assert above == ["planted"]
+        assert sorted(above) == ["planted-gemm", "planted-memcpy"]
 
 
 def test_a_rerun_measures_nothing_again_and_goes_on_where_it_ended(tmp_path):
@@ -351,6 +350,8 @@ def test_what_torch_refuses_of_eight_bits_is_unsupported_and_an_error_else():
     assert (
         _calls.failure(gemm, RuntimeError("CUDA error: an illegal memory access was encountered"))["status"] == "error"
     )
+    declined = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul`")
+    assert _calls.failure(gemm, declined)["status"] == "unsupported"
     assert _calls.failure(gemm, torch.OutOfMemoryError("CUDA out of memory"))["status"] == "oom"
     too_large = _calls.failure(gemm, _memory.TooLargeError("needs at least 9 GiB and 1 GiB are free."))
     assert (too_large["status"], "without trying" in too_large["status_detail"]) == ("oom", True)

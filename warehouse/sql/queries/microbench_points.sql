@@ -1,7 +1,7 @@
 -- Purpose: kernels, copies and collectives of one shape each, with what they reached and how near that is to the roof: of a GEMM or
 --   of attention the greater of its FLOPs over the peak and its bytes over the bandwidth, over its time; of other kernels the bytes alone
 --   (vector units set their FLOPs); of copies to or from the host, and of collectives, the link. `share` is of the datasheet,
---   `share_of_measured` of the ceilings reached on that device. What stays in a warm cache can pass a roof of memory.
+--   `share_of_measured` of the ceilings reached on that device. What stays in a warm cache can pass a roof of memory, but no peak.
 -- Grain: one run of phase microbench, measured or published; at most 10000.
 -- Parameters: $hardware_id, $kernels, $source_kind, $cache_state, $dtype, NULL for any.
 WITH shaped AS (
@@ -71,8 +71,14 @@ SELECT
             THEN CASE WHEN roofs.has_ceiling THEN greatest(points.work / roofs.achievable_peak_flops_per_s, points.bytes_moved / reached.memory) / points.latency_s END
         ELSE points.bytes_moved / reached.memory / points.latency_s
     END AS share_of_measured,
-    coalesce(points.source_kind = 'measured' AND share_of_measured > 1.001 AND points.cache_state IS DISTINCT FROM 'warm', false) AS is_above_measured_roof,
-    coalesce(share > 1.001 AND points.cache_state IS DISTINCT FROM 'warm', false) AS is_fault,
+    coalesce(
+        points.source_kind = 'measured' AND share_of_measured > 1.001
+        AND (points.cache_state IS DISTINCT FROM 'warm' OR points.work / roofs.achievable_peak_flops_per_s > 1.001 * points.latency_s),
+        false
+    ) AS is_above_measured_roof,
+    coalesce(
+        share > 1.001 AND (points.cache_state IS DISTINCT FROM 'warm' OR points.work / roofs.peak_flops_per_s > 1.001 * points.latency_s), false
+    ) AS is_fault,
     points.throttled_ratio, points.other_load_ratio, points.framework, points.collected_at
 FROM points
 LEFT JOIN hardware AS sheet ON sheet.hardware_id = points.hardware_id
