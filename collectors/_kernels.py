@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from collectors import _trace
+from collectors import _launches, _trace
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def profile(
                 prepare()
                 _synchronize(device)
                 began = time.perf_counter()
-                with record_function(f"ProfilerStep#{index}") if index else contextlib.nullcontext():
+                with record_function(f"{_trace.STEP_PREFIX}{index}") if index else contextlib.nullcontext():
                     result = call()
                     _synchronize(device)
                 walls.append(time.perf_counter() - began)
@@ -71,14 +71,15 @@ def profile(
         if trace_path is not None:
             _trace.strip(written, trace_path)
         trace = _trace.read(written)
-    attribution = _trace.attribute(trace)
-    rows = _trace.kernel_rows(trace, attribution, phase=phase, executions=executions, only_steps=True)
+    launches = _launches.Launches(trace)
+    note = "the profiler saw no kernel on the device" if device == "cuda" and not trace.is_on_device else None
+    rows = launches.kernel_rows(phase) if note is None else []
     return Profile(
         rows=[{"run_id": run_id, "op_index": first_index + index, **row} for index, row in enumerate(rows)],
-        kernel_time_s=_trace.kernel_time_s(trace, attribution, only_steps=True, executions=executions),
+        kernel_time_s=launches.kernel_time_s(),
         wall_s=sum(walls[1:]) / executions,
         attributed_ratio=_attributed(rows),
-        note="the profiler saw no kernel on the device" if device == "cuda" and not trace.is_on_device else None,
+        note=note,
     )
 
 

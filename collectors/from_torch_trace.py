@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from collectors import Collected, Report, _trace, silent
+from collectors import Collected, Report, _launches, _trace, silent
 from warehouse import catalog, parquet, schema
 
 NAME = "from_torch_trace"
@@ -95,13 +95,9 @@ def _batch(file: Path, phase: str | None, hardware: str | None, asked: dict[str,
         )
     trace = _trace.read(file)
     config = _configuration(trace, phase, _hardware(trace, hardware), asked)
-    attribution = _trace.attribute(trace)
-    num_steps = _trace.worked_steps(trace, attribution)
-    executions, only_steps = max(1, num_steps), num_steps > 0
-    kernels = _trace.kernel_rows(trace, attribution, phase=phase, executions=executions, only_steps=only_steps)
-    modules = _trace.module_rows(trace, attribution, phase=phase, executions=executions, only_steps=only_steps)
-    totals = _trace.device_times(trace)
-    devices = _trace.device_times(trace, attribution) if only_steps else totals
+    launches = _launches.Launches(trace)
+    kernels, modules = launches.kernel_rows(phase), launches.module_rows(phase)
+    devices = launches.device_times(counted=True)
     environment = _environment(trace, config["hardware_id"])
     source_id = f"torch-trace/{trace.digest}"
     run_id = f"{NAME}-{trace.digest}"
@@ -116,16 +112,16 @@ def _batch(file: Path, phase: str | None, hardware: str | None, asked: dict[str,
         "quality_tier": 1,
         "collected_at": trace.started_at or datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC),
         "status": "ok",
-        "status_detail": _notes(trace, num_steps),
+        "status_detail": _notes(trace, launches.num_steps),
         "is_excluded": False,
         "framework": "pytorch",
         "execution": "graph" if _is_replayed(kernels) else None,
         **config,
         "environment_id": None if environment is None else environment["environment_id"],
         "command": _command(file, config),
-        "num_samples": executions,
-        "kernel_time_s": _trace.kernel_time_s(trace, attribution, executions=executions, only_steps=only_steps),
-        "communication_s": _communication_s(devices, config["num_devices"], executions),
+        "num_samples": launches.num_executions,
+        "kernel_time_s": launches.kernel_time_s(),
+        "communication_s": _communication_s(devices, config["num_devices"], launches.num_executions),
         "metric_definitions": {"kernel_time_s": "profiler_busy"} if trace.is_on_device else {},
     }
     ops = [{"run_id": run_id, "op_index": index, **row} for index, row in enumerate(modules + kernels)]
@@ -133,8 +129,8 @@ def _batch(file: Path, phase: str | None, hardware: str | None, asked: dict[str,
         "environments": [] if environment is None else [environment],
         "sources": [_source(trace, source_id)],
         "ops": ops,
-        "samples": _samples(run_id, trace, attribution, totals),
-        "ranks": _ranks(run_id, trace, devices, executions),
+        "samples": _samples(run_id, launches),
+        "ranks": _ranks(run_id, trace, devices, launches.num_executions),
         "runs": [run],
     }
 
@@ -213,33 +209,33 @@ def _is_replayed(kernels: list[dict[str, Any]]) -> bool:
     return replayed > 0.5 * sum(spent for spent, _ in times)
 
 
-def _communication_s(devices: list[_trace.DeviceTime], num_devices: int, executions: int) -> float | None:
+def _communication_s(devices: list[_launches.DeviceTime], num_devices: int, executions: int) -> float | None:
     """Time in collectives of the device that spent most in them, one execution; None where there is nobody to speak to."""
     spent = max((one.communication_s for one in devices), default=0.0)
     return spent / executions if devices and (num_devices > 1 or spent > 0) else None
 
 
-def _samples(
-    run_id: str, trace: _trace.Trace, attribution: _trace.Attribution, devices: list[_trace.DeviceTime]
-) -> list[dict[str, Any]]:
+def _samples(run_id: str, launches: _launches.Launches) -> list[dict[str, Any]]:
     """Totals of the whole trace under the profiler's own name: one sample a device, or a step."""
-    series: dict[str, list[float]] = {
-        f"torch_profiler:{name}": [getattr(one, name) for one in devices]
-        for name in ("kernel_sum_s", "memcpy_sum_s", "memset_sum_s", "busy_s", "idle_s", "span_s", "longest_gap_s",
-                     "communication_s", "exposed_communication_s")
-    } | {"torch_profiler:step_s": [(end - begin) / 1e6 for begin, end in trace.steps()]}  # fmt: skip
-    lag = _trace.launch_lag_s(trace)
-    series["torch_profiler:launch_lag_s"] = [] if lag is None else [lag]
-    if not devices:
-        series["torch_profiler:operator_sum_s"] = [_trace.operator_sum_s(trace, attribution)]
+    devices = launches.device_times()
+    names = ("kernel_sum_s", "memcpy_sum_s", "memset_sum_s", "busy_s", "idle_s", "span_s", "longest_gap_s",
+             "communication_s", "exposed_communication_s")  # fmt: skip
+    series: dict[str, list[float | None]] = {name: [getattr(one, name) for one in devices] for name in names}
+    series["step_s"] = [(end - begin) / 1e6 for begin, end in launches.trace.steps()]
+    series["launch_lag_s"] = [launches.launch_lag_s()]
+    series["operator_sum_s"] = [launches.operator_sum_s()]
     return [
-        {"run_id": run_id, "metric": metric, "sample_index": index, "sample_phase": "measured", "value": value, "unit": "s"}
-        for metric, values in series.items()
+        {"run_id": run_id, "metric": f"torch_profiler:{name}", "sample_index": index, "sample_phase": "measured",
+         "value": value, "unit": "s"}
+        for name, values in series.items()
         for index, value in enumerate(values)
+        if value is not None
     ]  # fmt: skip
 
 
-def _ranks(run_id: str, trace: _trace.Trace, devices: list[_trace.DeviceTime], executions: int) -> list[dict[str, Any]]:
+def _ranks(
+    run_id: str, trace: _trace.Trace, devices: list[_launches.DeviceTime], executions: int
+) -> list[dict[str, Any]]:
     """The rank that wrote the trace, of a run on several."""
     if trace.rank is None or trace.world_size in (None, 1):
         return []

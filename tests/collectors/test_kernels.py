@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from collectors import _kernels, _trace, from_torch_trace  # noqa: E402
+from collectors import _kernels, _launches, _trace, from_torch_trace  # noqa: E402
 from collectors import _transformers as engine  # noqa: E402
 from warehouse import parquet  # noqa: E402
 
@@ -115,8 +115,7 @@ def test_the_kept_trace_says_the_same_and_nothing_private(
     assert {"host_name", "traceName"}.isdisjoint(json.loads(text))
     assert str(Path.home()) not in text
     assert str(tmp_path.parent) not in text
-    trace = _trace.read(kept)
-    again = _trace.kernel_rows(trace, _trace.attribute(trace), phase="prefill", executions=3, only_steps=True)
+    again = _launches.Launches(_trace.read(kept)).kernel_rows("prefill")
     assert [row | {"run_id": "run-1", "op_index": 100 + index} for index, row in enumerate(again)] == profile.rows
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collectors import _trace, from_torch_trace
+from collectors import _kernel_kinds, _launches, _trace, from_torch_trace
 from warehouse import catalog, schema, store
 
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -72,9 +72,12 @@ def launch(start: float, correlation: int, name: str = "cudaLaunchKernel", threa
     return event("cuda_runtime", name, start, 2, thread, correlation=correlation)
 
 
-def rows_of(path: Path, phase: str = "prefill", **options: Any) -> list[dict[str, Any]]:
-    trace = _trace.read(path)
-    return _trace.kernel_rows(trace, _trace.attribute(trace), phase=phase, **options)
+def launches_of(path: Path) -> _launches.Launches:
+    return _launches.Launches(_trace.read(path))
+
+
+def rows_of(path: Path, phase: str = "prefill") -> list[dict[str, Any]]:
+    return launches_of(path).kernel_rows(phase)
 
 
 def landed(landing: Path, table: str) -> list[dict[str, Any]]:
@@ -86,10 +89,8 @@ def landed(landing: Path, table: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_kernel_totals_agree_with_the_traces_own_sums(shared: Path, name: str) -> None:
-    trace = _trace.read(sample(shared, name))
-    events = plainly(sample(shared, name))
-    worked = [one for one in events if one.get("cat") in ON_DEVICE]
-    times = _trace.device_times(trace)
+    worked = [one for one in plainly(sample(shared, name)) if one.get("cat") in ON_DEVICE]
+    times = launches_of(sample(shared, name)).device_times()
 
     assert {one.device for one in times} == {one["args"]["device"] for one in worked}
     for device in times:
@@ -111,28 +112,47 @@ def _is_communication(name: str) -> bool:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_rows_of_kernels_add_up_to_the_trace(shared: Path, name: str) -> None:
-    trace = _trace.read(sample(shared, name))
-    attribution = _trace.attribute(trace)
-    rows = _trace.kernel_rows(trace, attribution, phase="forward")
-    durations = [one["dur"] for one in plainly(sample(shared, name)) if one.get("cat") in ON_DEVICE]
+    launches = launches_of(sample(shared, name))
+    rows = launches.kernel_rows("forward")
+    kernels = [one for one in plainly(sample(shared, name)) if one.get("cat") in ON_DEVICE]
+    column = "device_time_s" if kernels else "time_s"
+    found = launches.num_executions * sum(row["count"] * row[column] for row in rows)
 
-    if durations:
-        assert sum(row["count"] for row in rows) == len(durations)
-        assert sum(row["count"] * row["device_time_s"] for row in rows) == pytest.approx(sum(durations) / 1e6, rel=1e-9)
-        assert _trace.kernel_time_s(trace, attribution) is not None
-    else:
-        assert sum(row["count"] * row["time_s"] for row in rows) == pytest.approx(
-            _trace.operator_sum_s(trace, attribution)
-        )
-        assert _trace.kernel_time_s(trace, attribution) is None
+    assert found == pytest.approx(
+        sum(one["dur"] for one in kernels or _outermost(sample(shared, name))) / 1e6, rel=1e-9
+    )
+    assert (launches.kernel_time_s() is None) == (not kernels)
     assert {row["op_kind"] for row in rows} <= set(schema.OP_KINDS)
+    if launches.num_steps <= 1 and kernels:
+        assert sum(row["count"] for row in rows) == len(kernels)
+
+
+def _outermost(path: Path) -> list[dict[str, Any]]:
+    """Operators of a step that lie in no other of their thread: what self times add up to. Collectives are operators."""
+    events = plainly(path)
+    steps = [(one["ts"], one["ts"] + one["dur"]) for one in events if one["name"].startswith("ProfilerStep#")]
+    operators = [
+        one
+        for one in events
+        if (one.get("cat") == "cpu_op" or one["name"].startswith("gloo:"))
+        and (not steps or any(begin <= one["ts"] <= end for begin, end in steps))
+    ]
+    return [
+        one
+        for one in operators
+        if not any(
+            other is not one
+            and other["tid"] == one["tid"]
+            and other["ts"] <= one["ts"]
+            and one["ts"] + one["dur"] <= other["ts"] + other["dur"]
+            for other in operators
+        )
+    ]
 
 
 def test_kernels_of_an_h100_belong_to_the_modules_that_called_them(shared: Path) -> None:
-    trace = _trace.read(sample(shared, "h100_bert-small.json.gz"))
-    attribution = _trace.attribute(trace)
-    kernels = _trace.kernel_rows(trace, attribution, phase="forward")
-    modules = _trace.module_rows(trace, attribution, phase="forward")
+    launches = launches_of(sample(shared, "h100_bert-small.json.gz"))
+    kernels, modules = launches.kernel_rows("forward"), launches.module_rows("forward")
 
     inside = sum(row["count"] * row["device_time_s"] for row in kernels if row["parent_path"] is not None)
     everything = sum(row["count"] * row["device_time_s"] for row in kernels)
@@ -254,7 +274,6 @@ def annotated(tmp_path: Path) -> Path:
     return write(
         tmp_path / "trace.json",
         [
-            event("user_annotation", "ProfilerStep#1", 0, 500),
             event("user_annotation", "module::Net", 10, 200),
             event("user_annotation", "module:h.3.q_proj:Linear", 20, 80),
             event("cpu_op", "aten::linear", 22, 70, Input_Dims=dims, Input_type=["float", "float"], Sequence_number=5),
@@ -297,23 +316,10 @@ def test_a_kernel_belongs_to_launch_operator_and_module(tmp_path: Path) -> None:
 
 
 def test_modules_hold_the_time_of_their_kernels(tmp_path: Path) -> None:
-    trace = _trace.read(annotated(tmp_path))
-    rows = _trace.module_rows(trace, _trace.attribute(trace), phase="forward")
+    rows = launches_of(annotated(tmp_path)).module_rows("forward")
     assert [(row["path"], row["parent_path"], row["class_name"], round(row["device_time_s"] * 1e6)) for row in rows] == [
         ("Net", None, "Net", 18), ("Net.(self)", "Net", None, 4), ("h.3.q_proj", "Net", "Linear", 14),
     ]  # fmt: skip
-
-
-def test_only_what_was_launched_in_a_step_counts_where_asked(tmp_path: Path) -> None:
-    path = annotated(tmp_path)
-    events = json.loads(path.read_text())["traceEvents"]
-    path = write(path, [*events, launch(600, 6), kernel("late", 610, 5, 6)])
-    trace = _trace.read(path)
-    attribution = _trace.attribute(trace)
-    assert "late" in {row["path"] for row in rows_of(path)}
-    assert {"late", "lost"}.isdisjoint(row["path"] for row in rows_of(path, only_steps=True))
-    assert _trace.kernel_time_s(trace, attribution, only_steps=True) == pytest.approx(25e-6)
-    assert _trace.kernel_time_s(trace, attribution) == pytest.approx(31e-6)
 
 
 def test_several_executions_are_averaged(tmp_path: Path) -> None:
@@ -322,7 +328,7 @@ def test_several_executions_are_averaged(tmp_path: Path) -> None:
         for index in range(3):
             number = 10 * step + index + 1
             events += [launch(100 * step + index, number), kernel("gemm", 100 * step + 20 * index, 1 + step, number)]
-    (row,) = rows_of(write(tmp_path / "t.json", events), executions=4)
+    (row,) = rows_of(write(tmp_path / "t.json", events))
     assert row["count"] == 3
     assert row["device_time_s"] == pytest.approx(2.5e-6)
 
@@ -397,12 +403,12 @@ def test_self_time_of_operators_excludes_those_they_call(tmp_path: Path) -> None
     ],
 )
 def test_kinds_of_kernels(name: str, operator: str | None, module_kind: str | None, kind: str) -> None:
-    assert _trace.kernel_kind(_trace.KERNEL, name, operator, module_kind) == kind
+    assert _kernel_kinds.kernel_kind(name, operator, module_kind) == kind
 
 
 def test_kinds_of_copies() -> None:
     kinds = [
-        _trace.kernel_kind(_trace.MEMCPY, name, "aten::copy_", None)
+        _kernel_kinds.copy_kind(name)
         for name in (
             "Memcpy HtoD (Pinned -> Device)",
             "Memcpy DtoH (Device -> Pageable)",
@@ -424,7 +430,7 @@ def test_unions_equal_counting_every_microsecond(
         kernel("ncclDevKernel_AllReduce" if speaks else "gemm", start, length, 1, stream=index % 3)
         for index, (start, length, speaks) in enumerate(intervals)
     ]
-    (device,) = _trace.device_times(_trace.read(write(tmp_path_factory.mktemp("t") / "t.json", events)))
+    (device,) = launches_of(write(tmp_path_factory.mktemp("t") / "t.json", events)).device_times()
     busy, speaking, other = ({second for start, length, speaks in intervals for second in range(start, start + length)
                               if wanted is None or speaks == wanted} for wanted in (None, True, False))  # fmt: skip
     assert device.busy_s * 1e6 == pytest.approx(len(busy))
