@@ -150,9 +150,7 @@ def _captured(call: Callable[[], Any], prepare: Callable[[], None]) -> Step:
 # ---- decode
 
 
-def _decode_dynamic(
-    model: Any, case: Case, device: str
-) -> tuple[Callable[[Any], Any], Callable[[], None]]:
+def _decode_dynamic(model: Any, case: Case, device: str) -> tuple[Callable[[Any], Any], Callable[[], None]]:
     past = _past(case)
     kwargs: dict[str, Any] = {"use_cache": True}
     token = token_ids(model, case, 1, device)
@@ -175,9 +173,7 @@ def _decode_dynamic(
     return (lambda run: run(**kwargs)), prepare
 
 
-def _decode_static(
-    model: Any, case: Case, device: str
-) -> tuple[Callable[[Any], Any], Callable[[], None]]:
+def _decode_static(model: Any, case: Case, device: str) -> tuple[Callable[[Any], Any], Callable[[], None]]:
     """A cache of exactly context_tokens, all but the last of them filled."""
     past = _past(case)
     cache = _static_cache(model, case, past + 1)

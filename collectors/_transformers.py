@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from collectors._steps import Case as Case
-from collectors._steps import Step as Step
-from collectors._steps import UnsupportedError, cache_layers
-from collectors._steps import make_step as make_step
+from collectors import _int8
+from collectors._steps import Case, cache_layers, make_step
 from warehouse import catalog, schema
 from warehouse.catalog.llm import Llm, parameter_count
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = (*TORCH_DTYPES, "int8")
+"""What a model can be built in; int8 are the weights of its Linear layers, all else is bf16."""
+
 ATTENTION_NAMES = {"eager": "eager", "sdpa": "sdpa", "flash": "flash_attention_2"}
 
 _RANDOM_FILLS = {
@@ -39,16 +41,22 @@ _DEPTH_KEYS = (
 _BY_LAYER_KEYS = ("layer_types", "no_rope_layers")
 _LAYER_INDEX_KEYS = ("mlp_only_layers", "moe_layers")
 
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "spiece.model", "sentencepiece*", "special_tokens_map.json")
 _TILE = 65521  # a prime: no row of a weight repeats its neighbour
 
 
 @dataclass(frozen=True)
 class Target:
-    """An LLM to run. `weights` is what `from_pretrained` takes; None runs the architecture with random weights."""
+    """An LLM to run. `weights` is what `from_pretrained` takes; None runs the architecture with random weights.
+
+    `revision` is the hub's commit of the weights, or a digest of a local folder's; `tokenizer_hash` is over the tokenizer's files.
+    """
 
     llm: Llm
     weights: str | None = None
     is_catalogued: bool = True
+    revision: str | None = None
+    tokenizer_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,8 @@ def from_checkpoint(checkpoint: str) -> Target:
     config = {name: value for name, value in json.loads(path.read_text()).items() if not name.startswith("_")}
     is_bare = folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin"))
     weights = None if is_bare else checkpoint
+    revision = None if is_bare else _revision(path)
+    tokenizer = _digest_of_files(path.parent, TOKENIZER_FILES)
     name = Path(checkpoint).name if folder.is_dir() else checkpoint
     llm_id = f"{re.sub(r'[^a-z0-9.]+', '-', Path(name).name.lower()).strip('-')}-{schema.digest(config)[:8]}"
     written = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).date().isoformat()
@@ -100,8 +110,33 @@ def from_checkpoint(checkpoint: str) -> Target:
     with contextlib.suppress(catalog.UnknownEntryError):
         known = catalog.find_llm(name)
         if _shapes(known) == _shapes(llm):
-            return Target(known, weights)
-    return Target(llm, weights, is_catalogued=False)
+            return Target(known, weights, revision=revision, tokenizer_hash=tokenizer)
+    return Target(llm, weights, is_catalogued=False, revision=revision, tokenizer_hash=tokenizer)
+
+
+def activation_dtype(dtype: str) -> str:
+    """What activations and KV cache of a model of a dtype are in."""
+    return _int8.ACTIVATION_DTYPE if dtype == "int8" else dtype
+
+
+def _revision(config_path: Path) -> str | None:
+    """The hub's commit where the file lies in its cache (.../snapshots/<commit>/config.json), else a digest of the weights."""
+    if config_path.parent.parent.name == "snapshots":
+        return config_path.parent.name
+    return _digest_of_files(config_path.parent, ("*.safetensors", "*.bin"))
+
+
+def _digest_of_files(folder: Path, patterns: Sequence[str]) -> str | None:
+    """16 hexadecimal digits over names and content of the files that are there; None for none."""
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    if not paths:
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
 
 
 def cut(target: Target, num_layers: int) -> Target:
@@ -152,17 +187,23 @@ def skeleton(target: Target, dtype: str, attention: str | None, device: str) -> 
         torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def build(target: Target, dtype: str, attention: str | None, device: str) -> Any:
-    """The model on a device, in evaluation mode. Raises ValueError where transformers knows no such architecture."""
-    auto = _auto_class(target.llm)
-    options: dict[str, Any] = {"dtype": TORCH_DTYPES[dtype]}
+def build(target: Target, dtype: str, attention: str | None, device: str, *, is_masked_lm: bool = False) -> Any:
+    """The model on a device, in evaluation mode; an encoder with its head for masked tokens where that is asked for.
+
+    Raises ValueError where transformers knows no such architecture.
+    """
+    auto = _auto_class(target.llm, is_masked_lm)
+    options: dict[str, Any] = {"dtype": TORCH_DTYPES[activation_dtype(dtype)]}
     if attention is not None:
         options["attn_implementation"] = ATTENTION_NAMES[attention]
     if target.weights is not None:
-        return auto.from_pretrained(target.weights, **options).to(device).eval()
-    with torch.device(device), _WithoutRandomFills():
-        model = auto.from_config(_config(target.llm), **options).eval()
-    _fill(model)
+        model = auto.from_pretrained(target.weights, **options).to(device).eval()
+    else:
+        with torch.device(device), _WithoutRandomFills():
+            model = auto.from_config(_config(target.llm), **options).eval()
+        _fill(model)
+    if dtype == "int8":
+        _int8.quantize(model)
     return model
 
 
@@ -177,10 +218,10 @@ class Blueprint:
 
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         with self._mode:
-            self._model = build(Target(target.llm), dtype, attention, "cpu")
+            self._model = build(Target(target.llm), activation_dtype(dtype), attention, "cpu")
         self.attention = _attention_of(self._model)
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
-        self.weights_bytes = weights_bytes(self._model)
+        self.weights_bytes = _int8.weights_bytes(self._model) if dtype == "int8" else weights_bytes(self._model)
         self._counted: dict[Case, Work | Exception] = {}
         # the counter misses fused attention on a CPU; eager attention is counted in full
         self._model.set_attn_implementation("eager")
@@ -194,10 +235,38 @@ class Blueprint:
         single = replace(case, batch_size=1, task="")
         if single not in self._counted:
             try:
-                self._counted[single] = self._count(single)
+                self._counted[single] = self._generated(single) if case.phase == "generate" else self._count(single)
             except Exception as error:
                 self._counted[single] = error
         return self._counted[single]
+
+    def _generated(self, case: Case) -> Work:
+        """A prefill and the decode steps after it, whose work grows evenly with the context: counted at both ends and between."""
+        if case.output_tokens is None:
+            raise ValueError("A generate needs output_tokens.")
+        steps = case.output_tokens - 1
+        prefill = self._count(replace(case, phase="prefill", output_tokens=None))
+        if steps == 0:
+            return prefill
+        is_encoder_decoder = self._model.config.is_encoder_decoder
+        first = 2 if is_encoder_decoder else (case.input_tokens or 1) + 1
+
+        def step(context: int) -> Work:
+            kept = case.input_tokens if is_encoder_decoder else None
+            return self._count(
+                replace(case, phase="decode", input_tokens=kept, output_tokens=None, context_tokens=context)
+            )
+
+        low, middle, high = (step(first + offset) for offset in (0, (steps - 1) // 2, steps - 1))
+        slope = (high.flops - low.flops) / max(1, steps - 1)
+        if abs(low.flops + slope * ((steps - 1) // 2) - middle.flops) > 1e-6 * middle.flops:
+            raise ValueError("the work of a decode step does not grow evenly with its context")
+        return Work(
+            flops=prefill.flops + steps * (low.flops + high.flops) / 2,
+            by_module={},
+            kv_cache_bytes=high.kv_cache_bytes,
+            logits_bytes=prefill.logits_bytes,
+        )
 
     def _count(self, case: Case) -> Work:
         from torch.utils.flop_counter import FlopCounterMode
@@ -251,12 +320,12 @@ def _cache_bytes(cache: Any) -> float:
     return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 
 
-def _auto_class(llm: Llm) -> Any:
+def _auto_class(llm: Llm, is_masked_lm: bool = False) -> Any:
     import transformers
 
     return {
         "decoder": transformers.AutoModelForCausalLM,
-        "encoder": transformers.AutoModel,
+        "encoder": transformers.AutoModelForMaskedLM if is_masked_lm else transformers.AutoModel,
         "encoder_decoder": transformers.AutoModelForSeq2SeqLM,
     }[llm.architecture]
 

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import multiprocessing.util
 import os
 import shlex
 import signal
@@ -20,8 +21,9 @@ transformers = pytest.importorskip("transformers")
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from collectors import _modules, local_profile  # noqa: E402
+from collectors import _modules, _steps, local_profile  # noqa: E402
 from collectors import _transformers as engine  # noqa: E402
+from collectors.local_profile import _measure  # noqa: E402
 from models.analytical import evaluate  # noqa: E402
 from warehouse import catalog, metrics, parquet, schema  # noqa: E402
 
@@ -49,6 +51,7 @@ BERT = {
 @pytest.fixture(autouse=True)
 def quick_and_apart(tmp_path, monkeypatch):
     """Few repeats, and a lock of the test's own: no measurement elsewhere on this machine holds it up."""
+    multiprocessing.util.get_temp_dir()  # where workers are started from outlives a test
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(local_profile, "DEFAULT_RUN_S", 0.05)
 
@@ -126,7 +129,7 @@ def test_a_checkpoint_folder_is_measured_in_every_phase(tmp_path, llama):
             run["other_load_ratio"] > schema.QUIET_LOAD_RATIO
         )
         assert run["attention"] == "sdpa"
-        assert run["num_samples"] >= local_profile.MIN_REPEATS
+        assert run["num_samples"] >= _measure.MIN_REPEATS
         assert run["quality_tier"] == (3 if run["num_samples"] >= 5 else 2)
         assert set(dict(run["metric_definitions"]).values()) <= set(metrics.DEFINITIONS)
         assert tmp_path.name not in json.dumps(run, default=str)
@@ -148,8 +151,10 @@ def test_raw_samples_land_with_their_phase_and_agree_with_the_run(tmp_path, llam
     measure(landing, llama, phase="forward")
     (run,) = landed(landing, "runs")
     samples = [row for row in landed(landing, "samples") if row["metric"] == "latency_s"]
-    assert [row["sample_phase"] for row in samples] == ["warmup"] + ["measured"] * run["num_samples"]
-    values = [row["value"] for row in samples[1:]]
+    phases = [row["sample_phase"] for row in samples]
+    values = [row["value"] for row in samples if row["sample_phase"] == "measured"]
+    assert phases[0] == "warmup"
+    assert phases == ["warmup"] * (len(phases) - len(values)) + ["measured"] * run["num_samples"]
     assert run["latency_s"] == pytest.approx(sum(values) / len(values))
     assert run["environment_id"] == landed(landing, "environments")[0]["environment_id"]
     assert run["source_id"] == landed(landing, "sources")[0]["source_id"] == "rooflake/local_profile"
@@ -218,9 +223,9 @@ def test_an_encoder_decoder_takes_its_lengths_from_the_task(tmp_path, config):
 def test_every_decode_step_sees_the_same_context(tmp_path, config):
     target = engine.from_checkpoint(bare(tmp_path, config))
     model = engine.build(target, "fp32", None, "cpu")
-    case = engine.Case("decode", "generation", 2, None if config is LLAMA else 6, None, 8)
+    case = _steps.Case("decode", "generation", 2, None if config is LLAMA else 6, None, 8)
     with torch.inference_mode():
-        step = engine.make_step(model, case, "cpu")
+        step = _steps.make_step(model, case, "cpu")
         lengths, logits = [], []
         for _ in range(3):
             step.prepare()
@@ -266,12 +271,29 @@ def test_a_known_name_with_other_shapes_is_another_llm(tmp_path):
     assert engine.from_checkpoint(bare(tmp_path, published, name="GPT2")).llm.llm_id == "gpt2"
 
 
-def test_what_a_model_cannot_do_is_said_and_is_no_row(tmp_path):
+def test_what_a_model_cannot_do_is_a_row(tmp_path):
     landing = tmp_path / "landing"
-    collected, lines = measure(landing, bare(tmp_path, BERT), input_tokens=[8, 33])
-    assert collected.num_runs == 1
-    assert any("an encoder has no prefill or decode; left out" in line for line in lines)
-    assert any("33 tokens exceed its context of 32; left out" in line for line in lines)
+    options = {"input_tokens": [8, 33], "phase": ["forward", "prefill", "decode", "generate"]}
+    collected, _ = measure(landing, bare(tmp_path, BERT), **options)
+    assert (collected.num_runs, collected.num_failed) == (8, 7)
+    said = {(run["phase"], run["input_tokens"] or run["context_tokens"]): run for run in landed(landing, "runs")}
+    assert said["forward", 8]["status"] == "ok"
+    assert said["forward", 33]["status_detail"] == "33 tokens exceed its 32 learned positions"
+    for phase in ("prefill", "decode", "generate"):
+        assert said[phase, 8]["status_detail"] == f"an encoder has no {phase}"
+    assert {run["status"] for key, run in said.items() if key != ("forward", 8)} == {"unsupported"}
+    collected, lines = measure(landing, str(tmp_path / "tiny"), **options)
+    assert collected.num_runs == 0
+    assert any("8 of 8 are measured already" in line for line in lines)
+
+
+def test_what_is_too_large_or_too_slow_by_its_closed_form_is_a_row_that_was_not_tried(tmp_path):
+    landing = tmp_path / "landing"
+    measure(landing, bare(tmp_path, LLAMA), phase="forward", batch_size=[10**5, 10**13], cell_limit_s=1e-3)
+    slow, large = sorted(landed(landing, "runs"), key=lambda run: run["batch_size"])
+    assert (large["status"], slow["status"]) == ("oom", "timeout")
+    assert slow["status_detail"].startswith("not tried: an execution takes at least ")
+    assert slow["status_detail"].endswith("4 of them exceed the limit of 0.001 s")
 
 
 def test_memory_that_cannot_be_had_is_a_row(tmp_path):
@@ -301,13 +323,14 @@ def test_a_spent_budget_leaves_out_and_says_so(tmp_path):
 def test_what_is_measured_already_is_skipped_and_the_device_keeps_its_row(tmp_path):
     landing, folder = tmp_path / "landing", bare(tmp_path, LLAMA)
     measure(landing, folder, phase=["forward", "decode"])
-    known = {(run["config_id"], run["task"]) for run in landed(landing, "runs")}
-    collected, lines = measure(landing, folder, skip=known)
+    elsewhere = tmp_path / "elsewhere"
+    measure(elsewhere, folder, skip={run["repeat_group_id"] for run in landed(landing, "runs")})
+    assert [run["phase"] for run in landed(elsewhere, "runs")] == ["prefill"]
+    collected, lines = measure(landing, folder)
     assert collected.num_runs == 1
     assert any("2 of 3 are measured already" in line for line in lines)
-    assert (
-        len(list((landing / "hardware").glob("*.parquet"))) == 2
-    )  # the first call's two runs; the second reuses the row
+    # the first call's two runs; the second reuses the row
+    assert len(list((landing / "hardware").glob("*.parquet"))) == 2
     assert len({row["peak_fp32_flops_per_s"] for row in landed(landing, "hardware")}) == 1
 
 
@@ -317,7 +340,10 @@ def test_what_is_measured_already_is_skipped_and_the_device_keeps_its_row(tmp_pa
         ({"llm_id": "opt-9000"}, "'opt-9000' is not in the LLM catalogue. Known: .*Add it in"),
         ({"phase": "training"}, "'training' is not a phase that can be measured here. Known: forward, prefill, decode"),
         ({"task": "poetry"}, "'poetry' is not a task .* Known: summarization, translation"),
-        ({"dtype": "int3"}, "'int3' is not a dtype .* Known: fp32, bf16, fp16"),
+        ({"dtype": "int3"}, "'int3' is not a dtype .* Known: fp32, bf16, fp16, int8"),
+        ({"execution": "engine"}, "'engine' is not an execution .* Known: eager, compiled, graph"),
+        ({"cache": "paged"}, "'paged' is not a cache .* Known: dynamic, static"),
+        ({"cell_limit_s": 0}, "cell_limit_s is a number of seconds above 0, not 0"),
         ({"batch_size": 0}, "whole numbers from 1 on"),
         ({"phase": "decode", "input_tokens": 1}, "at least 2 tokens"),
         ({"hardware_row": {"hardware_id": "abacus"}}, "row is of 'abacus', and this machine is"),
@@ -344,7 +370,7 @@ def test_the_stored_command_asks_for_the_same_run(tmp_path):
     local_profile.add_arguments(parser)
     options = parser.parse_args(words[4:])
     assert (options.checkpoint, options.phase, options.task) == ("tiny", ["forward"], ["summarization"])
-    assert (options.batch_size, options.input_tokens, options.output_tokens) == ([2], [12], 3)
+    assert (options.batch_size, options.input_tokens, options.output_tokens) == ([2], [12], [3])
 
 
 def test_a_kill_loses_no_more_than_the_run_in_progress(tmp_path):

@@ -1,0 +1,258 @@
+"""The cells of one LLM in a process of its own: which need no running, which cannot run, and the rest on one model a dtype."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+from typing import Any
+
+from collectors import _memory, _workers
+from collectors import _transformers as engine
+from collectors._session import DONE, Session, failure
+from collectors.local_profile import _measure
+from collectors.local_profile._cells import Build, Cell, Job, label, lacking
+
+LARGEST_BATCH = 2**16
+"""Where the search for the memory's boundary ends."""
+
+
+class UnlandedError(Exception):
+    """The landing folder cannot be written to."""
+
+
+def profile(worker: _workers.Worker, session: Session, job: Job) -> str | None:
+    """Run the cells of a job and land them; returns why nothing can be landed any more, None where all went well."""
+    session.report = lambda line: worker.send(("line", line))
+    try:
+        _Llm(worker, session, job).run()
+    except UnlandedError as error:
+        return str(error)
+    return None
+
+
+class _Llm:
+    def __init__(self, worker: _workers.Worker, session: Session, job: Job) -> None:
+        self._worker, self._session, self._job = worker, session, job
+        self._name = job.target.llm.llm_id
+        self._left = dict(job.cells)
+        self._runs: dict[int, dict[str, Any]] = {}
+        self._slowness = 2.0
+
+    def run(self) -> None:
+        for build in dict.fromkeys(cell.build for cell in self._job.cells.values()):
+            if self._is_spent():
+                return
+            self._run_build(build, {index: cell for index, cell in self._left.items() if cell.build == build})
+
+    def _run_build(self, build: Build, cells: dict[int, Cell]) -> None:
+        self._worker.begin(tuple(cells), max(_workers.START_LIMIT_S, self._job.cell_limit_s))
+        blueprint = self._blueprint(build, cells)
+        if blueprint is None:
+            return
+        todo = self._runnable(blueprint, self._unknown(cells))
+        if not todo:
+            return
+        _memory.trim()
+        baseline = _memory.resident_bytes()
+        try:
+            model = engine.build(self._job.target, build.dtype, build.attention, self._session.device)
+        except Exception as error:
+            for index in todo:
+                self._land(index, failure(error))
+            return
+        loaded = _measure.Loaded(self._session, self._job, blueprint, model, baseline)
+        for _, members in itertools.groupby(todo.items(), key=lambda item: item[1].case):
+            group = dict(members)
+            if self._is_spent():
+                return
+            if self._job.passes.boundary:
+                for index, cell in group.items():
+                    self._find_boundary(loaded, index, cell)
+            elif self._fits_budget(blueprint, group):
+                self._run_group(loaded, group)
+
+    # ---- what needs no running
+
+    def _blueprint(self, build: Build, cells: dict[int, Cell]) -> engine.Blueprint | None:
+        """Shapes of the model, and the identity of every run; rows instead where there is no such model."""
+        target = self._job.target
+        blueprint, attention, outcome = None, build.attention, {}
+        try:
+            blueprint = engine.Blueprint(target, build.dtype, build.attention)
+            attention = blueprint.attention
+        except Exception as error:
+            outcome = failure(error)
+            if isinstance(error, ImportError | ValueError):  # transformers lacks the architecture or the attention
+                outcome["status"] = "unsupported"
+        self._runs |= {index: self._job.identity(self._session, cell, attention) for index, cell in cells.items()}
+        self._worker.send(("runs", {index: self._runs[index] for index in cells}))
+        if blueprint is None:
+            for index in self._unknown(cells):
+                self._land(index, outcome)
+        return blueprint
+
+    def _unknown(self, cells: dict[int, Cell]) -> dict[int, Cell]:
+        if self._job.passes.boundary:
+            return cells
+        known = [index for index in cells if self._session.is_known(self._runs[index])]
+        if known:
+            self._session.report(f"{self._name}: {len(known)} of {len(cells)} are measured already.")
+            self._settle(known)
+        return {index: cell for index, cell in cells.items() if index not in known}
+
+    def _runnable(self, blueprint: engine.Blueprint, cells: dict[int, Cell]) -> dict[int, Cell]:
+        """The cells that may run; the others land with what speaks against them."""
+        found = {}
+        for index, cell in cells.items():
+            outcome = self._refusal(blueprint, cell)
+            if outcome is None:
+                found[index] = cell
+            else:
+                self._land(index, outcome)
+        return found
+
+    def _refusal(self, blueprint: engine.Blueprint, cell: Cell) -> dict[str, Any] | None:
+        """Status columns of a cell that is not to be run: unsupported, surely too large or surely too slow; else None."""
+        why = lacking(self._job.target.llm, cell, self._session.device)
+        if why is not None:
+            return {"status": "unsupported", "status_detail": why}
+        work = blueprint.work(cell.case)
+        state = 0.0 if isinstance(work, Exception) else work.bytes_of(cell.case.batch_size)
+        try:
+            _memory.check_free(self._session.device, blueprint.weights_bytes + state)
+        except _memory.TooLargeError as error:
+            return {"status": "oom", "status_detail": f"{str(error).removesuffix('.')}; not tried"}
+        except Exception as error:
+            return failure(error)
+        least, limit = self._least_seconds(blueprint, cell), self._job.cell_limit_s
+        if least is not None and least * _measure.LEAST_EXECUTIONS > limit:
+            return {
+                "status": "timeout",
+                "status_detail": f"not tried: an execution takes at least {least:.3g} s by its bound, and "
+                f"{_measure.LEAST_EXECUTIONS} of them exceed the limit of {limit:g} s",
+            }
+        return None
+
+    def _least_seconds(self, blueprint: engine.Blueprint, cell: Cell) -> float | None:
+        """The bound of one execution, s: FLOPs over peak, or weights over bandwidth; None where unknown."""
+        work, hardware = blueprint.work(cell.case), self._session.hardware
+        peak = hardware.get(f"peak_{engine.activation_dtype(cell.build.dtype)}_flops_per_s")
+        bandwidth = hardware.get("memory_bandwidth_bytes_per_s")
+        if isinstance(work, Exception) or peak is None or bandwidth is None:
+            return None
+        return max(work.flops * cell.case.batch_size / peak, blueprint.weights_bytes / bandwidth)
+
+    # ---- the budget
+
+    def _seconds_left(self) -> float | None:
+        return None if self._job.until is None else self._job.until - time.monotonic()
+
+    def _is_spent(self) -> bool:
+        left = self._seconds_left()
+        if left is None or left > 0.0:
+            return False
+        self._session.report(
+            f"{self._name}: the budget is spent; {len(self._left)} of {len(self._job.cells)} left out."
+        )
+        return True
+
+    def _fits_budget(self, blueprint: engine.Blueprint, group: dict[int, Cell]) -> bool:
+        left, cell = self._seconds_left(), next(iter(group.values()))
+        least = self._least_seconds(blueprint, cell)
+        if left is None or least is None:
+            return True
+        if least * self._slowness * (_measure.LEAST_EXECUTIONS + 1) * len(group) <= left:
+            return True
+        self._session.report(
+            f"{label(self._name, cell)}: would take longer than the {left:.1f} s left of the budget; left out."
+        )
+        self._settle(list(group))
+        return False
+
+    def _repeats_s(self, group: dict[int, Cell]) -> float:
+        """Seconds for the repeats of one variant."""
+        left = self._seconds_left()
+        return self._job.run_s if left is None else max(0.0, 0.6 * left / max(len(self._left), len(group)))
+
+    # ---- running
+
+    def _run_group(self, loaded: _measure.Loaded, group: dict[int, Cell]) -> None:
+        """The variants of one case."""
+        self._worker.begin(tuple(group), self._job.cell_limit_s * len(group))
+        runs = {index: self._runs[index] for index in group}
+        for result in _measure.measure(loaded, group, runs, self._repeats_s(group)):
+            self._land(result.index, result.columns, **result.tables)
+            latency = result.columns.get("latency_s")
+            least = self._least_seconds(loaded.blueprint, group[result.index])
+            if latency is not None and least:
+                self._slowness = max(2.0, latency / least)
+
+    def _find_boundary(self, loaded: _measure.Loaded, index: int, cell: Cell) -> None:
+        """Land the largest batch that fits, and the next one with status oom."""
+        self._worker.begin((index,), self._job.cell_limit_s)
+        why: dict[int, str] = {}
+
+        def fits(batch: int) -> bool:
+            sized = self._sized(loaded, index, cell, batch)
+            self._worker.send(("runs", {index: self._runs[index]}))
+            try:
+                _measure.try_memory(loaded, sized)
+            except _measure.OutOfMemoryError as error:
+                why[batch] = str(error)
+                return False
+            return True
+
+        try:
+            largest = _memory.largest(fits, 1, LARGEST_BATCH)
+        except Exception as error:
+            self._land(index, failure(error))
+            return
+        if largest + 1 in why:
+            self._sized(loaded, index, cell, largest + 1)
+            self._land(index, {"status": "oom", "status_detail": why[largest + 1]})
+        if largest:
+            sized = self._sized(loaded, index, cell, largest)
+            refused = self._refusal(loaded.blueprint, sized) if self._session.device == "cpu" else None
+            limit = {"max_batch_size": largest}
+            if refused is not None and refused["status"] == "timeout":
+                self._land(index, refused | limit)
+                return
+            runs = {index: self._runs[index]}
+            for result in _measure.measure(loaded, {index: sized}, runs, self._repeats_s({index: sized})):
+                self._land(index, result.columns | limit, **result.tables)
+
+    def _sized(self, loaded: _measure.Loaded, index: int, cell: Cell, batch: int) -> Cell:
+        """The cell at another batch size, which its run is from now on."""
+        sized = replace(cell, case=replace(cell.case, batch_size=batch))
+        self._runs[index] = self._job.identity(self._session, sized, loaded.blueprint.attention)
+        return sized
+
+    # ---- landing
+
+    def _land(self, index: int, columns: dict[str, Any], **tables: Any) -> None:
+        run = self._runs[index] | columns
+        session = self._session
+        try:
+            session.land(run, llm=self._job.llm_row, **tables)
+        except OSError as error:
+            raise UnlandedError(
+                f"The landing folder cannot be written to ({error.strerror or error}); what landed before is whole."
+            ) from error
+        groups = {run["repeat_group_id"]} if run["status"] in DONE else set()
+        self._worker.send(("landed", (session.collected(), groups, index)))
+        session.paths, session.num_runs, session.num_failed = [], 0, 0
+        self._left.pop(index, None)
+        outcome = (
+            f"{run['latency_s'] * 1e3:.1f} ms ({run['num_samples']} repeats)"
+            if run["status"] == "ok"
+            else f"{run['status']}: {run['status_detail']}"
+        )
+        cell = self._job.cells[index]
+        sized = replace(cell, case=replace(cell.case, batch_size=run["batch_size"]))
+        session.report(f"{label(self._name, sized)}: {outcome}")
+
+    def _settle(self, indices: list[int]) -> None:
+        self._worker.send(("settled", indices))
+        for index in indices:
+            self._left.pop(index, None)
