@@ -138,7 +138,6 @@ def measure(
     precision: float = 0.01,
     watch: AbstractContextManager[Any] | None = None,
     clock: Clock = time.perf_counter,
-    num_warmup: int | None = None,
 ) -> Timing:
     """Time `call`: after the warm-up at least `min_repeats` times, then on until the 95 % interval of the median is narrower
     than `precision` (relative half-width), the budget is spent or the maximum reached.
@@ -147,8 +146,6 @@ def measure(
     device; on 'cuda' events on the current stream are taken too. The budget counts warm-up and preparation. `watch` is
     entered around the warm-up alone: what disturbs (sampling memory) never sees a measured repeat.
     """
-    if num_warmup is not None:
-        warmup = Warmup(num_warmup, 0.0, math.inf)
     rule = _Rule(min_repeats, max_repeats, precision, clock() + budget_s, clock)
     series = _Series(call, prepare, device, rule)
     with watch or nullcontext():
