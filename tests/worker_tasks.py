@@ -88,3 +88,38 @@ def note_pid(worker: Any, folder: str) -> None:
         file.write(str(os.getpid()))
     os.replace(f"{path}.tmp", path)
     time.sleep(60)
+
+
+def parallel_outputs(worker: Any, jobs: list[Any], cases: list[Any]) -> list[Any]:
+    worker.begin("parallel", 250)
+    return outputs_of(worker.rank, worker.num_ranks, jobs, cases)
+
+
+def outputs_of(rank: int, num_ranks: int, jobs: list[Any], cases: list[Any]) -> list[Any]:
+    """Of every job on this rank: bytes of its weights, number of its layers, logits of every case, tokens of a generate."""
+    import torch
+
+    from collectors import _transformers
+    from collectors.parallel_inference import ranks
+
+    torch.set_num_threads(1)
+    found = []
+    for job in jobs:
+        part = ranks.build(rank, num_ranks, job)
+        with torch.inference_mode():
+            logits = [_logits(part, case) for case in cases if case.phase != "generate"]
+            tokens = [ranks.generate(part, case)[0] for case in cases if case.phase == "generate"]
+        found.append((_transformers.weights_bytes(part.model), part.num_layers, logits, tokens))
+    return found
+
+
+def _logits(part: Any, case: Any) -> Any:
+    """Of the second execution: the KV cache was put back."""
+    from collectors import _steps
+
+    step = _steps.make_step(part.model, case, "cpu")
+    for _ in range(2):
+        step.prepare()
+        output = step.call()
+        part.link.flush()
+    return output.logits

@@ -250,7 +250,7 @@ def _run_job(session: _session.Session, options: _Options, cells: list[_Planned]
             break
         except _workers.WorkerError as error:
             for number in _failed(error.at, waiting):
-                _land_failure(session, options, waiting.pop(number), _status(error))
+                _land_failure(session, options, waiting.pop(number), status_of(error))
     if waiting:
         session.report(f"{label}: the budget is spent; {len(waiting)} of {len(cells)} left out.")
 
@@ -306,7 +306,7 @@ class _Results:
             del self._waiting[number]
 
 
-def _status(error: _workers.WorkerError) -> dict[str, Any]:
+def status_of(error: _workers.WorkerError) -> dict[str, Any]:
     """Status columns of a cell whose processes failed."""
     if isinstance(error, _workers.WorkerTimeoutError):
         return {"status": "timeout", "status_detail": str(error)}
