@@ -2,7 +2,8 @@
 
 Modules nest by who called whom. What a container does outside its child modules (attention scores, residual additions,
 masks) is a leaf of its own, `<path>.(self)`, so that the leaves add up to the whole. Time and accounts come from passes of
-their own, since either disturbs the other:
+their own, since either disturbs the other. FLOPs are those of matrix products and attention (every query with every key), as in
+`runs.flops`; traffic is what has to move, where that is certain.
 
     timer = ModuleTimer(model, device)
     with timer:            # several passes: rows give the mean of one execution of a module
@@ -30,9 +31,7 @@ from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
-from collectors._op_kinds import OP_KINDS, layer_index, op_kind
-
-__all__ = ["OP_KINDS", "ModuleTimer", "TrainingTimer", "is_table", "layer_index", "op_kind", "weight_shape"]
+from collectors._op_kinds import layer_index, op_kind
 
 
 @dataclass

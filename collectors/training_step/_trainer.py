@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.distributed as dist
 
-from collectors import _machine, _memory, _modules, _telemetry, _timing
+from collectors import _machine, _memory, _modules, _op_kinds, _telemetry, _timing
 from collectors import _transformers as engine
 from collectors._workers import Worker
 from models.analytical.training_model import ADAPTED
@@ -426,7 +426,7 @@ def adapt(model: Any, rank: int) -> dict[str, str]:
     model.requires_grad_(False)
     adapted = {}
     for path, module in list(model.named_modules()):
-        shape, kind = _modules.weight_shape(module), _modules.op_kind(path, type(module).__name__)
+        shape, kind = _modules.weight_shape(module), _op_kinds.op_kind(path, type(module).__name__)
         if shape is not None and kind in ADAPTED:
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, Adapted(module, shape, rank))

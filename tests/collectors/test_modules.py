@@ -490,6 +490,8 @@ def test_micro_batches_and_a_loss_outside_the_model_are_told_apart():
 
 def test_op_kinds_are_words_of_the_vocabulary():
     assert {kind for _, kind in _op_kinds.OP_KINDS} <= set(schema.OP_KINDS)
+    assert _op_kinds.layer_index("encoder.block.3.layer.1.DenseReluDense") == 3
+    assert _op_kinds.layer_index("lm_head") is None
 
 
 @pytest.mark.parametrize(
@@ -500,6 +502,17 @@ def test_op_kinds_are_words_of_the_vocabulary():
         ("model.layers.0.self_attn.q_a_proj", "Linear", "q_proj"),
         ("model.layers.0.mlp.shared_expert_gate", "Linear", "gemm"),
         ("model.layers.0.mlp.shared_expert.gate_proj", "Linear", "gate_proj"),
+        ("transformer.h.0.attn.c_attn", "Conv1D", "qkv_proj"),
+        ("transformer.h.0.mlp.c_proj", "Conv1D", "down_proj"),
+        ("transformer.h.3.self_attention.dense", "Linear", "o_proj"),
+        ("model.decoder.layers.0.fc1", "Linear", "up_proj"),
+        ("model.decoder.project_in", "Linear", "gemm"),
+        ("encoder.layer.0.attention.self.query", "Linear", "q_proj"),
+        ("encoder.layer.0.attention.output.dense", "Linear", "o_proj"),
+        ("encoder.layer.0.output.dense", "Linear", "down_proj"),
+        ("transformer.layer.0.ffn", "FFN", "mlp"),
+        ("model.rotary_emb", "LlamaRotaryEmbedding", "rope"),
+        ("lm_head", "Linear", "lm_head"),
         ("something.new", "Whatever", "other"),
     ],
 )
