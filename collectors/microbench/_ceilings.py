@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Mapping
 from typing import Any
@@ -34,9 +35,10 @@ class Ceilings:
         self._values: dict[str, float] = {}
         self._origins: dict[str, str] = {}
         self._is_changed = False
-        if session.ceilings is not None:
-            notes = (part.partition(": ") for part in (session.ceilings["note"] or "").split("; "))
-            self._take(session.ceilings, {name: origin for name, _, origin in notes})
+        for row in (session.ceilings, _landed(session)):  # a lake's may be older than what landed since
+            if row is not None:
+                notes = (part.partition(": ") for part in (row["note"] or "").split("; "))
+                self._take(row, {name: origin for name, _, origin in notes})
         if str(session.hardware["source"]).startswith(OWN):
             self._take(
                 session.hardware, dict.fromkeys(RATES, f"the device's own row of {session.hardware['source_date']}")
@@ -105,3 +107,11 @@ class Ceilings:
         for name in (*RATES, *TIMES):
             if row.get(name) is not None:
                 self.offer(name, row[name], origins.get(name, "known before"))
+
+
+def _landed(session: Session) -> dict[str, Any] | None:
+    """The row in the landing folder; None for none, or one that a loader has just taken."""
+    name = f"{_machine.measured_id(session.hardware['hardware_id'])}.parquet"
+    with contextlib.suppress(OSError, parquet.ContractError):
+        return dict(parquet.read("hardware", session.landing / "hardware" / name).to_pylist()[0])
+    return None

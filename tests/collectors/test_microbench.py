@@ -166,6 +166,45 @@ def test_times_are_of_one_execution_however_many_make_a_repeat():
     assert _calls.shortest_s(measured) < _calls.WINDOW_S / 5
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "int8", "fp8"])
+def test_a_gemm_multiplies_by_a_matrix_that_lies_as_a_linear_layer_has_it(dtype):
+    shape = Shape("gemm", dtype, m=32, n=48, k=16, cache_state="warm")
+    (call,) = _calls.prepare(shape, "cpu", CACHE).calls
+    product = call()
+    a, b = call.args
+    assert (a.shape, b.shape, b.stride()) == ((32, 16), (16, 48), (1, 16))
+    assert torch.allclose(product.float(), a.float() @ b.float(), rtol=0.02, atol=0.2)
+    assert product.element_size() * product.numel() == _shapes.work(shape).activation_bytes_written
+
+
+def test_attention_has_grouped_heads_and_a_causal_mask_in_prefill_alone():
+    heads = {
+        "batch_size": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 16,
+        "attention": "sdpa",
+        "cache_state": "warm",
+    }
+    prefill = Shape("attention", "fp32", input_tokens=8, **heads)
+    (call,) = _calls.prepare(prefill, "cpu", CACHE).calls
+    query, _, value = call.args
+    result = call()
+    assert result.shape == query.shape == (2, 4, 8, 16)
+    assert torch.allclose(result[:, :2, 0], value[:, :1, 0].expand(2, 2, 16), atol=1e-6), "the first token sees itself"
+    (call,) = _calls.prepare(replace(prefill, input_tokens=0, context_tokens=8), "cpu", CACHE).calls
+    assert call().shape == (2, 4, 1, 16)
+    assert call.args[1].shape == (2, 2, 8, 16)
+
+
+def test_cold_buffers_are_together_larger_than_the_cache():
+    shape = Shape("add", "fp32", m=1024, n=1024, cache_state="cold")
+    prepared = _calls.prepare(shape, "cpu", CACHE)
+    assert len(prepared.calls) * _shapes.work(shape).bytes_moved >= 4 * CACHE
+    assert len({call.args[0].data_ptr() for call in prepared.calls}) == len(prepared.calls)
+    assert len(_calls.prepare(replace(shape, cache_state="warm"), "cpu", CACHE).calls) == 1
+
+
 # ---- a sweep for real
 
 
@@ -412,6 +451,8 @@ def test_a_ceiling_only_gets_better_and_says_what_reached_it(tmp_path):
         later.reached(gemm, 1e-4)
         later.land(opened)
     (row,) = landed(tmp_path, "hardware")
+    with session(tmp_path, ceiling_row=row | {"peak_fp32_flops_per_s": 1.0}) as opened:
+        assert Ceilings(opened).get("peak_fp32_flops_per_s") == 2e6 / 1e-4, "a lake may not know what landed since"
     assert row["peak_fp32_flops_per_s"] == 2e6 / 1e-4
     assert row["kernel_launch_s"] == 1e-6
     assert "kernel_launch_s: launch fp32, graph, 20" in row["note"]
