@@ -43,6 +43,12 @@ def _linear(x: list[int], weight: list[int]) -> Work:
     return Work(2.0 * m * n * k, float(m * k + k * n + m * n), m, n, k)
 
 
+def _grouped(tokens: list[int], weights: list[int]) -> Work:
+    """Products of mixed experts: each row of (tokens, k) with one matrix of (experts, k, n); every matrix is read."""
+    (m, k), (experts, _, n) = tokens, weights
+    return Work(2.0 * m * n * k, float(m * k + experts * k * n + m * n), m, n, k)
+
+
 def _vector(a: list[int], _: list[int]) -> Work:
     return _gemm(a, [a[-1], 1])
 
@@ -79,6 +85,7 @@ CLOSED_FORMS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "aten::_scaled_mm": (_gemm, _FIRST), "aten::addmm": (_gemm, _SECOND), "aten::baddbmm": (_gemm, _SECOND),
     "aten::_addmm_activation": (_gemm, _SECOND), "aten::mv": (_vector, _FIRST), "aten::addmv": (_vector, _SECOND),
     "aten::linear": (_linear, _FIRST), "mkldnn::_linear_pointwise": (_linear, _FIRST),
+    "aten::_grouped_mm": (_grouped, _FIRST), "transformers::grouped_mm_fallback": (_grouped, _FIRST),
     "aten::convolution": (_convolution, _ALL),
     "aten::scaled_dot_product_attention": (_attention, _THREE),
     "aten::_scaled_dot_product_flash_attention": (_attention, _THREE),
@@ -130,7 +137,7 @@ _SPEAKS = re.compile(
 )
 
 _OPERATORS = (
-    (r"::(_?scaled_mm|_int_mm|mm|addmm|_addmm_activation|bmm|baddbmm|matmul|linear|mv|addmv|\w*conv\w*|_linear_pointwise)$", "gemm"),
+    (r"::(_?scaled_mm|_int_mm|_?grouped_mm\w*|mm|addmm|_addmm_activation|bmm|baddbmm|matmul|linear|mv|addmv|\w*conv\w*|_linear_pointwise)$", "gemm"),
     (r"attention|flash_attn", "attention"),
     (r"softmax", "softmax"),
     (r"(layer|rms|batch|group)_?norm", "norm"),

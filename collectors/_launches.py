@@ -31,7 +31,7 @@ from collectors._trace import (
     Floats,
     Indices,
     Trace,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,10 @@ def read(path: Path) -> Trace:
 
 
 def strip(source: Path, target: Path) -> None:
-    """Write a trace again, gzip, with its events and the top-level keys of `KEPT` only: no host name, environment or path."""
+    """Write a trace again, gzip, with its events and the top-level keys of `KEPT` only: no host name, no environment.
+
+    Paths of source files stay where Python's stack was recorded; our own passes record none.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
     try:

@@ -581,3 +581,34 @@ def test_a_trace_written_again_keeps_its_events_and_drops_the_rest(shared: Path,
     assert {"metadata", "traceName"} <= set(json.loads(gzip.decompress(original.read_bytes())))
     assert set(text) <= {*_trace.KEPT, "traceEvents"}
     assert rows_of(kept) == rows_of(original)
+
+
+@pytest.mark.parametrize(
+    ("operator", "shapes", "flops", "elements"),
+    [
+        ("aten::mm", [[4, 8], [8, 16]], 2 * 4 * 8 * 16, 4 * 8 + 8 * 16 + 4 * 16),
+        ("aten::baddbmm", [[3, 4, 16], [3, 4, 8], [3, 8, 16]], 3 * 2 * 4 * 8 * 16, 3 * (4 * 8 + 8 * 16 + 4 * 16)),
+        ("aten::mv", [[4, 8], [8]], 2 * 4 * 8, 4 * 8 + 8 + 4),
+        ("aten::linear", [[2, 4, 8], [16, 8]], 2 * 8 * 8 * 16, 8 * 8 + 8 * 16 + 8 * 16),
+        ("aten::_grouped_mm", [[10, 8], [4, 8, 16], [4]], 2 * 10 * 8 * 16, 10 * 8 + 4 * 8 * 16 + 10 * 16),
+        # 2 sequences, 4 query and 2 key heads of 8, 3 queries against 5 keys
+        ("aten::_scaled_dot_product_flash_attention", [[2, 4, 3, 8], [2, 2, 5, 8], [2, 2, 5, 8]], 4 * 2 * 4 * 3 * 5 * 8,
+         2 * (4 * 3 + 2 * 5 + 2 * 5 + 4 * 3) * 8),
+    ],
+)  # fmt: skip
+def test_work_in_closed_form(operator: str, shapes: list[list[int]], flops: float, elements: float) -> None:
+    work = _kernel_kinds.closed_form(operator, shapes, None)
+    assert work is not None
+    assert (work.flops, work.elements) == (flops, elements)
+
+
+def test_a_convolution_counts_its_output() -> None:
+    values = ["", "", "", "[2, 2]", "[1, 1]", "[1, 1]", "False", "[0, 0]", "1"]
+    work = _kernel_kinds.closed_form("aten::convolution", [[2, 3, 9, 9], [4, 3, 3, 3], [4], [], [], []], values)
+    assert work is not None
+    assert work.flops == 2 * (2 * 5 * 5) * 4 * (3 * 3 * 3)
+
+
+@pytest.mark.parametrize("shapes", [[], [[]], [[4, 8]], [[[1], [2]], [8, 16]]])
+def test_shapes_of_another_kind_have_no_work(shapes: list[Any]) -> None:
+    assert _kernel_kinds.closed_form("aten::mm", shapes, None) is None
