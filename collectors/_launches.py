@@ -198,16 +198,16 @@ class Launches:
         return sum(self._nesting.self_us[index] for index, _ in self._everything) / 1e6
 
     def launch_lag_s(self) -> float | None:
-        """Median time from the start of a launch to the start of its kernel; None where no launch was recorded.
+        """Median time from the start of a launch to the start of its (first) kernel; None where no launch was recorded.
 
         Some microseconds: kernels wait for the host. Much more: they queue behind one another, and the device sets the pace.
         """
-        trace = self.trace
-        pairs = [
-            (index, self._by_correlation.get(int(trace.correlation[index]))) for index in trace.of(KERNEL).tolist()
-        ]
-        lags = [float(trace.start_us[index] - trace.start_us[launch]) for index, launch in pairs if launch is not None]
-        return max(0.0, float(np.median(lags))) / 1e6 if lags else None
+        trace, lags = self.trace, dict[int, float]()
+        for index in trace.of(KERNEL).tolist():
+            launch = self._by_correlation.get(int(trace.correlation[index]))
+            if launch is not None:
+                lags.setdefault(launch, float(trace.start_us[index] - trace.start_us[launch]))
+        return max(0.0, float(np.median(list(lags.values())))) / 1e6 if lags else None
 
     def device_times(self, *, counted: bool = False) -> list[DeviceTime]:
         """What every device did: over the whole trace, or (all steps together) what counts for an execution."""

@@ -350,6 +350,12 @@ def test_work_outside_steps_and_steps_without_work_do_not_count(tmp_path: Path) 
     assert whole == [pytest.approx((10 + 70 + 490) * 1e-6)]
 
 
+def test_the_lag_of_a_launch_is_that_of_its_first_kernel(tmp_path: Path) -> None:
+    events = [launch(0, 1, "cudaGraphLaunch"), *(kernel("gemm", 8 + 10 * index, 9, 1) for index in range(50))]
+    events += [launch(600, 2), kernel("gemm", 604, 9, 2)]
+    assert launches_of(write(tmp_path / "t.json", events)).launch_lag_s() == pytest.approx(6e-6)
+
+
 def test_a_lost_launch_is_found_by_external_id(tmp_path: Path) -> None:
     events = [
         event("user_annotation", "module:a.o_proj:Linear", 0, 50),
