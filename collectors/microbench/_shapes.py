@@ -184,7 +184,7 @@ def shapes(
     num_ranks: int,
     interconnect: str | None,
 ) -> list[Shape]:
-    """Every cell of a preset for a device ('cpu', 'cuda'), family by family and dtype by dtype.
+    """Every cell of a preset, once, for a device ('cpu', 'cuda'), family by family and dtype by dtype.
 
     `dtypes` and `cache_states` None for the family's own. A working set far beyond the cache has its default state alone.
     """
@@ -202,7 +202,7 @@ def shapes(
                 for dtype, one in itertools.product(chosen, plain)
                 for state in _states(replace(one, dtype=dtype), cache_states, cache_bytes)
             ]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def default_families(preset: str, device: str) -> list[str]:

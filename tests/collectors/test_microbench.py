@@ -126,6 +126,18 @@ def test_the_sweep_of_the_paper_is_its_own():
     }
 
 
+@pytest.mark.parametrize("preset", _shapes.PRESETS)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_no_preset_asks_for_one_configuration_twice(preset, device):
+    families = list(_shapes.FAMILIES)
+    shapes = _shapes.shapes(
+        preset, families, None, ["cold", "warm"], device=device, cache_bytes=CACHE, num_ranks=2, interconnect=None
+    )
+    keys = {(schema.config_id(one.configuration()), one.execution) for one in shapes}
+    assert len(keys) == len(shapes)
+    assert {one.family for one in shapes} == set(families)
+
+
 def test_both_states_of_the_cache_are_measured_where_they_differ():
     options = {"device": "cuda", "num_ranks": 1, "interconnect": None}
     small = _shapes.shapes("tiny", ["gemm"], ["bf16"], ["cold", "warm"], cache_bytes=CACHE, **options)
