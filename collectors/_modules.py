@@ -221,6 +221,16 @@ class _Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._held -= size
 
 
+def counted(call: Callable[[], Any]) -> tuple[Any, float]:
+    """What `call` returns, and the FLOPs of all matrix products (those of experts too) and attention that run in it."""
+    account = _Account("cpu")
+    work = _Node("", None)
+    account.turn(work)
+    with account:
+        result = call()
+    return result, 0.0 if work.own_flops is None else work.own_flops
+
+
 class ModuleTimer:
     """The module tree of a model: times of the passes inside `with timer:` (each one pass), accounts of `timer.accounts()`.
 

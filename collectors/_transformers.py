@@ -12,7 +12,7 @@ import datetime
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from collectors import _int8
+from collectors import _int8, _modules
 from collectors._steps import Case, cache_layers, make_step
 from warehouse import catalog, schema
 from warehouse.catalog.llm import Llm, parameter_count
@@ -61,10 +61,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Work:
-    """What one sequence of a phase takes: FLOPs in all and by module path (root ''), bytes of KV cache and of logits."""
+    """What one sequence of a phase takes: FLOPs, bytes of KV cache and of logits."""
 
     flops: float
-    by_module: Mapping[str, float]
     kv_cache_bytes: float | None
     logits_bytes: float
 
@@ -223,7 +222,7 @@ class Blueprint:
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
         self.weights_bytes = _int8.weights_bytes(self._model) if dtype == "int8" else weights_bytes(self._model)
         self._counted: dict[Case, Work | Exception] = {}
-        # the counter misses fused attention on a CPU; eager attention is counted in full
+        # a fused kernel may not run on fake tensors; eager attention does, and is counted in full
         self._model.set_attn_implementation("eager")
 
     def work(self, case: Case) -> Work | Exception:
@@ -263,30 +262,18 @@ class Blueprint:
             raise ValueError("the work of a decode step does not grow evenly with its context")
         return Work(
             flops=prefill.flops + steps * (low.flops + high.flops) / 2,
-            by_module={},
             kv_cache_bytes=high.kv_cache_bytes,
             logits_bytes=prefill.logits_bytes,
         )
 
     def _count(self, case: Case) -> Work:
-        from torch.utils.flop_counter import FlopCounterMode
-
-        counter = FlopCounterMode(display=False)
         with self._mode, torch.no_grad():
             step = make_step(self._model, case, "cpu")
-            with counter:
-                output = step.call()
-        root = type(self._model).__name__
-        by_module = {
-            path.removeprefix(root).removeprefix("."): float(sum(operators.values()))
-            for path, operators in counter.get_flop_counts().items()
-            if path == root or path.startswith(f"{root}.")
-        }
+            output, flops = _modules.counted(step.call)
         cache = getattr(output, "past_key_values", None)
         logits = output.logits if hasattr(output, "logits") else output.last_hidden_state
         return Work(
-            flops=float(counter.get_total_flops()),
-            by_module=by_module,
+            flops=flops,
             kv_cache_bytes=_cache_bytes(cache) if cache is not None else None,
             logits_bytes=float(logits.numel() * logits.element_size()),
         )

@@ -342,6 +342,14 @@ def test_traffic_of_products_and_norms_meets_that_of_the_twins(llm_id):
             assert looked_up[path]["weight_bytes_read"] == looked_up[path]["activation_bytes_written"]
 
 
+@pytest.mark.parametrize("llm_id", ["mixtral-8x7b", "qwen2-7b"])
+def test_the_work_of_a_run_is_that_of_its_modules(llm_id):
+    rows, _, _ = counted(llm_id, "forward", "eager")
+    blueprint = engine.Blueprint(engine.cut(engine.catalogued(llm_id), LAYERS), "bf16", None)
+    work = blueprint.work(engine.Case("forward", "generation", BATCH, TOKENS, None, None))
+    assert rows[0]["flops"] == BATCH * work.flops
+
+
 def test_fused_attention_on_a_cpu_counts_as_much_as_eager_attention():
     inputs = ids()
     flops = {}
