@@ -330,16 +330,14 @@ def _land_measured(
     session: _session.Session, options: _Options, planned: _Planned, by_rank: list[engine.Measured]
 ) -> None:
     run, case, first = dict(planned.run), planned.cell.case, by_rank[0]
-    warm = first.phases.count("warmup")
-    slowest = first.slowest_s[warm:]
-    samples = _timing.sample_rows(run["run_id"], "latency_s", first.phases, first.slowest_s)
-    run |= _timing.summary("latency_s", slowest)
+    timing, warm = _together(by_rank), first.phases.count("warmup")
+    samples = timing.rows(run["run_id"])
+    run |= timing.columns()
     latency = float(run["latency_s"])
     definitions = {"latency_s": "wall_clock"}
     if first.first_token_s is not None:
-        ttft = first.first_token_s[warm:]
         samples += _timing.sample_rows(run["run_id"], "ttft_s", first.phases, first.first_token_s)
-        run |= _timing.summary("ttft_s", ttft)
+        run |= _timing.summary("ttft_s", first.first_token_s[warm:])
         definitions["ttft_s"] = "first_token_of_generate"
         run["e2el_s"] = latency
         if case.output_tokens is not None and case.output_tokens > 1:
@@ -348,12 +346,10 @@ def _land_measured(
     rates = {name: tokens / latency for name, tokens in _tokens(case).items()}
     work, unrated = _utilisation(session, options, planned, latency)
     busy = _busy(by_rank)
-    width = _timing.half_width(slowest)
     run |= {
         "status": "ok",
-        "quality_tier": 3 if len(slowest) >= FULL_REPEATS else 2,
-        "num_samples": len(slowest),
-        "cpu_time_s": sum(float(np.mean(one.own_cpu_s[warm:])) for one in by_rank),
+        "quality_tier": 3 if len(timing.measured) >= FULL_REPEATS else 2,
+        "num_samples": len(timing.measured),
         "weights_bytes": max(one.weights_bytes for one in by_rank),
         **{name: _most(by_rank, name) for name in by_rank[0].memory},
         **rates,
@@ -365,12 +361,24 @@ def _land_measured(
         "status_detail": _session.joined(
             unrated,
             None if session.device == "cuda" else _threads_note(options, planned.num_ranks),
-            None if width is not None and width < 0.01 else _width_note(width, len(slowest)),
+            timing.note,
             None if busy is None or busy <= schema.QUIET_LOAD_RATIO
             else f"other processes kept {busy:.0%} of the cores busy meanwhile",
         ),
     }  # fmt: skip
     _land(session, options, run, ranks=_rank_rows(session, run["run_id"], by_rank, warm), samples=samples)
+
+
+def _together(by_rank: list[engine.Measured]) -> _timing.Timing:
+    """Executions of all ranks as one: wall clock of the slowest, processor time of all."""
+    from collectors.parallel_inference import ranks as engine
+
+    first = by_rank[0]
+    used = [sum(own) for own in zip(*(one.own_cpu_s for one in by_rank), strict=True)]
+    executions = zip(first.phases, first.slowest_s, used, strict=True)
+    return _timing.Timing(
+        tuple(_timing.Sample(phase, 0.0, wall, cpu, None) for phase, wall, cpu in executions), engine.PRECISION
+    )
 
 
 def _rank_rows(
@@ -452,12 +460,6 @@ def _busy(by_rank: list[engine.Measured]) -> float | None:
 def _threads_note(options: _Options, num_ranks: int) -> str:
     threads = max(1, options.threads // num_ranks)
     return f"{num_ranks} process{'es' * (num_ranks > 1)} of {threads} thread{'s' * (threads > 1)} on one CPU"
-
-
-def _width_note(width: float | None, count: int) -> str:
-    if width is None:
-        return f"{count} repeats say nothing of the median's 95 % interval"
-    return f"95 % interval of the median ±{width:.1%} after {count} repeats"
 
 
 def _land_failure(session: _session.Session, options: _Options, planned: _Planned, status: dict[str, Any]) -> None:

@@ -195,7 +195,7 @@ def _measure(rank: _Rank, cell: Cell) -> Measured:
             firsts.append(first_most)
 
     with watch:
-        while not _is_warm(slowest, budget_s):
+        while not _timing.MODEL.is_over(len(slowest), sum(slowest), budget_s):
             execute()
     warm = len(slowest)
     while not _is_enough(slowest[warm:], budget_s - sum(slowest[:warm])):
@@ -246,13 +246,6 @@ def _largest(rank: _Rank, *values: float) -> list[float]:
     tensor = torch.tensor(values, dtype=torch.float64, device=rank.job.device)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return [float(one) for one in tensor.tolist()]
-
-
-def _is_warm(slowest: Sequence[float], budget_s: float) -> bool:
-    rule, spent = _timing.MODEL, sum(slowest)
-    if not slowest:
-        return False
-    return spent >= rule.budget_share * budget_s or (len(slowest) >= rule.min_runs and spent >= rule.min_s)
 
 
 def _is_enough(slowest: Sequence[float], budget_s: float) -> bool:

@@ -39,8 +39,9 @@ class Link:
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """The ranks' tensors of one shape side by side in the last dimension."""
+        tensor = tensor.contiguous()
         parts = [torch.empty_like(tensor) for _ in range(self.num_ranks)]
-        self._timed(lambda: dist.all_gather(parts, tensor.contiguous()), tensor)
+        self._timed(lambda: dist.all_gather(parts, tensor), tensor)
         return torch.cat(parts, dim=-1)
 
     def send(self, tensor: torch.Tensor, to: int) -> None:
