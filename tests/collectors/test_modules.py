@@ -416,6 +416,22 @@ def test_a_step_has_its_phases_and_its_flops():
     parquet.check("ops", rows)
 
 
+def test_gradients_of_experts_are_counted():
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 64,
+    }
+    config = transformers.MixtralConfig(**sizes, intermediate_size=48, num_local_experts=4, num_experts_per_tok=2)
+    model, inputs = transformers.MixtralForCausalLM(config).train(), ids(64)
+    rows = trained(model, lambda: model(input_ids=inputs, labels=inputs, use_cache=False).loss, passes=1)
+    pairs = 2 * BATCH * TOKENS
+    assert total(rows, "flops", phase="forward", op_kind="experts") == 2 * pairs * 3 * 32 * 48
+    assert total(rows, "flops", phase="backward", op_kind="experts") == 2 * 2 * pairs * 3 * 32 * 48
+
+
 def test_frozen_weights_get_no_gradient_and_half_the_work():
     model, inputs = llama(attention="eager").train(), ids()
     model.requires_grad_(False)
