@@ -165,14 +165,12 @@ def _planned(
     output_tokens: int,
     num_micro_batches: int | None,
 ) -> list[_Planned]:
-    """Cells in running order. One rank is the same under both strategies and is planned once."""
+    """Cells in running order, each once: one rank is the same under both strategies."""
     from collectors._steps import Case
     from collectors.parallel_inference import ranks as engine
 
-    found = []
+    found: dict[str, _Planned] = {}
     for count, strategy in itertools.product(grid["ranks"], grid["strategy"]):
-        if count == 1 and strategy != grid["strategy"][0]:
-            continue
         for tokens, batch, phase in itertools.product(grid["input_tokens"], grid["batch_size"], grid["phase"]):
             is_decode = phase == "decode"
             case = Case(
@@ -185,9 +183,11 @@ def _planned(
                 _configuration(options, strategy, count, cell),
                 command=_command(session, options, strategy, count, cell),
                 task=case.task,
+                cache_implementation="dynamic",
             )
-            found.append(_Planned(strategy, count, cell, run, _closed_form(session, options, run)))
-    return found
+            planned = _Planned(strategy, count, cell, run, _closed_form(session, options, run))
+            found.setdefault(run["repeat_group_id"], planned)
+    return list(found.values())
 
 
 def _configuration(options: _Options, strategy: str, num_ranks: int, cell: engine.Cell) -> dict[str, Any]:

@@ -202,7 +202,8 @@ def _measure(rank: _Rank, cell: Cell) -> Measured:
         execute()
     elapsed, cpu = time.perf_counter() - began, time.process_time() - cpu
     others_after = _machine.others_cpu_s()
-    communication_s, linked_s = _timed_links(rank, run)
+    affordable = int(budget_s / slowest[-1])
+    communication_s, linked_s = _timed_links(rank, run, max(1, min(LINK_REPEATS, affordable)))
     return Measured(
         phases=("warmup",) * warm + ("measured",) * (len(slowest) - warm),
         slowest_s=tuple(slowest),
@@ -232,13 +233,13 @@ def _execute(rank: _Rank, run: _Run) -> tuple[float, float, float | None]:
     return wall, cpu, None if first is None else first - began
 
 
-def _timed_links(rank: _Rank, run: _Run) -> tuple[float, float]:
+def _timed_links(rank: _Rank, run: _Run, repeats: int) -> tuple[float, float]:
     """Mean seconds of one execution inside communication, and in all, in a pass that times every communication."""
     total, rank.link.seconds, rank.link.is_timed = 0.0, 0.0, True
-    for _ in range(LINK_REPEATS):
+    for _ in range(repeats):
         total += _execute(rank, run)[0]
     rank.link.is_timed = False
-    return rank.link.seconds / LINK_REPEATS, total / LINK_REPEATS
+    return rank.link.seconds / repeats, total / repeats
 
 
 def _largest(rank: _Rank, *values: float) -> list[float]:
