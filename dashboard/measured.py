@@ -21,7 +21,16 @@ HOST_BOUND = 1.2
 """A latency this many times the time the device worked is the host's: the rule of the column `is_host_bound`."""
 TRAINING = ("pretrain_step", "finetune_step")
 MEMORY = ("memory_peak_bytes", "memory_reserved_bytes", "memory_process_bytes", "memory_device_bytes")
-TIMES = ("latency_s", "device_time_s", "kernel_time_s", "cpu_time_s", "ops_time_s")
+TIMES = (
+    "latency_s",
+    "forward_s",
+    "backward_s",
+    "optimizer_s",
+    "device_time_s",
+    "kernel_time_s",
+    "cpu_time_s",
+    "ops_time_s",
+)
 
 
 # one run ------------------------------------------------------------------------------------------------------------------
@@ -231,10 +240,10 @@ def imbalance(ranks: Sequence[Row]) -> str:
     for key, words in (("compute_s", "compute time"), ("memory_peak_bytes", "peak memory"), ("latency_s", "time")):
         values = [row[key] for row in ranks if row[key] is not None]
         if len(values) == len(ranks) and sum(values) > 0 and not (key == "latency_s" and parts):
-            parts.append(f"{words} {text.number(max(values) * len(values) / sum(values))}")
+            parts.append(f"{words} {max(values) * len(values) / sum(values):.2f}")
     if not parts:
         return f"{text.plural(len(ranks), 'rank')}."
-    return f"Imbalance, the largest over the mean: {', '.join(parts)}. 1 is perfectly even."
+    return f"Imbalance, the largest over the mean: {', '.join(parts)} (1.00 is perfectly even)."
 
 
 def trace_card(run: Row) -> c.Component | None:

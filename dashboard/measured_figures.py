@@ -228,19 +228,19 @@ def variants(rows: pa.Table) -> go.Figure:
     busy = [min(row["kernel_time_s"], row["latency_s"]) if row["kernel_time_s"] is not None else None for row in table]
     custom = [[row["run_id"], _variant_hover(row)] for row in table]
     figure = go.Figure()
-    figure.add_bar(
-        y=labels, x=[None if value is None else 1e3 * value for value in busy], orientation="h", name="device works",
-        marker={"color": figures.KIND_COLOURS["measured"]}, customdata=custom, hovertemplate="%{customdata[1]}<extra></extra>",
-    )  # fmt: skip
     rest = [row["latency_s"] - (value or 0.0) for row, value in zip(table, busy, strict=True)]
-    for is_known, name, colour in (
-        (True, "device waits for the host", "#ffc078"),
-        (False, "not known which", "#a5d8ff"),
+    for name, colour, values in (
+        ("device works", figures.KIND_COLOURS["measured"], busy),
+        (
+            "device waits for the host",
+            "#ffc078",
+            [a if b is not None else None for a, b in zip(rest, busy, strict=True)],
+        ),
+        ("not known which", "#a5d8ff", [a if b is None else None for a, b in zip(rest, busy, strict=True)]),
     ):
-        mine = [1e3 * value if (one is not None) == is_known else None for value, one in zip(rest, busy, strict=True)]
-        if any(value is not None for value in mine):
+        if any(value is not None for value in values):
             figure.add_bar(
-                y=labels, x=mine, orientation="h", name=name, marker={"color": colour},
+                y=labels, x=[None if value is None else 1e3 * value for value in values], orientation="h", name=name, marker={"color": colour},
                 customdata=custom, hovertemplate="%{customdata[1]}<extra></extra>",
             )  # fmt: skip
     figures.styled(figure, height=120 + 46 * len(table))

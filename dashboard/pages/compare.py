@@ -249,7 +249,13 @@ def beyond(lake: Lake, choice: Choice, rows: pa.Table, snapshot: str | None) -> 
 
 
 def rows_card(rows: pa.Table, shown: Metric, snapshot: str | None) -> c.Component:
-    about = f"{text.plural(rows.num_rows, 'row')}, those with the metric first."
+    num_failed = sum(status != "ok" for status in rows.column("status").to_pylist())
+    failed = (
+        f" {text.plural(num_failed, 'row')} without a result: out of memory, too slow or not supported."
+        if num_failed
+        else ""
+    )
+    about = f"{text.plural(rows.num_rows, 'row')}, those with the metric first.{failed}"
     return c.card("The rows", table(rows, shown, snapshot), about=about)
 
 

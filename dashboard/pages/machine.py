@@ -16,7 +16,7 @@ from warehouse.metrics import BY_KEY, Metric
 
 NAME, TITLE, MENU = "machine", "Machine", "what a device really reaches"
 STATE = ("device", "cache", "dtype")
-COPIES = ("memcpy", "memcpy_h2d", "memcpy_d2h")
+COPIES = ("memcpy", "triad", "read", "memcpy_h2d", "memcpy_d2h")
 COLLECTIVES = (
     "all_reduce", "all_gather", "reduce_scatter", "reduce", "broadcast", "all_to_all", "send_recv", "communication",
 )  # fmt: skip
@@ -289,16 +289,16 @@ def shape(row: Mapping[str, Any]) -> str:
 
 
 def _gemm_series(row: Row) -> str:
-    size = f"N {text.count(row['n'])}, K {text.count(row['k'])}, {'aligned' if row['is_aligned'] else 'unaligned'}"
+    sides = "M = N = K" if row["m"] == row["n"] == row["k"] else f"N {text.count(row['n'])}, K {text.count(row['k'])}"
+    size = f"{sides}, {'aligned' if row['is_aligned'] else 'unaligned'}"
     if row["source_kind"] == "published":
         return f"{row['hardware_name']}, published"
     return _named(row, f"{size}, {row['dtype']}")
 
 
 def _copy_series(row: Row) -> str:
-    name = {"memcpy": "within the device", "memcpy_h2d": "host to device", "memcpy_d2h": "device to host"}[
-        row["kernel"]
-    ]
+    words = {"memcpy": "within the device", "memcpy_h2d": "host to device", "memcpy_d2h": "device to host"}
+    name = words.get(row["kernel"]) or str(row["kernel"])
     return _named(row, name if row["host_memory"] is None else f"{name}, {row['host_memory']}")
 
 

@@ -208,7 +208,7 @@ def test_the_run_page_says_all_that_was_measured(bench_lake: Lake) -> None:
                   "residual 4 ms, 10.0 % of the latency"):  # fmt: skip
         assert words in shown
     assert "The counter moved only 12 times in the window." in said(run.layout(bench_lake, {"run_id": "lp-graph"}))
-    assert "compute time 1.5, peak memory 1." in said(run.layout(bench_lake, {"run_id": "tp"}))
+    assert "compute time 1.50, peak memory 1.00" in said(run.layout(bench_lake, {"run_id": "tp"}))
     assert "4,096 × 4,096 × 4,096" in said(run.layout(bench_lake, {"run_id": "gemm-4096"}))
 
 

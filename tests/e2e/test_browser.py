@@ -140,8 +140,7 @@ def test_a_page_opens_and_fits_a_phone_and_a_desk(fresh: Open, path: str) -> Non
 def test_a_page_of_measurements_opens_and_fits_a_phone_and_a_desk(fresh: Open, measured: str, path: str) -> None:
     page = fresh(measured + path, width=375)
     assert BENCH_PAGES[path] in page.inner_text("h1")
-    page.wait_for_load_state("networkidle")
-    assert page.locator(".js-plotly-plot .main-svg").count() > 0
+    page.wait_for_selector(".js-plotly-plot .main-svg")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.set_viewport_size({"width": 1440, "height": 900})
     page.wait_for_function("document.documentElement.scrollWidth <= 1440")

@@ -1,13 +1,13 @@
 -- Purpose: runs as people compare them: names joined in, the words a chart prints, and a bound standing where a measured run
 --   has its latency: the analytical one, or the one a source prints in place of a time (`is_bound` says so).
---   Utilisation of measured ceilings is there for rows collected before the ceilings were.
+--   Utilisation of measured ceilings is there for rows collected before the ceilings were; ranks that share one processor have none.
 --   `number_format` puts dtypes of one width together; `unstated` lists what a source keeps to itself of the workload.
 -- Grain: one run.
 SELECT
     runs.* REPLACE (
         coalesce(runs.latency_s, CASE WHEN runs.source_kind IN ('analytical', 'published') THEN runs.roofline_s END) AS latency_s,
         CASE
-            WHEN runs.source_kind = 'measured'
+            WHEN runs.source_kind = 'measured' AND NOT (hardware.kind = 'cpu' AND coalesce(runs.num_devices, 1) > 1)
                 THEN coalesce(
                     runs.mfu_achievable,
                     runs.flops / (runs.latency_s * coalesce(runs.num_devices, 1) * ceilings.achievable_peak_flops_per_s)
@@ -15,7 +15,7 @@ SELECT
             ELSE runs.mfu_achievable
         END AS mfu_achievable,
         CASE
-            WHEN runs.source_kind = 'measured'
+            WHEN runs.source_kind = 'measured' AND NOT (hardware.kind = 'cpu' AND coalesce(runs.num_devices, 1) > 1)
                 THEN coalesce(
                     runs.mbu_achievable,
                     (runs.weight_bytes_read + runs.kv_bytes_read)
