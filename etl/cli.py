@@ -161,8 +161,8 @@ def collect(
     options = vars(parser.parse_args(context.args))
     place = Home.of(home)
     with open_store(place) as store:
-        if name == "local_profile":
-            options["hardware_row"] = machine.hardware_row(store, options["device"])
+        if name in machine.MEASURING:
+            options |= machine.known(store, name, options["device"]) | {"skip": frozenset()}
     collected = collector.collect(place.landing, report=_say, **options)
     failures = "without an answer" if name == "roofline" else "failures"
     _say(f"{collected.num_runs} runs landed, {collected.num_failed} of them {failures}.")

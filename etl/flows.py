@@ -142,11 +142,8 @@ def _quarantined(loaded: LoadReport) -> list[str]:
 
 def _with_lake(collector: str, options: dict[str, Any], place: Home) -> dict[str, Any]:
     """A sweep's options; local measurements also learn what this machine is and what it has measured already."""
-    if collector != "local_profile":
+    if collector not in machine.MEASURING:
         return options
     with open_store(place) as store:
         store.load()  # on a retry: what the try before has landed needs no measuring again
-        return options | {
-            "skip": machine.measured(store),
-            "hardware_row": machine.hardware_row(store, options.get("device", "auto")),
-        }
+        return options | machine.known(store, collector, options.get("device", "auto"))

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+from collectors import _machine
 from warehouse.store import Store
 
+MEASURING = ("local_profile", "microbench", "parallel_inference", "training_step")
+"""Collectors that measure the machine at hand and take what is known of it."""
 
-def hardware_row(store: Store, device: str) -> dict[str, Any] | None:
-    """This device's row of `hardware`, or None. Its ceilings, once measured, stay: rows before and after share one roof."""
-    from collectors import _machine
 
+def known(store: Store, collector: str, device: str = "auto") -> dict[str, Any]:
+    """Options of a measuring collector that the lake answers: the device's roofs, and what needs no measuring again.
+
+    A row of `hardware`, once measured, stays: rows before and after share one roof. A device that is not there has no row.
+    """
+    hardware_id = None
+    with contextlib.suppress(ValueError):
+        hardware_id = _machine.hardware_id(device)
     rows = store.sql(
-        "SELECT * EXCLUDE (file_hash) FROM hardware WHERE hardware_id = $id", {"id": _machine.hardware_id(device)}
+        "SELECT * EXCLUDE (file_hash) FROM hardware WHERE hardware_id = $id OR measured_of = $id", {"id": hardware_id}
     ).to_pylist()
-    return rows[0] if rows else None
-
-
-def measured(store: Store) -> set[tuple[str, str | None]]:
-    """(config_id, task) of what `local_profile` has measured."""
-    return {(row["config_id"], row["task"]) for row in store.query("measured_configurations").to_pylist()}
+    groups = store.query("measured_groups", collector=collector).to_pylist()
+    return {
+        "hardware_row": next((row for row in rows if row["measured_of"] is None), None),
+        "ceiling_row": next((row for row in rows if row["measured_of"] is not None), None),
+        "skip": {row["repeat_group_id"] for row in groups},
+    }

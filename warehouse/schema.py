@@ -94,7 +94,11 @@ CONFIGURATION: tuple[Column, ...] = (
     Column("pipeline_parallel", _I, "pipeline-parallel degree"),
     Column("data_parallel", _I, "data-parallel degree"),
     Column("expert_parallel", _I, "expert-parallel degree"),
-    Column("interconnect", _S, "link between devices where a device type has several: nvlink, pcie"),
+    Column(
+        "interconnect",
+        _S,
+        "link between devices where a device type has several: nvlink, pcie; loopback between processes of one machine",
+    ),
     Column("phase", _S, "what was executed", PHASES, is_required=True),
     Column("batch_size", _I, "sequences per device group; per device in training"),
     Column("input_tokens", _I, "prompt (or encoder, or training) tokens of one sequence"),
