@@ -176,6 +176,8 @@ DEFINITIONS: dict[str, str] = {
     "nvml_process": "memory: bytes of this process on the device as the driver reports, sampled",
     "rss_peak_delta": "memory: peak resident set of the process during the phase, sampled, minus the set before the model was built",
     "driver_used": "memory: bytes in use as the device driver reports",
+    "saved_for_backward": "activations: storages that autograd keeps at the end of a forward pass, weights apart",
+    "exchange_minus_none": "communication: median of steps that exchange gradients minus that of steps that do not, in turn: what nothing hides",
     "unstated_peak": "memory: peak device memory as the source prints it, kind not stated",
     "model_closed_form": "flops, bytes: closed form over the op inventory",
     "flop_counter": "flops: counted operator by operator under FakeTensorMode",

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import signal
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,6 +83,8 @@ class _Call:
     checkpoint: str | None
     layers: int | None
     plans: dict[Any, _trainer.Plan | Exception] = field(default_factory=dict)
+    slowness: float = 1.0
+    """Time of the last step over what the peak allows."""
 
 
 def add_arguments(parser: Any) -> None:
@@ -313,6 +316,8 @@ def _measure(call: _Call, cell: _trainer.Cell, num_left: int) -> None:
             tables.setdefault(name, []).extend(more)
         if row["status"] != "ok":
             break
+        least = _least_s(call, cell, plan)
+        call.slowness = call.slowness if least is None else row["latency_s"] / least
     if sum(row["status"] == "ok" for row in rows) >= FULL_RUNS:
         for row in rows:
             row["quality_tier"] = 3
@@ -353,11 +358,17 @@ def _left_out(call: _Call, cell: _trainer.Cell, plan: _trainer.Plan) -> str | No
 
     if call.deadline is None:
         return None
-    left, least = max(0.0, call.deadline - time.monotonic()), 0.0
+    left, least = call.deadline - time.monotonic(), _least_s(call, cell, plan) or 0.0
+    if left > _trainer.LEAST_STEPS * call.slowness * least and left > 0:
+        return None
+    return f"it would take longer than the {max(0.0, left):.1f} s left of the budget."
+
+
+def _least_s(call: _Call, cell: _trainer.Cell, plan: _trainer.Plan) -> float | None:
+    """Seconds that a step takes at the device's peak, which ranks on a CPU share; None where unknown."""
     peak = call.session.hardware.get(f"peak_{cell.dtype}_flops_per_s")
-    if plan.flops is not None and peak is not None:
-        least = (_trainer.PROBE_STEPS + _trainer.LEAST_STEPS) * plan.flops * cell.batch_size / peak
-    return f"it would take longer than the {left:.1f} s left of the budget." if left <= least else None
+    sequences = cell.batch_size * (1 if cell.device == "cuda" else cell.num_ranks)
+    return None if plan.flops is None or peak is None else plan.flops * sequences / peak
 
 
 def _run(
@@ -400,6 +411,8 @@ def _failure(error: _workers.WorkerError) -> dict[str, Any]:
         elif error.cause_type in ("NotImplementedError", "ImportError"):
             columns["status"] = "unsupported"
         return columns
+    if isinstance(error, _workers.WorkerDiedError) and error.signal_number == signal.SIGKILL:
+        return {"status": "oom", "status_detail": f"{error}, as a system does whose memory has run out"}
     return {"status": "error", "status_detail": str(error)}
 
 
@@ -462,6 +475,10 @@ def _measured(
         "latency_s": "wall_clock", "total_tokens_per_s": "tokens_over_duration",
         "memory_peak_bytes": "torch_max_allocated" if cell.device == "cuda" else "rss_peak_delta", **first.definitions,
     }  # fmt: skip
+    if row["activation_peak_bytes"] is not None:
+        definitions["activation_peak_bytes"] = "saved_for_backward"
+    if row["communication_s"] is not None:
+        definitions["communication_s"] = "exchange_minus_none"
     if row["device_time_s"] is not None:
         definitions["device_time_s"] = "device_events"
         row["is_host_bound"] = row["latency_s"] > 1.2 * row["device_time_s"]

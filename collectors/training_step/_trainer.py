@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
+import transformers
 
 from collectors import _machine, _memory, _modules, _op_kinds, _telemetry, _timing
 from collectors import _transformers as engine
@@ -36,7 +37,11 @@ PROBE_STEPS = 2
 STEPS_SHARE = 0.7
 """Of a run's time for warm-up and measured steps; the rest is for the passes that follow them."""
 
-LEAST_STEPS = 3
+LEAST_MEASURED = 3
+
+LEAST_STEPS = PROBE_STEPS + 1 + LEAST_MEASURED + 1
+"""Steps of the shortest run: probes, warm-up, measured ones, what they hold. As many are left to the passes after them, else there
+are none."""
 
 PARTS = ("forward_s", "backward_s", "optimizer_s")
 Split: TypeAlias = tuple[float, float, float]
@@ -143,13 +148,14 @@ def plan(cell: Cell) -> Plan:
 
 def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcome:
     """One run of a cell in a process of its own, as one of its ranks. Raises what a step raises, torch.OutOfMemoryError too."""
+    transformers.logging.set_verbosity_error()
     worker.begin(cell.phase, protocol.limit_s)
     if cell.device == "cpu" and worker.num_ranks > 1:
         torch.set_num_threads(max(1, min(torch.get_num_threads(), _machine.usable_cores() // worker.num_ranks)))
     _settle(cell)
     baseline = _memory.resident_bytes()
     trainer = Trainer(cell)
-    num_warmup, num_steps = _counts(trainer, protocol)
+    num_warmup, num_steps, num_extra = _counts(trainer, protocol)
     watch, telemetry = (
         _memory.MemoryWatch(cell.device),
         _telemetry.Telemetry(cell.device, devices=range(cell.num_ranks)),
@@ -162,11 +168,10 @@ def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcom
         )  # fmt: skip
         others_after, own = _machine.others_cpu_s(), time.process_time() - own
         wall = time.perf_counter() - wall
-    splits, num_extra = trainer.splits(), min(EXTRA_STEPS, max(1, num_steps // 4))
-    memory = watch.columns(baseline)
+    splits, memory = trainer.splits(), watch.columns(baseline)
     outcome = Outcome(
         columns=_columns(timing, splits) | trainer.held(), latency_s=float(timing.columns()["latency_s"] or math.nan),
-        memory=memory, synchronisation_s=trainer.synchronisation_s(num_extra),
+        memory=memory, synchronisation_s=trainer.synchronisation_s(num_extra) if num_extra else None,
         busy_s=(wall, None if others is None or others_after is None else others_after - others, own),
         num_warmup=num_warmup, num_threads=torch.get_num_threads(),
     )  # fmt: skip
@@ -175,11 +180,12 @@ def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcom
         outcome.telemetry = telemetry.rows(run_id)
         outcome.columns |= telemetry.columns() | memory
         outcome.notes.append(telemetry.note)
-    if protocol.has_modules:
+    if protocol.has_modules and num_extra:
         outcome.ops, hooked_s = trainer.modules(run_id, num_extra, worker.rank == 0)
-        if outcome.ops:
-            outcome.columns["ops_time_s"] = _leaves_s(outcome.ops)
-            outcome.columns["profiler_overhead_ratio"] = hooked_s / outcome.latency_s
+        outcome.columns["ops_time_s"] = _leaves_s(outcome.ops)
+        outcome.columns["profiler_overhead_ratio"] = hooked_s / outcome.latency_s
+    elif protocol.has_modules:
+        outcome.notes.append("no modules: the budget")
     if protocol.has_energy:
         energy = _telemetry.measure_energy(trainer.step, device=cell.device)
         outcome.columns |= energy.columns()
@@ -467,25 +473,26 @@ def _shard(model: Any, device: str) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def _counts(trainer: Trainer, protocol: Protocol) -> tuple[int, int]:
-    """Warm-up and measured steps: the protocol's, or in the same proportion what the run's time has room for."""
+def _counts(trainer: Trainer, protocol: Protocol) -> tuple[int, int, int]:
+    """Warm-up and measured steps, and those of each pass after them: the protocol's, or in the same proportion what the run's time
+    has room for; 0 passes where it has room for the shortest run alone."""
+    asked = protocol.num_warmup, protocol.num_steps, min(EXTRA_STEPS, max(1, protocol.num_steps // 4))
     if protocol.until_s is None:
-        return protocol.num_warmup, protocol.num_steps
+        return asked
     for _ in range(PROBE_STEPS):
         start = time.monotonic()
         trainer.step()
         _synchronize()
         took = time.monotonic() - start
     trainer.splits()
-    room = STEPS_SHARE * (protocol.until_s - time.monotonic()) / took
-    scale = max(0.0, min(1.0, room / (protocol.num_warmup + protocol.num_steps)))
-    counts = [
-        max(1, math.floor(protocol.num_warmup * scale)),
-        max(min(LEAST_STEPS, protocol.num_steps), math.floor(protocol.num_steps * scale)),
-    ]
+    room = (protocol.until_s - time.monotonic()) / took
+    scale = max(0.0, min(1.0, STEPS_SHARE * room / (protocol.num_warmup + protocol.num_steps)))
+    num_warmup = max(1, math.floor(protocol.num_warmup * scale))
+    num_steps = max(min(LEAST_MEASURED, protocol.num_steps), math.floor(protocol.num_steps * scale))
+    counts = [num_warmup, num_steps, min(EXTRA_STEPS, max(1, num_steps // 4)) if room > 2 * LEAST_STEPS else 0]
     if dist.is_initialized():
         dist.broadcast_object_list(counts, src=0)
-    return counts[0], counts[1]
+    return counts[0], counts[1], counts[2]
 
 
 def _settle(cell: Cell) -> None:

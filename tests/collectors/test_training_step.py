@@ -19,8 +19,8 @@ pytest.importorskip("transformers")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from collectors import _machine, _workers, roofline, training_step  # noqa: E402
 from collectors import _transformers as engine  # noqa: E402
-from collectors import _workers, roofline, training_step  # noqa: E402
 from collectors.training_step import _trainer  # noqa: E402
 from models.analytical import evaluate  # noqa: E402
 from warehouse import metrics, parquet, schema  # noqa: E402
@@ -58,7 +58,14 @@ PARAMETERS = 2 * VOCABULARY * HIDDEN + LAYERS * (sum(a * b for a, b in PRODUCTS)
 TENSORS = 2 + LAYERS * (len(PRODUCTS) + 2) + 1
 RANK, TOKENS, BATCH = 4, 8, 2
 ADAPTERS = LAYERS * RANK * sum(a + b for a, b in PRODUCTS)
+PEAK = 1e11
+HARDWARE = {
+    "hardware_id": _machine.hardware_id("cpu"), "name": "this machine", "kind": "cpu", "memory_bytes": 1e10,
+    "memory_bandwidth_bytes_per_s": 1e10, "peak_fp32_flops_per_s": PEAK, "vector_fp32_flops_per_s": PEAK,
+    "source": "round numbers", "source_date": "2026-11-21",
+}  # fmt: skip
 SETTINGS = {
+    "hardware_row": HARDWARE,
     "input_tokens": TOKENS,
     "batch_size": BATCH,
     "warmup_steps": 1,
@@ -111,7 +118,15 @@ def single(tmp_path_factory):
     folder = tmp_path_factory.mktemp("single")
     landing, checkpoint = folder / "landing", bare(folder, LLAMA)
     train(landing, checkpoint, runs=1, optimizations=["none", "recompute"])
-    train(landing, checkpoint, runs=1, phase="finetune_step", optimizations="lora+recompute", num_micro_batches=2)
+    train(
+        landing,
+        checkpoint,
+        runs=1,
+        phase="finetune_step",
+        optimizations="lora+recompute",
+        num_micro_batches=2,
+        energy=True,
+    )
     rows = {tuple(run["optimizations"]): run for run in landed(landing, "runs")}
     return landing, checkpoint, rows
 
@@ -164,6 +179,7 @@ def test_model_flops_are_three_forward_passes_whatever_is_recomputed(single):
     assert {rows[key]["flops"] for key in [(), ("recompute",)]} == {3 * BATCH * forward}
     for run in rows.values():
         assert run["achieved_flops_per_s"] == pytest.approx(run["flops"] / run["latency_s"])
+        assert run["mfu"] == pytest.approx(run["achieved_flops_per_s"] / PEAK)
 
 
 def test_recomputation_executes_more_than_the_model_flops(tmp_path):
@@ -245,6 +261,12 @@ def test_modules_of_every_phase_nest_and_their_leaves_add_up(single):
     assert kinds["model.layers.1.mlp.down_proj"] == "down_proj"
 
 
+def test_energy_is_known_or_the_reason_why_not(single):
+    run = single[2]["lora", "recompute"]
+    assert (run["energy_j"] is None) == ("energy:" in (run["status_detail"] or ""))
+    assert all(other["energy_j"] is None for other in single[2].values() if other is not run)
+
+
 def test_replicas_hold_everything_and_shards_their_part(several):
     landing, rows = several
     assert {run["status"] for run in rows.values()} == {"ok"}, [run["status_detail"] for run in rows.values()]
@@ -275,7 +297,7 @@ def test_every_row_has_an_analytical_twin(single, several, tmp_path):
         configs,
         tmp_path,
         report=lines.append,
-        hardware_rows=landed(single[0], "hardware"),
+        hardware_rows=[HARDWARE],
         llm_rows=landed(single[0], "llms")[:1],
     )
     twins = {run["config_id"]: run for run in landed(tmp_path, "runs")}
@@ -348,7 +370,7 @@ def test_a_killed_rank_and_a_run_without_end_are_rows_and_the_sweep_goes_on(tmp_
     assert len(killed) == 1
     assert (collected.num_runs, collected.num_failed) == (2, 2)
     outcomes = {run["num_devices"]: (run["status"], run["status_detail"]) for run in landed(landing, "runs")}
-    assert outcomes[2][0] == "error"
+    assert outcomes[2][0] == "oom"
     assert "SIGKILL" in outcomes[2][1]
     assert outcomes[1][0] == "timeout"
     assert multiprocessing.active_children() == []
