@@ -94,16 +94,15 @@ def _compiled(function: Callable[..., Any], call: Callable[[Any], Any], prepare:
     """In one graph where torch.compile finds one, else with breaks, which is noted."""
     began = time.perf_counter()
     note = None
-    torch.compiler.reset()
     try:
         run = torch.compile(function, fullgraph=True, dynamic=False)
         prepare()
         call(run)
     except torch.OutOfMemoryError:
         raise
-    except Exception:
+    except Exception as error:
         torch.compiler.reset()
-        note = "compiled with graph breaks"
+        note = f"compiled with graph breaks ({_first_line(error)})"
         run = torch.compile(function, dynamic=False)
         try:
             prepare()

@@ -84,8 +84,20 @@ def measure(
     loaded: Loaded, cells: dict[int, Cell], runs: dict[int, dict[str, Any]], repeats_s: float
 ) -> Iterator[Result]:
     """Results of variants of one case. Those that fit in memory together are timed interleaved, the others alone."""
-    ready: dict[int, _Ready] = {}
     alone: list[int] = []
+    yield from _together(loaded, cells, runs, repeats_s, alone)
+    if any(cell.execution == "compiled" for cell in cells.values()):
+        torch.compiler.reset()
+    _memory.trim()
+    for index in alone:
+        yield from measure(loaded, {index: cells[index]}, runs, repeats_s)
+
+
+def _together(
+    loaded: Loaded, cells: dict[int, Cell], runs: dict[int, dict[str, Any]], repeats_s: float, alone: list[int]
+) -> Iterator[Result]:
+    """Results of the variants that run side by side; what would fit without the others is added to `alone`."""
+    ready: dict[int, _Ready] = {}
     for index, cell in cells.items():
         try:
             ready[index] = _ready(loaded, cell, is_alone=len(cells) == 1)
@@ -99,19 +111,15 @@ def measure(
                 yield Result(index, outcome)
     try:
         timed, around = _time(loaded, ready, repeats_s)
-        for index, one in timed.items():
-            yield _result(loaded, index, cells[index], runs[index], one, around, is_single=len(timed) == 1)
-        timed.clear()
     except Exception as error:
         outcome = failure(error)
         if len(ready) > 1:
             alone += ready
         else:
             yield from (Result(index, outcome) for index in ready)
-    ready.clear()
-    _memory.trim()
-    for index in alone:
-        yield from measure(loaded, {index: cells[index]}, runs, repeats_s)
+        return
+    for index, one in timed.items():
+        yield _result(loaded, index, cells[index], runs[index], one, around, is_single=len(timed) == 1)
 
 
 def try_memory(loaded: Loaded, cell: Cell) -> None:
@@ -147,7 +155,8 @@ def _run_once(loaded: Loaded, cell: Cell) -> None:
 def _ready(loaded: Loaded, cell: Cell, *, is_alone: bool) -> _Ready:
     """Make a variant's step. Beside others its memory is told by executions of its own, less what the others hold.
 
-    A CUDA graph allocates when it is captured, not when it is replayed.
+    A CUDA graph allocates when it is captured, not when it is replayed. The resident set of a process that compiled holds its
+    compiler too.
     """
     device = loaded.session.device
     held = _allocated_bytes(device) - loaded.allocated_bytes
@@ -159,6 +168,8 @@ def _ready(loaded: Loaded, cell: Cell, *, is_alone: bool) -> _Ready:
         step = make_step(loaded.model, cell.case, device, cell.cache or "dynamic", cell.execution)
         if is_graph:
             return _Ready(step, watch, _without(watch.columns(None), held))
+        if cell.execution == "compiled" and device == "cpu":
+            return _Ready(step, watch, {"memory_peak_bytes": None})
         if is_alone:
             return _Ready(step, watch, None)
         with watch:
@@ -256,8 +267,10 @@ def _notes(loaded: Loaded, cell: Cell, timing: _timing.Timing, around: _Surround
     built, published = loaded.blueprint.num_parameters, loaded.job.target.llm.num_parameters
     differs = published is not None and built != published
     busy, work = around.other_load_ratio, loaded.blueprint.work(cell.case)
+    is_hidden = cell.execution == "compiled" and loaded.session.device == "cpu"
     return [
         *loaded.job.disturbances,
+        "no memory: the compiler's is resident too" if is_hidden else None,
         f"transformers builds {built} parameters, published are {published}" if differs else None,
         None
         if busy is None or busy <= schema.QUIET_LOAD_RATIO

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sized
 from dataclasses import replace
 from typing import Any
 
 from collectors import _memory, _workers
 from collectors import _transformers as engine
-from collectors._session import DONE, Session, failure
+from collectors._session import DONE, Session, failure, joined
 from collectors.local_profile import _measure
 from collectors.local_profile._cells import Build, Cell, Job, label, lacking
 
@@ -170,7 +171,7 @@ class _Llm:
         self._settle(list(group))
         return False
 
-    def _repeats_s(self, group: dict[int, Cell]) -> float:
+    def _repeats_s(self, group: Sized) -> float:
         """Seconds for the repeats of one variant."""
         left = self._seconds_left()
         return self._job.run_s if left is None else max(0.0, 0.6 * left / max(len(self._left), len(group)))
@@ -189,7 +190,11 @@ class _Llm:
                 self._slowness = max(2.0, latency / least)
 
     def _find_boundary(self, loaded: _measure.Loaded, index: int, cell: Cell) -> None:
-        """Land the largest batch that fits, and the next one with status oom."""
+        """Land the largest batch that fits, and the next one with status oom.
+
+        On a GPU batches are run until one does not fit. On a CPU, where one that does not would end the process or the
+        machine, what surely does not fit is counted, and one sequence is run.
+        """
         self._worker.begin((index,), self._job.cell_limit_s)
         why: dict[int, str] = {}
 
@@ -211,16 +216,15 @@ class _Llm:
         if largest + 1 in why:
             self._sized(loaded, index, cell, largest + 1)
             self._land(index, {"status": "oom", "status_detail": why[largest + 1]})
-        if largest:
-            sized = self._sized(loaded, index, cell, largest)
-            refused = self._refusal(loaded.blueprint, sized) if self._session.device == "cpu" else None
-            limit = {"max_batch_size": largest}
-            if refused is not None and refused["status"] == "timeout":
-                self._land(index, refused | limit)
-                return
-            runs = {index: self._runs[index]}
-            for result in _measure.measure(loaded, {index: sized}, runs, self._repeats_s({index: sized})):
-                self._land(index, result.columns | limit, **result.tables)
+        if largest == 0:
+            return
+        sized = self._sized(loaded, index, cell, largest if self._session.device == "cuda" else 1)
+        runs = {index: self._runs[index]}
+        for result in _measure.measure(loaded, {index: sized}, runs, self._repeats_s(runs)):
+            said = result.columns.get("status_detail")
+            if self._session.device == "cpu":
+                said = joined(said, "max_batch_size by weights, KV cache and logits, and what is free")
+            self._land(index, result.columns | {"max_batch_size": largest, "status_detail": said}, **result.tables)
 
     def _sized(self, loaded: _measure.Loaded, index: int, cell: Cell, batch: int) -> Cell:
         """The cell at another batch size, which its run is from now on."""

@@ -5,6 +5,7 @@ import itertools
 import json
 import multiprocessing.util
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -16,14 +17,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+psutil = pytest.importorskip("psutil")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from collectors import _steps, local_profile  # noqa: E402
+from collectors import _machine, _steps, local_profile  # noqa: E402
 from collectors import _transformers as engine  # noqa: E402
-from collectors.local_profile import _measure  # noqa: E402
+from collectors.local_profile import _columns, _measure  # noqa: E402
 from models.analytical import evaluate  # noqa: E402
 from warehouse import catalog, metrics, parquet, schema  # noqa: E402
 
@@ -77,6 +79,12 @@ def landed(landing, table):
     return [
         row for path in sorted((landing / table).glob("*.parquet")) for row in parquet.read(table, path).to_pylist()
     ]
+
+
+def with_roofs(landing):
+    """A landing folder that knows this machine's roofs already: a new process need not measure them."""
+    parquet.write("hardware", [_machine.hardware_row("cpu")], landing / "hardware" / "known.parquet")
+    return landing
 
 
 def measure(landing, checkpoint, **options):
@@ -374,7 +382,7 @@ def test_the_stored_command_asks_for_the_same_run(tmp_path):
 
 
 def test_a_kill_loses_no_more_than_the_run_in_progress(tmp_path):
-    landing, folder = tmp_path / "landing", bare(tmp_path, LLAMA)
+    landing, folder = with_roofs(tmp_path / "landing"), bare(tmp_path, LLAMA)
     command = [sys.executable, "-m", "collectors", "local_profile", "--landing", str(landing), "--checkpoint", folder,
                "--batch-size", *map(str, range(1, 200)), "--input-tokens", "8", "--device", "cpu"]  # fmt: skip
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -384,7 +392,11 @@ def test_a_kill_loses_no_more_than_the_run_in_progress(tmp_path):
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.01)
+        started = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
+    assert started
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive  # workers end with who started them
     runs = landed(landing, "runs")
     assert len(runs) >= 2
     whole = {path.stem for path in (landing / "runs").glob("*.parquet")}
@@ -392,6 +404,165 @@ def test_a_kill_loses_no_more_than_the_run_in_progress(tmp_path):
     for table in ("environments", "ops", "samples", "sources"):
         assert landed(landing, table)  # every file is readable, on contract, and
         assert whole <= {path.stem for path in (landing / table).glob("*.parquet")}  # there for every run
+    batches = {run["batch_size"] for run in runs if run["phase"] == "forward"}
+    collected, _ = measure(landing, folder, phase="forward", batch_size=[*batches, 200])
+    assert collected.num_runs == 1
+
+
+def test_variants_of_a_shape_are_rows_side_by_side(tmp_path):
+    landing = tmp_path / "landing"
+    variants = {"execution": ["eager", "compiled", "graph"], "cache": "static"}
+    measure(landing, bare(tmp_path, LLAMA), phase="decode", **variants)
+    runs = {run["execution"]: run for run in landed(landing, "runs")}
+    statuses = {name: run["status"] for name, run in runs.items()}
+    assert statuses == {"eager": "ok", "compiled": "ok", "graph": "unsupported"}
+    assert runs["graph"]["status_detail"] == "a CUDA graph needs a CUDA device"
+    assert {run["cache_implementation"] for run in runs.values()} == {"static"}
+    assert len({run["config_id"] for run in runs.values()}) == 1
+    assert len({run["repeat_group_id"] for run in runs.values()}) == 3
+    samples = landed(landing, "samples")
+    (compile_s,) = (row for row in samples if row["metric"] == "torch:compile_s")
+    assert compile_s["run_id"] == runs["compiled"]["run_id"]
+    assert compile_s["value"] > 0
+    assert runs["eager"]["ops_time_s"] > 0
+    assert runs["compiled"]["ops_time_s"] is None
+    assert runs["eager"]["num_samples"] == runs["compiled"]["num_samples"]  # interleaved: as many of each
+    timed = {runs[name]["run_id"] for name in ("eager", "compiled")}
+    assert {row["run_id"] for row in landed(landing, "telemetry")} == timed
+
+
+def test_generate_tells_its_first_token_from_the_later_ones(tmp_path):
+    landing = tmp_path / "landing"
+    measure(landing, bare(tmp_path, T5), phase="generate", input_tokens=6, output_tokens=[1, 4], batch_size=2)
+    one, four = sorted(landed(landing, "runs"), key=lambda run: run["output_tokens"])
+    assert (one["tpot_s"], one["input_tokens"]) == (None, 6)
+    assert four["e2el_s"] == four["latency_s"]
+    assert four["ttft_s"] + 3 * four["tpot_s"] == pytest.approx(four["latency_s"])
+    assert four["output_tokens_per_s"] == pytest.approx(2 * 4 / four["latency_s"])
+    assert dict(four["metric_definitions"])["ttft_s"] == "first_token_of_generate"
+    rows = [row for row in landed(landing, "samples") if row["run_id"] == four["run_id"]]
+    counts = {name: sum(row["metric"] == name for row in rows) for name in ("latency_s", "ttft_s", "tpot_s")}
+    assert len(set(counts.values())) == 1
+    values = [row["value"] for row in rows if row["metric"] == "ttft_s" and row["sample_phase"] == "measured"]
+    assert four["ttft_s"] == pytest.approx(sum(values) / len(values))
+
+
+def test_kernels_a_trace_and_energy_are_kept_where_asked_for(tmp_path):
+    landing = tmp_path / "landing"
+    options = {"phase": "prefill", "dtype": ["int8", "bf16"], "trace": True, "energy": True, "layers": False}
+    measure(landing, bare(tmp_path, LLAMA), **options)
+    int8, bf16 = sorted(landed(landing, "runs"), key=lambda run: run["weight_dtype"], reverse=True)
+    assert (int8["weight_dtype"], int8["activation_dtype"], int8["kv_dtype"]) == ("int8", "bf16", "bf16")
+    assert int8["weights_bytes"] < bf16["weights_bytes"]
+    assert int8["flops"] == bf16["flops"]
+    ops = landed(landing, "ops")
+    for run in (int8, bf16):
+        assert run["status"] == "ok"
+        assert (tmp_path / "traces" / run["trace"]).is_file()
+        kernels = [op for op in ops if op["run_id"] == run["run_id"]]
+        assert {op["level"] for op in kernels} == {"kernel"}
+        assert any(op["parent_path"] == "model.layers.1.mlp.down_proj" for op in kernels)
+        assert (run["energy_j"] is None) == ("energy: " in run["status_detail"])
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"latency_s": 1.0, "device_time_s": None}, None),
+        ({"latency_s": 1.0, "device_time_s": 0.9}, False),
+        ({"latency_s": 1.0, "device_time_s": 0.9, "kernel_time_s": 0.5}, True),
+        ({"latency_s": 1.0, "device_time_s": 0.8}, True),
+    ],
+)
+def test_the_host_sets_the_pace_where_the_device_waits_for_a_sixth_of_the_time(row, expected):
+    assert _columns.is_host_bound(row) is expected
+
+
+def test_shares_of_measured_ceilings_stand_beside_those_of_the_datasheet(tmp_path):
+    landing = tmp_path / "landing"
+    measure(landing, bare(tmp_path, LLAMA), phase="decode")
+    (hardware,) = landed(landing, "hardware")
+    ceilings = hardware | {
+        "hardware_id": f"{hardware['hardware_id']}-measured", "kind": "measured", "measured_of": hardware["hardware_id"],
+        "peak_fp32_flops_per_s": hardware["peak_fp32_flops_per_s"] / 2,
+        "memory_bandwidth_bytes_per_s": hardware["memory_bandwidth_bytes_per_s"] / 4,
+    }  # fmt: skip
+    measure(landing, str(tmp_path / "tiny"), phase="decode", task="translation", ceiling_row=ceilings)
+    runs = {run["task"]: run for run in landed(landing, "runs")}
+    assert runs["generation"]["mfu_achievable"] is runs["generation"]["mbu_achievable"] is None
+    run = runs["translation"]
+    assert run["mfu_achievable"] == pytest.approx(2 * run["mfu"])
+    assert run["mbu_achievable"] == pytest.approx(4 * run["mbu"])
+
+
+def test_the_boundary_of_memory_is_two_rows(tmp_path):
+    landing = tmp_path / "landing"
+    # a sequence has 64 MiB of logits, which are counted, and allocated for one only
+    config = LLAMA | {"vocab_size": 2**18}
+    options = {"phase": "forward", "input_tokens": 64, "boundary": True, "layers": False}
+    collected, _ = measure(landing, bare(tmp_path, config), **options)
+    ok, oom = sorted(landed(landing, "runs"), key=lambda run: run["batch_size"])
+    assert (collected.num_runs, collected.num_failed) == (2, 1)
+    assert (ok["status"], ok["batch_size"]) == ("ok", 1)
+    assert oom["batch_size"] == ok["max_batch_size"] + 1
+    assert oom["status"] == "oom"
+    assert "max_batch_size by weights, KV cache and logits" in ok["status_detail"]
+    assert 2**26 * ok["max_batch_size"] < psutil.virtual_memory().total
+
+
+def workers():
+    """Processes that this one's workers run in: children of the server that starts them."""
+    return [worker for server in psutil.Process().children() for worker in server.children()]
+
+
+def test_a_worker_that_is_killed_costs_the_run_it_was_at(tmp_path):
+    landing, killed = tmp_path / "landing", []
+
+    def kill_once(line):
+        if "batch 1," in line and not killed:
+            killed.extend(workers())
+            for one in killed:
+                one.kill()
+
+    local_profile.collect(
+        landing, report=kill_once, checkpoint=bare(tmp_path, LLAMA), phase="prefill", batch_size=[1, 2, 3, 4],
+        input_tokens=8, device="cpu",
+    )  # fmt: skip
+    runs = {run["batch_size"]: run for run in landed(landing, "runs")}
+    assert killed
+    assert set(runs) == {1, 2, 3, 4}
+    lost = [run for run in runs.values() if run["status"] != "ok"]
+    assert len(lost) <= 1  # none where it was between two
+    for run in lost:
+        assert run["status"] == "oom"
+        assert "ended by SIGKILL, as a system does whose memory has run out" in run["status_detail"]
+
+
+def test_a_run_that_takes_too_long_is_ended_and_is_a_row(tmp_path):
+    landing = tmp_path / "landing"
+    collected, _ = measure(landing, bare(tmp_path, LLAMA), phase=["forward", "decode"], cell_limit_s=0.01)
+    runs = landed(landing, "runs")
+    assert (collected.num_runs, collected.num_failed) == (2, 2)
+    assert {run["status"] for run in runs} == {"timeout"}
+    assert {run["status_detail"] for run in runs} == {"took longer than its limit of 0.01 s and was ended"}
+    collected, lines = measure(landing, str(tmp_path / "tiny"), phase=["forward", "decode"], cell_limit_s=0.01)
+    assert collected.num_runs == 0
+    assert any("2 of 2 are measured already" in line for line in lines)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_no_half_file(tmp_path):
+    landing = with_roofs(tmp_path / "landing")
+    command = [sys.executable, "-m", "collectors", "local_profile", "--landing", str(landing), "--device", "cpu",
+               "--checkpoint", bare(tmp_path, LLAMA), "--phase", "forward", "--input-tokens", "8"]  # fmt: skip
+    answer = subprocess.run(
+        command, capture_output=True, text=True, timeout=200, check=False, env={**os.environ, "TMPDIR": str(tmp_path)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+    )  # fmt: skip
+    assert answer.returncode == 2
+    assert "The landing folder cannot be written to (File too large); what landed before is whole." in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not list(landing.rglob("*.tmp"))
+    assert not list((landing / "runs").glob("*"))
 
 
 def test_importing_the_collector_touches_no_device():
