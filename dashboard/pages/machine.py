@@ -173,7 +173,12 @@ def gemm_cards(
     if not mine:
         return []
     metric = SHARE if any(row["share"] is not None for row in mine) else BY_KEY["achieved_flops_per_s"]
-    table = _table([*mine, *(published if metric is SHARE else [])], _gemm_series)
+    swept = {(row["n"], row["k"]) for row in mine if row["is_aligned"] and row["m"] != row["n"]}
+    shown = [
+        {**row, "is_square": row["m"] == row["n"] == row["k"] and (row["n"], row["k"]) not in swept}
+        for row in [*mine, *(published if metric is SHARE else [])]
+    ]
+    table = _table(shown, _gemm_series)
     about = "2 M N K over the time, over the dense peak of the number format. Aligned: M, N and K are multiples of 8."
     if published and metric is SHARE:
         about += " Diamonds are published figures of other devices, against their own peak."
@@ -289,7 +294,7 @@ def shape(row: Mapping[str, Any]) -> str:
 
 
 def _gemm_series(row: Row) -> str:
-    sides = "M = N = K" if row["m"] == row["n"] == row["k"] else f"N {text.count(row['n'])}, K {text.count(row['k'])}"
+    sides = "M = N = K" if row["is_square"] else f"N {text.count(row['n'])}, K {text.count(row['k'])}"
     size = f"{sides}, {'aligned' if row['is_aligned'] else 'unaligned'}"
     if row["source_kind"] == "published":
         return f"{row['hardware_name']}, published"
