@@ -500,7 +500,6 @@ def _notes(call: _Call, cell: _trainer.Cell, plan: _trainer.Plan, outcomes: list
     counts, asked = (first.num_warmup, first.columns["num_samples"]), (protocol.num_warmup, protocol.num_steps)
     load = _other_load(outcomes)
     differs = cell.target.is_catalogued and llm.num_parameters not in (None, plan.num_parameters)
-    is_exposed = any(_exposed_s(one) is not None for one in outcomes)
     return [
         f"transformers builds {plan.num_parameters} parameters, published are {llm.num_parameters}" if differs else None,
         f"{counts[0]} warm-up and {counts[1]} measured steps of {asked[0]} and {asked[1]}: the budget" if counts != asked else None,
@@ -509,10 +508,20 @@ def _notes(call: _Call, cell: _trainer.Cell, plan: _trainer.Plan, outcomes: list
         f"{cell.num_ranks} processes of {first.num_threads} threads on one processor"
         if cell.num_ranks > 1 and cell.device == "cpu"
         else None,
-        "communication unknown: weights are gathered throughout" if "zero3" in cell.optimizations else None,
-        "communication hidden, or lost in the noise" if cell.num_ranks > 1 and not is_exposed and "zero3" not in cell.optimizations else None,
+        _communication_note(cell, outcomes),
         f"other processes kept {load:.0%} of the cores busy meanwhile" if load is not None and load > schema.QUIET_LOAD_RATIO else None,
     ]  # fmt: skip
+
+
+def _communication_note(cell: _trainer.Cell, outcomes: list[_trainer.Outcome]) -> str | None:
+    """Why communication_s is NULL on several ranks; None where it is not."""
+    if cell.num_ranks == 1 or any(_exposed_s(one) is not None for one in outcomes):
+        return None
+    if "zero3" in cell.optimizations:
+        return "communication unknown: weights are gathered throughout"
+    if outcomes[0].synchronisation_s is None:
+        return "communication not measured: the budget"
+    return "communication hidden, or lost in the noise"
 
 
 def _other_load(outcomes: list[_trainer.Outcome]) -> float | None:
