@@ -105,7 +105,7 @@ def known(home: Path | None, *, may_be_new: bool = False) -> Known:
     if may_be_new and not place.exists:
         return Known()
     with open_store(place, read_only=True) as store:
-        hardware = store.sql("SELECT * EXCLUDE (file_hash) FROM hardware").to_pylist()
+        hardware = store.sql("SELECT * EXCLUDE (file_hash) FROM hardware WHERE measured_of IS NULL").to_pylist()
         calibrations = calibration.fitted(store)
     return Known({row["hardware_id"]: row for row in hardware}, calibrations)
 

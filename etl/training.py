@@ -106,7 +106,7 @@ def what_if(store: Store, config: Mapping[str, Any]) -> tuple[pa.Table, list[str
             "No predictor is trained yet. Measure first (`rooflake demo` or `rooflake collect local_profile`), then `rooflake train`."
         )
     predictors = {row["metric"]: learned.Predictor.load(store.home.predictors / row["artifact"]) for row in artifacts}
-    hardware_rows = store.sql("SELECT * EXCLUDE (file_hash) FROM hardware").to_pylist()
+    hardware_rows = store.sql("SELECT * EXCLUDE (file_hash) FROM hardware WHERE measured_of IS NULL").to_pylist()
     known = {row["hardware_id"] for row in hardware_rows}
     chosen = dict(config) | {"llm_id": catalog.find_llm(config["llm_id"]).llm_id}
     if chosen.get("hardware_id") is None:

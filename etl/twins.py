@@ -26,7 +26,7 @@ def add(store: Store, report: Callable[[str], None]) -> LoadReport:
         configs,
         store.home.landing,
         report=report,
-        hardware_rows=store.sql("SELECT * EXCLUDE (file_hash) FROM hardware").to_pylist(),
+        hardware_rows=store.sql("SELECT * EXCLUDE (file_hash) FROM hardware WHERE measured_of IS NULL").to_pylist(),
         llm_rows=[row for row in llms if row["llm_id"] not in known],
         calibrations=calibration.fitted(store),
     )

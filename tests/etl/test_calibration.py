@@ -140,6 +140,7 @@ def test_rows_without_a_time_say_why_and_a_token_rate_is_one(lake):
         run("rate", **configs[2], latency_s=None, output_tokens_per_s=8.0, **rate),
         run("another definition", **configs[2], latency_s=None, output_tokens_per_s=8.0),
         run("step", **configs[2] | {"phase": "pretrain_step"}, latency_s=1.0),
+        run("ranks", **configs[2] | {"num_devices": 2, "tensor_parallel": 2}, latency_s=1.0),
         run("no twin", **configs[2] | {"context_tokens": 99_999}, latency_s=1.0),
     ]
     parquet.land(lake.home.landing, "rates", {"runs": runs, "hardware": [DEVICE]})
@@ -153,6 +154,7 @@ def test_rows_without_a_time_say_why_and_a_token_rate_is_one(lake):
     assert "1 runs left out: no latency, and no token rate that gives one." in said
     assert "1 runs left out: no analytical twin of their configuration." in said
     assert any(line.startswith("1 runs left out: phase pretrain_step") for line in said)
+    assert "1 runs left out: several ranks on one processor, which is one device." in said
 
 
 def test_containers_do_not_count_twice(lake):

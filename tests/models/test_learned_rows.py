@@ -104,6 +104,21 @@ def test_each_measured_run_meets_its_bound_once(rows: pa.Table) -> None:
     assert (alone["measured_latency_s"], alone["roofline_s"], alone["num_layers"]) == (1.0, None, 12)
 
 
+def test_other_ways_to_run_a_configuration_are_not_learned_from(tmp_path: Path) -> None:
+    config = configurations()[0]
+    ways: list[dict[str, Any]] = [
+        {"execution": "eager", "cache_implementation": "dynamic"}, {"execution": "graph"}, {"execution": "compiled"},
+        {"cache_implementation": "static"}, {"num_devices": 2, "tensor_parallel": 2},
+    ]  # fmt: skip
+    rows = [
+        run(config | way, f"way-{index}", source_kind="measured", latency_s=1.0) for index, way in enumerate(ways)
+    ]
+    parquet.land(tmp_path / "landing", "rows", {"hardware": [DEVICE], "runs": rows})
+    with open_store(tmp_path) as store:
+        store.load()
+        assert store.query("training_rows").column("run_id").to_pylist() == ["way-0"]
+
+
 def test_the_newest_revision_of_the_engine_counts(tmp_path: Path) -> None:
     config = configurations()[0]
     (bound,) = analytical_rows([config])

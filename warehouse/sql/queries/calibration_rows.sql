@@ -23,6 +23,8 @@ WITH wanted AS (
             WHEN is_excluded THEN 'excluded'
             WHEN phase NOT IN ('forward', 'prefill', 'decode', 'generate')
                 THEN 'phase ' || phase || ' (constants are fitted to forward, prefill, decode and generate)'
+            WHEN num_devices > 1 AND hardware_id IN (SELECT hardware_id FROM hardware WHERE kind = 'cpu')
+                THEN 'several ranks on one processor, which is one device'
             WHEN whole_s IS NULL THEN 'no latency, and no token rate that gives one'
             WHEN config_id NOT IN (SELECT config_id FROM runs WHERE source_kind = 'analytical' AND ruleset = 'default' AND status = 'ok')
                 THEN 'no analytical twin of their configuration'

@@ -1,4 +1,5 @@
 -- Purpose: what predictors learn from: measured runs beside the analytical row of the same configuration, with the LLM's shape.
+--   Eager runs of one device with a growing KV cache alone: other ways to run a configuration have the same features.
 -- Grain: one measured run; analytical columns (no prefix) are NULL where no analytical row of ruleset `default` is loaded yet.
 --   Of several engine revisions the newest row counts.
 -- Parameters: $hardware_id, NULL for every device.
@@ -29,5 +30,8 @@ WHERE measured.source_kind = 'measured'
     AND measured.status = 'ok'
     AND NOT measured.is_excluded
     AND measured.phase IN ('forward', 'prefill', 'decode')
+    AND coalesce(measured.execution, 'eager') = 'eager'
+    AND coalesce(measured.cache_implementation, 'dynamic') = 'dynamic'
+    AND measured.num_devices = 1
     AND ($hardware_id::VARCHAR IS NULL OR measured.hardware_id = $hardware_id::VARCHAR)
 ORDER BY measured.run_id
