@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -347,22 +347,27 @@ def token_ids(model: Any, case: Case, tokens: int | None, device: str) -> torch.
 def _cached_prompt(model: Any, case: Case, past: int, device: str) -> Any:
     """Output of a prefill that leaves `past` tokens in the cache.
 
-    One token is prefilled and its keys and values repeated, which takes milliseconds; caches of another kind than a plain
-    growing one (sliding windows, recurrent states) are prefilled in full.
+    One token is prefilled and its keys and values repeated, which takes milliseconds; caches of another kind than keys and
+    values (recurrent states) are prefilled in full.
     """
-    from transformers.cache_utils import DynamicLayer
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     output = model(input_ids=token_ids(model, case, 1, device), use_cache=True)
-    if all(type(layer) is DynamicLayer for layer in cache_layers(output.past_key_values)):
+    if all(type(one) in (DynamicLayer, DynamicSlidingWindowLayer) for one in cache_layers(output.past_key_values)):
         _lengthen(output.past_key_values, past)
         return output
-    return model(input_ids=token_ids(model, case, past, device), use_cache=True)
+    return model(**_inputs(model, replace(case, phase="prefill", input_tokens=past), device))
 
 
 def _lengthen(cache: Any, tokens: int | None) -> None:
+    """A growing cache of one token as one of `tokens`; a sliding window keeps one token less than it is wide."""
     for layer in cache.layers:
-        layer.keys = layer.keys.repeat(1, 1, tokens, 1)
-        layer.values = layer.values.repeat(1, 1, tokens, 1)
+        window = getattr(layer, "sliding_window", None)
+        kept = tokens if window is None or tokens is None else min(tokens, window - 1)
+        layer.keys = layer.keys.repeat(1, 1, kept, 1)
+        layer.values = layer.values.repeat(1, 1, kept, 1)
+        if window is not None:
+            layer.cumulative_length = tokens
 
 
 def _encoded(output: Any, case: Case) -> torch.Tensor:
@@ -375,23 +380,25 @@ def _static_cache(model: Any, case: Case, length: int) -> Any:
     from transformers.cache_utils import EncoderDecoderCache, StaticCache
 
     cache = StaticCache(config=model.config, max_cache_len=length)
+    if not all(hasattr(layer, "cumulative_length") for layer in cache.layers):
+        raise UnsupportedError("some of its layers keep recurrent states, which no static cache holds")
     if not model.config.is_encoder_decoder:
         return cache
     return EncoderDecoderCache(cache, StaticCache(config=model.config, max_cache_len=case.input_tokens))
 
 
 def _is_plain(cache: Any) -> bool:
-    from transformers.cache_utils import StaticLayer
+    from transformers.cache_utils import StaticLayer, StaticSlidingWindowLayer
 
-    return all(type(layer) is StaticLayer for layer in cache_layers(cache))
+    return all(type(layer) in (StaticLayer, StaticSlidingWindowLayer) for layer in cache_layers(cache))
 
 
 def _fill(cache: Any, tokens: int | None) -> None:
-    """The first token's keys and values in the first `tokens` places of a plain static cache."""
+    """The first token's keys and values in the first `tokens` places of a plain static cache, as far as it has them."""
     for layer in cache.layers:
         layer.keys[:, :, :tokens] = layer.keys[:, :, :1].clone()
         layer.values[:, :, :tokens] = layer.values[:, :, :1].clone()
-        layer.cumulative_length.fill_(tokens)
+        _set_layer_length(layer, tokens)
 
 
 def _restorer(cache: Any) -> Callable[[], None]:
@@ -412,11 +419,15 @@ def _restorer(cache: Any) -> Callable[[], None]:
 
 def _set_length(cache: Any, length: int) -> None:
     for layer in cache_layers(cache):
-        layer.cumulative_length.fill_(length)
-        if hasattr(layer, "cumulative_length_int"):
-            layer.cumulative_length_int = length
+        _set_layer_length(layer, length)
     for index in getattr(cache, "is_updated", {}):
         cache.is_updated[index] = False
+
+
+def _set_layer_length(layer: Any, length: int | None) -> None:
+    layer.cumulative_length.fill_(length)
+    if hasattr(layer, "cumulative_length_int"):  # a sliding window's, which decides on the host
+        layer.cumulative_length_int = length
 
 
 def cache_layers(cache: Any) -> list[Any]:

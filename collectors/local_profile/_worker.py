@@ -22,6 +22,10 @@ class UnlandedError(Exception):
     """The landing folder cannot be written to."""
 
 
+class DeviceError(Exception):
+    """The device answers no more in this process; another may find it again."""
+
+
 def profile(worker: _workers.Worker, session: Session, job: Job) -> str | None:
     """Run the cells of a job and land them; returns why nothing can be landed any more, None where all went well."""
     session.report = lambda line: worker.send(("line", line))
@@ -184,6 +188,8 @@ class _Llm:
         runs = {index: self._runs[index] for index in group}
         for result in _measure.measure(loaded, group, runs, self._repeats_s(group)):
             self._land(result.index, result.columns, **result.tables)
+            if result.columns["status"] == "error" and "CUDA error" in result.columns["status_detail"]:
+                raise DeviceError(result.columns["status_detail"])
             latency = result.columns.get("latency_s")
             least = self._least_seconds(loaded.blueprint, group[result.index])
             if latency is not None and least:
