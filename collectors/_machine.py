@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +101,11 @@ def isolation(device: str) -> list[str]:
     Looks at the processors for a quarter of a second. Settings are read, never changed.
     """
     notes = list(_gpu_disturbances()) if device == "cuda" else []
-    began, before = time.perf_counter(), others_cpu_s()
-    time.sleep(ISOLATION_WINDOW_S)
-    after = others_cpu_s()
-    if before is not None and after is not None:
-        busy = (after - before) / (time.perf_counter() - began) / usable_cores()
-        if busy > schema.QUIET_LOAD_RATIO:
-            notes.append(f"other processes keep {min(busy, 1.0):.0%} of the cores busy")
+    with Load() as load:
+        time.sleep(ISOLATION_WINDOW_S)
+    busy = load.other_ratio()
+    if busy is not None and busy > schema.QUIET_LOAD_RATIO:
+        notes.append(f"other processes keep {min(busy, 1.0):.0%} of the cores busy")
     return notes
 
 
@@ -214,6 +212,39 @@ def device_lock(device: str, report: Report = silent) -> Iterator[None]:
         os.close(descriptor)
 
 
+class Load:
+    """What used the processors while entered: processor seconds of all other processes of the system (None where it does not
+    tell) and of this one, in `elapsed_s` seconds of wall clock."""
+
+    elapsed_s = own_s = 0.0
+    others_s: float | None = None
+
+    def __enter__(self) -> Load:
+        self._before = time.perf_counter(), others_cpu_s(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        began, others, own = self._before
+        after = others_cpu_s()
+        self.elapsed_s, self.own_s = time.perf_counter() - began, time.process_time() - own
+        self.others_s = None if others is None or after is None else max(0.0, after - others)
+
+    def other_ratio(self, partners: Sequence[Load] = ()) -> float | None:
+        """Column `other_load_ratio`: share of the usable cores that processes other than this one and its partners (the other
+        ranks, by their own loads) kept busy."""
+        if self.others_s is None:
+            return None
+        others = self.others_s - sum(one.own_s for one in partners)
+        return max(0.0, others) / self.elapsed_s / usable_cores()
+
+
+def load_note(other_load_ratio: float | None) -> str | None:
+    """A sentence for `status_detail` where other processes disturbed a run; None where the machine was quiet, or unknown."""
+    if other_load_ratio is None or other_load_ratio <= schema.QUIET_LOAD_RATIO:
+        return None
+    return f"other processes kept {other_load_ratio:.0%} of the cores busy meanwhile"
+
+
 def others_cpu_s() -> float | None:
     """Processor seconds that all other processes of the system have used so far; None where the system does not tell."""
     first = (_read(PROC / "stat") or "").partition("\n")[0].split()
@@ -285,11 +316,11 @@ def _roof(measure: Callable[[], float], device: str, per_core: float = 1.0) -> f
 
     if device == "cuda":
         return measure()
-    began, others = time.perf_counter(), others_cpu_s()
-    best = measure()
-    others_after, threads = others_cpu_s(), torch.get_num_threads()
-    if others is None or others_after is None or others_after - others < 0.05 * (time.perf_counter() - began):
+    with Load() as load:
+        best = measure()
+    if load.others_s is None or load.others_s < 0.05 * load.elapsed_s:
         return best
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return max(best, per_core * measure())

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import signal
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from collectors import Collected, Report, _machine, silent
+from collectors import Collected, Report, _machine, _workers, silent
 from warehouse import catalog, parquet, schema
 
 DONE = ("ok", "oom", "timeout", "unsupported")
 """Statuses that another try would not change; an `error` is tried again."""
+ALLOCATORS_SAY = ("can't allocate memory", "out of memory", "cannot allocate memory")
+LACKS = ("NotImplementedError", "ImportError", "ModuleNotFoundError")
+"""Exceptions of what a device or a library does not have; our own UnsupportedError is a sentence already."""
 
 
 @dataclass
@@ -144,16 +148,28 @@ def open_session(
 
 
 def failure(error: BaseException) -> dict[str, Any]:
-    """Status columns of a failed execution: out of memory by its type or by what an allocator says."""
-    import torch
+    """Status columns of a failed execution, in this process or in a worker, with the class of its cause.
 
-    lines = str(error).strip().splitlines()
-    said = str(error).lower()
-    is_oom = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        one in said for one in ("can't allocate memory", "out of memory", "cannot allocate memory")
-    )
-    text = f"{type(error).__name__}: {lines[0] if lines else ''}"
-    return {"status": "oom" if is_oom else "error", "status_detail": text[:500]}
+    Out of memory by that class, by what an allocator says, or by SIGKILL, with which a system ends what its memory has no room for.
+    """
+    if isinstance(error, _workers.WorkerTimeoutError):
+        return {"status": "timeout", "status_detail": str(error)}
+    if isinstance(error, _workers.WorkerDiedError):
+        if error.signal_number == signal.SIGKILL:
+            return {"status": "oom", "status_detail": f"{error}, as a system does whose memory has run out"}
+        return {"status": "error", "status_detail": str(error)}
+    cause = error.cause_type if isinstance(error, _workers.WorkerRaisedError) else type(error).__name__
+    text, said = str(error).strip().partition("\n")[0], str(error).lower()
+    if cause == "UnsupportedError":
+        return {"status": "unsupported", "status_detail": text[:500]}
+    if cause == "TooLargeError":
+        return {"status": "oom", "status_detail": f"{text.removesuffix('.')}; not tried"}
+    status = "error"
+    if cause.endswith("MemoryError") or any(one in said for one in ALLOCATORS_SAY):
+        status = "oom"
+    elif cause in LACKS:
+        status = "unsupported"
+    return {"status": status, "status_detail": f"{cause}: {text}"[:500]}
 
 
 def joined(*notes: str | None) -> str | None:

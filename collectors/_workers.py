@@ -182,8 +182,12 @@ def _death(rank: _Rank, index: int) -> WorkerDiedError:
 def _cause(raised: WorkerRaisedError, index: int, ranks: list[_Rank]) -> WorkerError:
     """What a rank raised, or what made it: the death of another, which its communication reports as an error of its own."""
     others = {one.process.sentinel: (one, at) for at, one in enumerate(ranks) if at != index and not one.is_done}
-    for sentinel in connection.wait(list(others), DEATH_S) if others else ():
-        return _death(*others[sentinel])
+    until = time.monotonic() + DEATH_S
+    while others and (ended := connection.wait(list(others), max(0.0, until - time.monotonic()))):
+        for one, at in [others.pop(sentinel) for sentinel in ended]:
+            death = _death(one, at)
+            if one.process.exitcode != 0:  # else it had done its part
+                return death
     return raised
 
 

@@ -76,8 +76,19 @@ def fail_while_others_wait(worker: Any, how: str) -> None:
     if worker.rank == worker.num_ranks - 1:
         if how == "raise":
             raise ValueError("the cause")
+        if how == "die later":  # the others hear that the connection is closed while this one still lives
+            dist.destroy_process_group()
+            time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGKILL)
     dist.all_reduce(torch.ones(1))
+
+
+def fail_alone(worker: Any) -> None:
+    """The first rank fails; the other ends well just afterwards."""
+    worker.begin("alone", 60)
+    if worker.rank == 0:
+        raise ValueError("alone")
+    time.sleep(0.2)
 
 
 def note_pid(worker: Any, folder: str) -> None:

@@ -27,7 +27,6 @@ from collectors import Collected, Report, _machine, _memory, _nvml, _session, _t
 from collectors.microbench import _collectives, _rows, _shapes
 from collectors.microbench._ceilings import Ceilings
 from collectors.microbench._shapes import Shape
-from warehouse import schema
 
 NAME = "microbench"
 SOURCE = {
@@ -176,15 +175,16 @@ class _Sweep:
 
         run = self._identity(shape)
         device = self._session.device
-        began, others = time.perf_counter(), _machine.others_cpu_s()
+        began = time.perf_counter()
         try:
-            timing, executions = _calls.measure(_calls.prepare(shape, device, self.cache_bytes), device, budget_s)
+            with _machine.Load() as load:
+                timing, executions = _calls.measure(_calls.prepare(shape, device, self.cache_bytes), device, budget_s)
         except Exception as error:
             self._fail(shape, run, _calls.failure(shape, error))
             _calls.check_alive(device)
             _memory.trim()
             return
-        run["other_load_ratio"] = _other_load_ratio(others, time.perf_counter() - began)
+        run["other_load_ratio"] = load.other_ratio()
         self._ceilings.reached(shape, _calls.shortest_s(timing))
         run["throttled_ratio"] = telemetry.columns(began).get("throttled_ratio")
         self._keep(shape, run, timing, executions, telemetry.throttled_between)
@@ -219,12 +219,7 @@ class _Sweep:
         columns, note = _rows.measured(shape, timing, self._session.hardware, self.cache_bytes)
         run |= columns
         repeated = f"a repeat is {executions} executions back to back, divided" if executions > 1 else None
-        busy = run.get("other_load_ratio")
-        said = (
-            f"other processes kept {busy:.0%} of the cores busy meanwhile"
-            if busy and busy > schema.QUIET_LOAD_RATIO
-            else None
-        )
+        said = _machine.load_note(run.get("other_load_ratio"))
         run["status_detail"] = _session.joined(timing.note, repeated, note, said, *self._disturbances)
         self._batch.runs.append(run)
         self._batch.tables["ops"].append(_rows.op(shape, run))
@@ -279,13 +274,6 @@ def _least_s(shape: Shape, hardware: dict[str, Any]) -> float:
     """The bound of one execution by its FLOPs; 0 where unknown."""
     work, peak = _shapes.work(shape), hardware.get(f"peak_{shape.dtype}_flops_per_s")
     return 0.0 if work is None or work.flops is None or peak is None else work.flops / peak
-
-
-def _other_load_ratio(before: float | None, elapsed_s: float) -> float | None:
-    after = _machine.others_cpu_s()
-    if before is None or after is None:
-        return None
-    return max(0.0, after - before) / elapsed_s / _machine.usable_cores()
 
 
 def _interconnect(session: _session.Session) -> str | None:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from collectors import _memory, _nvml, _session, _timing
+from collectors._steps import UnsupportedError
 from collectors.microbench import _shapes
 from collectors.microbench._shapes import Shape
 
@@ -32,10 +33,6 @@ GRAPH_LAUNCHES = 200
 """Kernels of one replayed CUDA graph."""
 
 Call = Callable[[], Any]
-
-
-class UnsupportedError(Exception):
-    """This device or this build of torch has no such kernel, or not at this shape."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +103,7 @@ def failure(shape: Shape, error: Exception) -> dict[str, Any]:
     columns = _session.failure(error)
     is_refusal = isinstance(error, RuntimeError) and ("CUDA error" not in str(error) or "NOT_SUPPORTED" in str(error))
     is_choosy = shape.dtype in ("int8", "fp8") or shape.attention == "flash"
-    if isinstance(error, UnsupportedError):
-        return {"status": "unsupported", "status_detail": str(error)}
-    if isinstance(error, _memory.TooLargeError):
-        return {"status": "oom", "status_detail": f"left out without trying: {error}"}
-    if isinstance(error, NotImplementedError) or (columns["status"] == "error" and is_choosy and is_refusal):
+    if columns["status"] == "error" and is_choosy and is_refusal:
         columns["status"] = "unsupported"
     return columns
 

@@ -63,20 +63,12 @@ def _round(shapes: list[Shape], device: str, budget_s: float) -> tuple[list[tupl
         _workers.run(_serve, (shapes, device, budget_s), num_ranks=ranks, backend=BACKENDS[device], on_message=hear)
     except _workers.WorkerError as error:
         ended = heard if error.at is None else [error.at]  # ranks that never met will not meet next time
-        outcomes = {index: Outcome(failure=_failure(error)) for index in ended}
+        outcomes = {index: Outcome(failure=_session.failure(error)) for index in ended}
     for index, answers in heard.items():
         if index not in outcomes and len(answers) == ranks:
             outcomes[index] = _outcome([answers[rank] for rank in range(ranks)])
     waiting = [shape for index, shape in enumerate(shapes) if index not in outcomes]
     return [(shapes[index], one) for index, one in sorted(outcomes.items())], waiting
-
-
-def _failure(error: _workers.WorkerError) -> dict[str, Any]:
-    if isinstance(error, _workers.WorkerTimeoutError):
-        status = "timeout"
-    else:
-        status = "oom" if isinstance(error, _workers.WorkerDiedError) and error.signal_number == 9 else "error"
-    return {"status": status, "status_detail": f"a rank {error}"[:500]}
 
 
 def _outcome(answers: list[Any]) -> Outcome:

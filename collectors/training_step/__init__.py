@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 import shlex
-import signal
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -384,7 +383,7 @@ def _run(
             _trainer.train, (cell, protocol, identity["run_id"]), num_ranks=cell.num_ranks, backend=backend
         )
     except _workers.WorkerError as error:
-        return identity | _failure(error), {}
+        return identity | _session.failure(error), {}
     first = outcomes[0]
     row = identity | _measured(call, cell, plan, outcomes)
     ranks = [
@@ -396,24 +395,6 @@ def _run(
         for index, one in enumerate(outcomes)
     ] if several else []  # fmt: skip
     return row, {"samples": first.samples, "ops": first.ops, "telemetry": first.telemetry, "ranks": ranks}
-
-
-def _failure(error: _workers.WorkerError) -> dict[str, Any]:
-    """Status columns of a run that ended without a result."""
-    if isinstance(error, _workers.WorkerTimeoutError):
-        return {"status": "timeout", "status_detail": str(error)}
-    if isinstance(error, _workers.WorkerRaisedError):
-        columns = _session.failure(error)
-        lines = str(error).strip().splitlines()
-        columns["status_detail"] = f"{error.cause_type}: {lines[0] if lines else ''}"[:500]
-        if error.cause_type in ("MemoryError", "OutOfMemoryError"):
-            columns["status"] = "oom"
-        elif error.cause_type in ("NotImplementedError", "ImportError"):
-            columns["status"] = "unsupported"
-        return columns
-    if isinstance(error, _workers.WorkerDiedError) and error.signal_number == signal.SIGKILL:
-        return {"status": "oom", "status_detail": f"{error}, as a system does whose memory has run out"}
-    return {"status": "error", "status_detail": str(error)}
 
 
 def _land(
@@ -470,7 +451,7 @@ def _measured(
     row["total_tokens_per_s"] = sequences * cell.input_tokens / row["latency_s"]
     exposed = [seconds for one in outcomes if (seconds := _exposed_s(one)) is not None]
     row["communication_s"] = max(exposed) if exposed else None
-    row["other_load_ratio"] = _other_load(outcomes)
+    row["other_load_ratio"] = first.load.other_ratio([one.load for one in outcomes[1:]])
     definitions = {
         "latency_s": "wall_clock", "total_tokens_per_s": "tokens_over_duration",
         "memory_peak_bytes": "torch_max_allocated" if cell.device == "cuda" else "rss_peak_delta", **first.definitions,
@@ -490,7 +471,9 @@ def _measured(
         for name, roofs in (("mfu", hardware), ("mfu_achievable", call.session.ceilings or {})):
             peak = roofs.get(f"peak_{cell.dtype}_flops_per_s")
             row[name] = None if peak is None else row["achieved_flops_per_s"] / (peak * devices)
-    notes = _session.joined(*_notes(call, cell, plan, outcomes), *first.notes)
+    notes = _session.joined(
+        *_notes(call, cell, plan, outcomes), _machine.load_note(row["other_load_ratio"]), *first.notes
+    )
     return row | {"metric_definitions": definitions, "status_detail": notes}
 
 
@@ -498,7 +481,6 @@ def _notes(call: _Call, cell: _trainer.Cell, plan: _trainer.Plan, outcomes: list
     """Sentences for status_detail."""
     first, protocol, llm = outcomes[0], call.protocol, cell.target.llm
     counts, asked = (first.num_warmup, first.columns["num_samples"]), (protocol.num_warmup, protocol.num_steps)
-    load = _other_load(outcomes)
     differs = cell.target.is_catalogued and llm.num_parameters not in (None, plan.num_parameters)
     return [
         f"transformers builds {plan.num_parameters} parameters, published are {llm.num_parameters}" if differs else None,
@@ -509,7 +491,6 @@ def _notes(call: _Call, cell: _trainer.Cell, plan: _trainer.Plan, outcomes: list
         if cell.num_ranks > 1 and cell.device == "cpu"
         else None,
         _communication_note(cell, outcomes),
-        f"other processes kept {load:.0%} of the cores busy meanwhile" if load is not None and load > schema.QUIET_LOAD_RATIO else None,
     ]  # fmt: skip
 
 
@@ -522,15 +503,6 @@ def _communication_note(cell: _trainer.Cell, outcomes: list[_trainer.Outcome]) -
     if outcomes[0].synchronisation_s is None:
         return "communication not measured: the budget"
     return "communication hidden, or lost in the noise"
-
-
-def _other_load(outcomes: list[_trainer.Outcome]) -> float | None:
-    """Share of the cores that processes other than the ranks kept busy during the steps."""
-    wall, others, _ = outcomes[0].busy_s
-    if others is None:
-        return None
-    own = sum(one.busy_s[2] for one in outcomes[1:])
-    return max(0.0, others - own) / wall / _machine.usable_cores()
 
 
 def _exposed_s(outcome: _trainer.Outcome) -> float | None:

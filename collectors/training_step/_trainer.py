@@ -102,8 +102,8 @@ class Outcome:
     latency_s: float
     memory: dict[str, float | None]
     synchronisation_s: float | None
-    busy_s: tuple[float, float | None, float]
-    """Of the steps: wall clock; processor seconds of other processes (None where unknown) and of this one."""
+    load: _machine.Load
+    """While the steps ran."""
     num_warmup: int
     num_threads: int
     definitions: dict[str, str] = field(default_factory=dict)
@@ -160,20 +160,16 @@ def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcom
         _memory.MemoryWatch(cell.device),
         _telemetry.Telemetry(cell.device, devices=range(cell.num_ranks)),
     )
-    with telemetry if worker.rank == 0 else contextlib.nullcontext():
-        wall, others, own = time.perf_counter(), _machine.others_cpu_s(), time.process_time()
+    with telemetry if worker.rank == 0 else contextlib.nullcontext(), _machine.Load() as load:
         timing = _timing.measure(
             trainer.step, device=cell.device, warmup=_timing.Warmup(num_warmup, 0.0, math.inf), min_repeats=num_steps,
             max_repeats=num_steps, budget_s=math.inf, precision=0.0, watch=watch,
         )  # fmt: skip
-        others_after, own = _machine.others_cpu_s(), time.process_time() - own
-        wall = time.perf_counter() - wall
     splits, memory = trainer.splits(), watch.columns(baseline)
     outcome = Outcome(
         columns=_columns(timing, splits) | trainer.held(), latency_s=float(timing.columns()["latency_s"] or math.nan),
         memory=memory, synchronisation_s=trainer.synchronisation_s(num_extra) if num_extra else None,
-        busy_s=(wall, None if others is None or others_after is None else others_after - others, own),
-        num_warmup=num_warmup, num_threads=torch.get_num_threads(),
+        load=load, num_warmup=num_warmup, num_threads=torch.get_num_threads(),
     )  # fmt: skip
     if worker.rank == 0:
         outcome.samples = _samples(run_id, timing, splits, telemetry)

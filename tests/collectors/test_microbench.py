@@ -16,7 +16,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from collectors import _machine, _memory, _session, _timing, _workers, local_profile, microbench  # noqa: E402
+from collectors import _machine, _memory, _session, _timing, local_profile, microbench  # noqa: E402
 from collectors.microbench import _calls, _collectives, _rows, _shapes  # noqa: E402
 from collectors.microbench._ceilings import Ceilings  # noqa: E402
 from collectors.microbench._shapes import Shape  # noqa: E402
@@ -416,13 +416,6 @@ def test_ranks_that_never_meet_are_rows_too():
     outcomes = list(_collectives.measure(shapes, "cuda", 0.01))
     assert [shape for shape, _ in outcomes] == shapes
     assert {one.failure["status"] for _, one in outcomes} == {"error"}
-
-
-def test_a_rank_that_dies_costs_the_shape_it_was_at():
-    killed = _collectives._failure(_workers.WorkerDiedError("was ended by SIGKILL", 0, 9))
-    assert killed == {"status": "oom", "status_detail": "a rank was ended by SIGKILL"}
-    late = _collectives._failure(_workers.WorkerTimeoutError("took longer than its limit of 60 s and was ended", 0))
-    assert late["status"] == "timeout"
 
 
 def test_a_collective_that_every_rank_refuses_is_unsupported_and_the_next_is_measured():

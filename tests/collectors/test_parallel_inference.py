@@ -276,26 +276,6 @@ def test_a_spent_budget_leaves_out_and_says_so(tmp_path, tiny_llama):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "text"),
-    [
-        (_workers.WorkerDiedError("ended by SIGKILL", 0, 9), "oom", "SIGKILL"),
-        (_workers.WorkerDiedError("ended by SIGSEGV", 0, 11), "error", "SIGSEGV"),
-        (
-            _workers.WorkerRaisedError("CUDA out of memory.\nmore", 0, "OutOfMemoryError", ""),
-            "oom",
-            "OutOfMemoryError: CUDA",
-        ),
-        (_workers.WorkerRaisedError("can't allocate memory", 0, "RuntimeError", ""), "oom", "RuntimeError: can't"),
-        (_workers.WorkerRaisedError("shape mismatch", 0, "RuntimeError", ""), "error", "RuntimeError: shape"),
-    ],
-)
-def test_what_ended_the_processes_is_a_status(error, status, text):
-    columns = parallel_inference.status_of(error)
-    assert columns["status"] == status
-    assert text in columns["status_detail"]
-
-
-@pytest.mark.parametrize(
     ("family", "num_ranks", "message"),
     [
         ("llama", 4, "num_key_value_heads = 2 cannot be shared evenly by 4 ranks"),

@@ -19,7 +19,7 @@ pytest.importorskip("transformers")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from collectors import _machine, _workers, roofline, training_step  # noqa: E402
+from collectors import _machine, roofline, training_step  # noqa: E402
 from collectors import _transformers as engine  # noqa: E402
 from collectors.training_step import _trainer  # noqa: E402
 from models.analytical import evaluate  # noqa: E402
@@ -393,19 +393,6 @@ def test_memory_that_no_run_can_have_is_a_row(tmp_path):
     (run,) = landed(landing, "runs")
     assert (run["status"], run["latency_s"]) == ("oom", None)
     assert "not tried" in run["status_detail"]
-
-
-def test_how_a_worker_ended_is_its_status():
-    raised = {
-        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2 GiB"): "oom",
-        ("MemoryError", ""): "oom",
-        ("RuntimeError", "DefaultCPUAllocator: can't allocate memory"): "oom",
-        ("NotImplementedError", "no such collective"): "unsupported",
-        ("TypeError", "forward() got an unexpected keyword"): "error",
-    }
-    for (name, text), status in raised.items():
-        columns = training_step._failure(_workers.WorkerRaisedError(text, None, name, ""))
-        assert columns == {"status": status, "status_detail": f"{name}: {text}"}
 
 
 def test_what_is_no_training_step_is_said_and_is_no_row(tmp_path):

@@ -89,12 +89,21 @@ def test_a_hang_ends_at_its_limit():
 
 @pytest.mark.parametrize(
     ("how", "kind", "text"),
-    [("raise", _workers.WorkerRaisedError, "the cause"), ("die", _workers.WorkerDiedError, "rank 1 .* SIGKILL")],
+    [
+        ("raise", _workers.WorkerRaisedError, "the cause"),
+        ("die", _workers.WorkerDiedError, "rank 1 .* SIGKILL"),
+        ("die later", _workers.WorkerDiedError, "rank 1 .* SIGKILL"),
+    ],
 )
 def test_the_rank_that_failed_is_named_not_those_that_waited_for_it(how, kind, text):
     with pytest.raises(kind, match=text) as caught:
         _workers.run(tasks.fail_while_others_wait, (how,), num_ranks=2, backend="gloo")
     assert caught.value.at == "together"
+
+
+def test_a_rank_that_ended_well_is_no_cause():
+    with pytest.raises(_workers.WorkerRaisedError, match="alone"):
+        _workers.run(tasks.fail_alone, num_ranks=2)
 
 
 def test_an_error_of_who_listens_ends_the_workers():

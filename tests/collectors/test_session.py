@@ -1,0 +1,63 @@
+"""What every measuring collector shares: how a failure becomes a status."""
+
+import signal
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from collectors import _memory, _session, _steps, _workers  # noqa: E402
+
+
+def raised(name, text):
+    return _workers.WorkerRaisedError(text, "a cell", name, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        (_workers.WorkerTimeoutError("took longer than its limit", 0), "timeout", "took longer than its limit"),
+        (
+            _workers.WorkerDiedError("rank 1 was ended by SIGKILL", 0, signal.SIGKILL),
+            "oom",
+            "rank 1 was ended by SIGKILL, as a system does whose memory has run out",
+        ),
+        (
+            _workers.WorkerDiedError("rank 0 was ended by SIGSEGV", 0, signal.SIGSEGV),
+            "error",
+            "rank 0 was ended by SIGSEGV",
+        ),
+        (
+            _workers.WorkerDiedError("rank 0 ended with exit status 3", 0, None),
+            "error",
+            "rank 0 ended with exit status 3",
+        ),
+        (raised("OutOfMemoryError", "CUDA out of memory.\nmore"), "oom", "OutOfMemoryError: CUDA out of memory."),
+        (torch.OutOfMemoryError("CUDA out of memory."), "oom", "OutOfMemoryError: CUDA out of memory."),
+        (MemoryError(), "oom", "MemoryError: "),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "oom", "RuntimeError: DefaultCPUAllocator"),
+        (raised("RuntimeError", "first\nCUDA error: out of memory"), "oom", "RuntimeError: first"),
+        (_memory.TooLargeError("needs at least 9.0 GiB and 1.0 GiB are free."), "oom", "1.0 GiB are free; not tried"),
+        (
+            _steps.UnsupportedError("a CUDA graph needs a CUDA device"),
+            "unsupported",
+            "a CUDA graph needs a CUDA device",
+        ),
+        (raised("UnsupportedError", "2 heads for 4 ranks"), "unsupported", "2 heads for 4 ranks"),
+        (NotImplementedError("no such collective"), "unsupported", "NotImplementedError: no such collective"),
+        (raised("ModuleNotFoundError", "No module named 'x'"), "unsupported", "ModuleNotFoundError: No module"),
+        (raised("TypeError", "unexpected keyword"), "error", "TypeError: unexpected keyword"),
+        (ValueError("shape mismatch\nmore"), "error", "ValueError: shape mismatch"),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, Exception) else None,
+)
+def test_a_failure_is_a_status_with_its_cause(error, status, detail):
+    columns = _session.failure(error)
+    assert columns["status"] == status
+    assert detail in columns["status_detail"]
+    assert "\n" not in columns["status_detail"]
+
+
+def test_what_is_said_of_a_failure_stays_short():
+    for error in (ValueError("x" * 9000), _steps.UnsupportedError("x" * 9000)):
+        assert len(_session.failure(error)["status_detail"]) == 500
