@@ -23,9 +23,9 @@ transformers = pytest.importorskip("transformers")
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from collectors import _machine, _steps, local_profile  # noqa: E402
+from collectors import _machine, _plan, _steps, local_profile  # noqa: E402
 from collectors import _transformers as engine  # noqa: E402
-from collectors.local_profile import _columns, _measure  # noqa: E402
+from collectors.local_profile import _cells, _columns, _measure  # noqa: E402
 from models.analytical import evaluate  # noqa: E402
 from warehouse import catalog, metrics, parquet, schema  # noqa: E402
 
@@ -435,6 +435,7 @@ def test_generate_tells_its_first_token_from_the_later_ones(tmp_path):
     landing = tmp_path / "landing"
     measure(landing, bare(tmp_path, T5), phase="generate", input_tokens=6, output_tokens=[1, 4], batch_size=2)
     one, four = sorted(landed(landing, "runs"), key=lambda run: run["output_tokens"])
+    assert {run["status_detail"] for run in (one, four) if run["status"] != "ok"} == set()
     assert (one["tpot_s"], one["input_tokens"]) == (None, 6)
     assert four["e2el_s"] == four["latency_s"]
     assert four["ttft_s"] + 3 * four["tpot_s"] == pytest.approx(four["latency_s"])
@@ -569,3 +570,19 @@ def test_importing_the_collector_touches_no_device():
     code = "import sys; import collectors.local_profile; print([n for n in ('torch', 'transformers', 'pynvml') if n in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert out.stdout.strip() == "[]"
+
+
+def test_the_grid_of_bhavana_iitbbs_has_64_cells():
+    """4 LLMs x 4 tasks x batch 1, 8, 32, 128, each once."""
+    campaign = _plan.load("bhavana-iitbbs")
+    found = []
+    for sweep in campaign.sweeps:
+        asked = sweep.options
+        grid = _cells.Grid(
+            asked["task"], asked["batch_size"], asked["phase"], asked["input_tokens"], [None], asked["dtype"], [None],
+            ["eager"], ["dynamic"],
+        )  # fmt: skip
+        _cells.check(grid)
+        found += [(name, cell) for name in asked["llm_id"] for cell in _cells.cells(catalog.find_llm(name), grid)]
+    assert len(found) == len(set(found)) == 64
+    assert {cell.case.input_tokens for _, cell in found} == {512}
