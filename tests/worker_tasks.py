@@ -111,15 +111,15 @@ def outputs_of(rank: int, num_ranks: int, jobs: list[Any], cases: list[Any]) -> 
     import torch
 
     from collectors import _transformers
-    from collectors.parallel_inference import ranks
+    from collectors.parallel_inference import _ranks
 
     torch.set_num_threads(1)
     found = []
     for job in jobs:
-        part = ranks.build(rank, num_ranks, job)
+        part = _ranks.build(rank, num_ranks, job)
         with torch.inference_mode():
             logits = [_logits(part, case) for case in cases if case.phase != "generate"]
-            tokens = [ranks.generate(part, case)[0] for case in cases if case.phase == "generate"]
+            tokens = [_ranks.generate(part, case)[0] for case in cases if case.phase == "generate"]
         found.append((_transformers.weights_bytes(part.model), part.num_layers, logits, tokens))
     return found
 

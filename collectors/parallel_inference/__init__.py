@@ -13,7 +13,6 @@ from __future__ import annotations
 import datetime
 import itertools
 import shlex
-import signal
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,9 +28,10 @@ from warehouse import catalog, schema
 
 if TYPE_CHECKING:
     from collectors._transformers import Target
-    from collectors.parallel_inference import ranks as engine
+    from collectors.parallel_inference import _ranks
 
 NAME = "parallel_inference"
+LLM_ID = "llama-3.2-1b"
 SOURCE = {
     "source_id": "rooflake/parallel_inference",
     "title": "Parallel inference: LLMs cut over the devices of one node",
@@ -52,8 +52,9 @@ class _Options:
     """What is asked for of every cell."""
 
     target: Target
-    asked: tuple[str, ...]
-    """The words of the command line that name the LLM."""
+    llm_id: str
+    layers: int | None
+    """What was asked for: an LLM of the catalogue, whole or its first layers."""
     dtype: str
     attention: str
     threads: int
@@ -67,7 +68,7 @@ class _Planned:
 
     strategy: str
     num_ranks: int
-    cell: engine.Cell
+    cell: _ranks.Cell
     run: dict[str, Any]
     form: dict[str, Any]
     """The closed form of the same configuration."""
@@ -75,8 +76,8 @@ class _Planned:
 
 def add_arguments(parser: Any) -> None:
     """Command-line options of `collect`."""
-    parser.add_argument("--llm-id", default="llama-3.2-1b", help="a catalogue id; default: llama-3.2-1b")
-    parser.add_argument("--layers", type=int, help="only the first layers of it, as an LLM of its own; default: all")
+    parser.add_argument("--llm-id", nargs="+", default=[LLM_ID], help=f"catalogue ids; default: {LLM_ID}")
+    parser.add_argument("--layers", type=int, help="only the first layers of each, as an LLM of its own; default: all")
     parser.add_argument("--strategy", nargs="+", default=list(STRATEGIES), help="of tensor layers; default: both")
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2], help="devices (processes); default: 1 2")
     parser.add_argument("--phase", nargs="+", default=list(PHASES), help="of prefill decode generate; default: all")
@@ -86,8 +87,8 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument(
         "--num-micro-batches", type=int, help="parts of a batch that a layer split passes on; default: 1"
     )
-    parser.add_argument("--dtype", default="fp32", help="fp32, bf16 or fp16; default: fp32")
-    parser.add_argument("--attention", default="sdpa", help="eager, sdpa or flash; default: sdpa")
+    parser.add_argument("--dtype", nargs="+", default=["fp32"], help="of fp32 bf16 fp16; default: fp32")
+    parser.add_argument("--attention", nargs="+", default=["sdpa"], help="of eager sdpa flash; default: sdpa")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda; default: auto")
     parser.add_argument(
         "--budget-s", type=float, help="seconds for everything; what would not fit is left out and said"
@@ -99,7 +100,7 @@ def collect(
     landing: Path,
     *,
     report: Report = silent,
-    llm_id: str = "llama-3.2-1b",
+    llm_id: str | Sequence[str] = LLM_ID,
     layers: int | None = None,
     strategy: str | Sequence[str] = STRATEGIES,
     ranks: int | Sequence[int] = (1, 2),
@@ -108,8 +109,8 @@ def collect(
     input_tokens: int | Sequence[int] = 512,
     output_tokens: int = 32,
     num_micro_batches: int | None = None,
-    dtype: str = "fp32",
-    attention: str = "sdpa",
+    dtype: str | Sequence[str] = "fp32",
+    attention: str | Sequence[str] = "sdpa",
     device: str = "auto",
     budget_s: float | None = None,
     cell_limit_s: float | None = 300.0,
@@ -117,45 +118,55 @@ def collect(
     ceiling_row: dict[str, Any] | None = None,
     skip: Collection[str] = frozenset(),
 ) -> Collected:
-    """Measure every combination of strategy, ranks, phase, batch size and input tokens; one landed batch a run.
+    """Measure every combination of LLM, dtype, attention, strategy, ranks, phase, batch size and input tokens; one landed batch a
+    run.
 
-    `layers` cuts the LLM to its first ones. The budget starts when the device is free. A cell that the closed form says cannot
+    `layers` cuts each LLM to its first ones. The budget starts when the device is free. A cell that the closed form says cannot
     fit is a row with status `oom` and is not tried. Raises LookupError for an unknown LLM, ValueError for an unknown option.
     """
     grid = {
         "strategy": _session.several(strategy), "ranks": _session.several(ranks), "phase": _session.several(phase),
         "batch_size": _session.several(batch_size), "input_tokens": _session.several(input_tokens),
+        "dtype": _session.several(dtype), "attention": _session.several(attention),
     }  # fmt: skip
-    _check(grid, output_tokens, num_micro_batches, dtype, attention)
-    from collectors import _transformers
-
-    target = _transformers.catalogued(llm_id)
-    if layers is not None:
-        target = _transformers.cut(target, layers)
-    if target.llm.architecture != "decoder":
-        raise ValueError(f"'{llm_id}' is an {target.llm.architecture.replace('_', '-')}; only decoders are cut here.")
+    _check(grid, output_tokens, num_micro_batches)
+    targets = {name: _target(name, layers) for name in _session.several(llm_id)}
     with _session.open_session(
         NAME, SOURCE, landing, device=device, report=report,
         hardware_row=hardware_row, ceiling_row=ceiling_row, skip=skip,
     ) as session:  # fmt: skip
         began = time.monotonic()
-        options = _Options(
-            target, asked=("--llm-id", llm_id, *(() if layers is None else ("--layers", str(layers)))),
-            dtype=dtype, attention=attention, threads=_machine.num_threads() or _machine.usable_cores(),
-            deadline=None if budget_s is None else began + budget_s, limit_s=cell_limit_s,
-        )  # fmt: skip
-        planned = _planned(session, options, grid, output_tokens, num_micro_batches)
-        todo = [one for one in planned if not session.is_known(one.run)]
+        threads = _machine.num_threads() or _machine.usable_cores()
+        deadline = None if budget_s is None else began + budget_s
+        planned = [
+            (options, one)
+            for name, kind, how in itertools.product(targets, grid["dtype"], grid["attention"])
+            for options in [_Options(targets[name], name, layers, kind, how, threads, deadline, cell_limit_s)]
+            for one in _planned(session, options, grid, output_tokens, num_micro_batches)
+        ]
+        todo = [pair for pair in planned if not session.is_known(pair[1].run)]
         if len(todo) < len(planned):
             report(f"{len(planned) - len(todo)} of {len(planned)} are measured already.")
-        jobs = [list(group) for _, group in itertools.groupby(todo, key=lambda one: (one.strategy, one.num_ranks))]
-        for index, cells in enumerate(jobs):
-            _run_job(session, options, cells, len(jobs) - index)
+        jobs = [
+            list(group)
+            for _, group in itertools.groupby(todo, lambda pair: (pair[0], pair[1].strategy, pair[1].num_ranks))
+        ]
+        for index, job in enumerate(jobs):
+            _run_job(session, job[0][0], [one for _, one in job], len(jobs) - index)
         report(f"{session.num_runs} runs in {time.monotonic() - began:.0f} s, {session.num_failed} of them failures.")
         return session.collected()
 
 
 # ---- what to run
+
+
+def _target(llm_id: str, layers: int | None) -> Target:
+    from collectors import _transformers
+
+    target = _transformers.catalogued(llm_id)
+    if target.llm.architecture != "decoder":
+        raise ValueError(f"'{llm_id}' is an {target.llm.architecture.replace('_', '-')}; only decoders are cut here.")
+    return target if layers is None else _transformers.cut(target, layers)
 
 
 def _planned(
@@ -167,7 +178,7 @@ def _planned(
 ) -> list[_Planned]:
     """Cells in running order, each once: one rank is the same under both strategies."""
     from collectors._steps import Case
-    from collectors.parallel_inference import ranks as engine
+    from collectors.parallel_inference import _ranks
 
     found: dict[str, _Planned] = {}
     for count, strategy in itertools.product(grid["ranks"], grid["strategy"]):
@@ -178,7 +189,7 @@ def _planned(
                 output_tokens if phase == "generate" else None, tokens if is_decode else None,
             )  # fmt: skip
             parts = num_micro_batches if strategy == "layers" and count > 1 else None
-            cell = engine.Cell(case, None if parts == 1 else parts)
+            cell = _ranks.Cell(case, None if parts == 1 else parts)
             run = session.identity(
                 _configuration(options, strategy, count, cell),
                 command=_command(session, options, strategy, count, cell),
@@ -190,7 +201,7 @@ def _planned(
     return list(found.values())
 
 
-def _configuration(options: _Options, strategy: str, num_ranks: int, cell: engine.Cell) -> dict[str, Any]:
+def _configuration(options: _Options, strategy: str, num_ranks: int, cell: _ranks.Cell) -> dict[str, Any]:
     case = cell.case
     return {
         "llm_id": options.target.llm.llm_id,
@@ -225,7 +236,7 @@ def _closed_form(session: _session.Session, options: _Options, configuration: Ma
 
 def _run_job(session: _session.Session, options: _Options, cells: list[_Planned], num_jobs: int) -> None:
     """Cells that share a model cut in one way. After a failure the rest go on in new processes."""
-    from collectors.parallel_inference import ranks as engine
+    from collectors.parallel_inference import _ranks
 
     strategy, count = cells[0].strategy, cells[0].num_ranks
     label = f"{options.target.llm.llm_id} on {count} rank{'s' * (count > 1)}{f' by {strategy}' * (count > 1)}"
@@ -234,7 +245,7 @@ def _run_job(session: _session.Session, options: _Options, cells: list[_Planned]
         left = None if options.deadline is None else options.deadline - time.monotonic()
         if left is not None and left <= 0:
             break
-        job = engine.Job(
+        job = _ranks.Job(
             target=options.target, strategy=strategy, dtype=options.dtype, attention=options.attention,
             device=session.device, threads=max(1, options.threads // count),
             cells={number: one.cell for number, one in waiting.items()},
@@ -244,13 +255,13 @@ def _run_job(session: _session.Session, options: _Options, cells: list[_Planned]
         results = _Results(session, options, waiting)
         try:
             _workers.run(
-                engine.work, (job,), num_ranks=count, backend="nccl" if session.device == "cuda" else "gloo",
+                _ranks.work, (job,), num_ranks=count, backend="nccl" if session.device == "cuda" else "gloo",
                 on_message=results.take,
             )  # fmt: skip
             break
         except _workers.WorkerError as error:
             for number in _failed(error.at, waiting):
-                _land_failure(session, options, waiting.pop(number), status_of(error))
+                _land_failure(session, options, waiting.pop(number), _session.failure(error))
     if waiting:
         session.report(f"{label}: the budget is spent; {len(waiting)} of {len(cells)} left out.")
 
@@ -282,9 +293,9 @@ def _possible(session: _session.Session, options: _Options, cells: list[_Planned
 
 def _failed(at: Any, waiting: Mapping[int, _Planned]) -> list[int]:
     """Cells that a failure at some point costs: all before the model was built, else the one begun (or about to be)."""
-    from collectors.parallel_inference import ranks as engine
+    from collectors.parallel_inference import _ranks
 
-    if at in (None, engine.BUILDING):
+    if at in (None, _ranks.BUILDING):
         return list(waiting)
     return [at] if at in waiting else list(waiting)[:1]
 
@@ -294,9 +305,9 @@ class _Results:
 
     def __init__(self, session: _session.Session, options: _Options, waiting: dict[int, _Planned]) -> None:
         self._session, self._options, self._waiting = session, options, waiting
-        self._by_rank: dict[int, dict[int, engine.Measured]] = {}
+        self._by_rank: dict[int, dict[int, _ranks.Measured]] = {}
 
-    def take(self, rank: int, message: tuple[int, engine.Measured]) -> None:
+    def take(self, rank: int, message: tuple[int, _ranks.Measured]) -> None:
         number, measured = message
         cell = self._by_rank.setdefault(number, {})
         cell[rank] = measured
@@ -306,28 +317,11 @@ class _Results:
             del self._waiting[number]
 
 
-def status_of(error: _workers.WorkerError) -> dict[str, Any]:
-    """Status columns of a cell whose processes failed."""
-    if isinstance(error, _workers.WorkerTimeoutError):
-        return {"status": "timeout", "status_detail": str(error)}
-    if isinstance(error, _workers.WorkerDiedError):
-        is_killed = error.signal_number == signal.SIGKILL  # what the kernel does where main memory runs out
-        return {"status": "oom" if is_killed else "error", "status_detail": str(error)}
-    cause = error.cause_type if isinstance(error, _workers.WorkerRaisedError) else type(error).__name__
-    columns = _session.failure(error)
-    if cause in ("OutOfMemoryError", "MemoryError"):
-        columns["status"] = "oom"
-    elif cause == "UnsupportedError":
-        columns["status"] = "unsupported"
-    first = (str(error).strip().splitlines() or [""])[0]
-    return columns | {"status_detail": f"{cause}: {first}"[:500]}
-
-
 # ---- rows
 
 
 def _land_measured(
-    session: _session.Session, options: _Options, planned: _Planned, by_rank: list[engine.Measured]
+    session: _session.Session, options: _Options, planned: _Planned, by_rank: list[_ranks.Measured]
 ) -> None:
     run, case, first = dict(planned.run), planned.cell.case, by_rank[0]
     timing, warm = _together(by_rank), first.phases.count("warmup")
@@ -345,7 +339,7 @@ def _land_measured(
             definitions["tpot_s"] = "e2el_minus_ttft_over_n_minus_1"
     rates = {name: tokens / latency for name, tokens in _tokens(case).items()}
     work, unrated = _utilisation(session, options, planned, latency)
-    busy = _busy(by_rank)
+    busy = first.load.other_ratio([one.load for one in by_rank[1:]])
     run |= {
         "status": "ok",
         "quality_tier": 3 if len(timing.measured) >= FULL_REPEATS else 2,
@@ -362,27 +356,26 @@ def _land_measured(
             unrated,
             None if session.device == "cuda" else _threads_note(options, planned.num_ranks),
             timing.note,
-            None if busy is None or busy <= schema.QUIET_LOAD_RATIO
-            else f"other processes kept {busy:.0%} of the cores busy meanwhile",
+            _machine.load_note(busy),
         ),
     }  # fmt: skip
     _land(session, options, run, ranks=_rank_rows(session, run["run_id"], by_rank, warm), samples=samples)
 
 
-def _together(by_rank: list[engine.Measured]) -> _timing.Timing:
+def _together(by_rank: list[_ranks.Measured]) -> _timing.Timing:
     """Executions of all ranks as one: wall clock of the slowest, processor time of all."""
-    from collectors.parallel_inference import ranks as engine
+    from collectors.parallel_inference import _ranks
 
     first = by_rank[0]
     used = [sum(own) for own in zip(*(one.own_cpu_s for one in by_rank), strict=True)]
     executions = zip(first.phases, first.slowest_s, used, strict=True)
     return _timing.Timing(
-        tuple(_timing.Sample(phase, 0.0, wall, cpu, None) for phase, wall, cpu in executions), engine.PRECISION
+        tuple(_timing.Sample(phase, 0.0, wall, cpu, None) for phase, wall, cpu in executions), _ranks.PRECISION
     )
 
 
 def _rank_rows(
-    session: _session.Session, run_id: str, by_rank: list[engine.Measured], warm: int
+    session: _session.Session, run_id: str, by_rank: list[_ranks.Measured], warm: int
 ) -> list[dict[str, Any]]:
     """Rows of `ranks`. Seconds of communication are those of the pass that times it, computation the rest of that pass."""
     return [
@@ -443,18 +436,9 @@ def _utilisation(
     return work, None
 
 
-def _most(by_rank: list[engine.Measured], name: str) -> float | None:
+def _most(by_rank: list[_ranks.Measured], name: str) -> float | None:
     known = [one.memory[name] for one in by_rank]
     return None if any(value is None for value in known) else max(value for value in known if value is not None)
-
-
-def _busy(by_rank: list[engine.Measured]) -> float | None:
-    """Share of the cores that processes other than the ranks kept busy meanwhile, as the first rank saw it."""
-    first = by_rank[0]
-    if first.others_s is None:
-        return None
-    others = first.others_s - sum(one.cpu_s for one in by_rank[1:])
-    return max(0.0, others) / first.elapsed_s / _machine.usable_cores()
 
 
 def _threads_note(options: _Options, num_ranks: int) -> str:
@@ -493,10 +477,11 @@ def _label_of(run: Mapping[str, Any]) -> str:
     return f"{run['llm_id']} {run['phase']} batch {run['batch_size']} at {tokens} tokens, {run['num_devices']} {how}"
 
 
-def _command(session: _session.Session, options: _Options, strategy: str, num_ranks: int, cell: engine.Cell) -> str:
+def _command(session: _session.Session, options: _Options, strategy: str, num_ranks: int, cell: _ranks.Cell) -> str:
     """What repeats the run."""
     case = cell.case
-    words = ["python", "-m", "collectors", NAME, *options.asked, "--strategy", strategy, "--ranks", num_ranks,
+    words = ["python", "-m", "collectors", NAME, "--llm-id", options.llm_id,
+             *(() if options.layers is None else ("--layers", options.layers)), "--strategy", strategy, "--ranks", num_ranks,
              "--phase", case.phase, "--batch-size", case.batch_size,
              "--input-tokens", case.context_tokens if case.phase == "decode" else case.input_tokens]  # fmt: skip
     if case.output_tokens is not None:
@@ -511,15 +496,13 @@ def _gib(value: float) -> str:
     return f"{value / 2**30:.1f} GiB"
 
 
-def _check(
-    grid: Mapping[str, Sequence[Any]], output_tokens: int, num_micro_batches: int | None, dtype: str, attention: str
-) -> None:
+def _check(grid: Mapping[str, Sequence[Any]], output_tokens: int, num_micro_batches: int | None) -> None:
     """Raises ValueError naming the option, what was given and what is known."""
     known = (
         ("strategy", grid["strategy"], STRATEGIES),
         ("phase", grid["phase"], PHASES),
-        ("dtype", [dtype], ("fp32", "bf16", "fp16")),
-        ("attention", [attention], ("eager", "sdpa", "flash")),
+        ("dtype", grid["dtype"], ("fp32", "bf16", "fp16")),
+        ("attention", grid["attention"], ("eager", "sdpa", "flash")),
     )
     for name, given, values in known:
         for one in given:

@@ -1,6 +1,7 @@
 """A tiny LLM on two processes: the same logits however it is cut, rows that join their analytical twins, and what fails how."""
 
 import argparse
+import itertools
 import json
 import shlex
 import subprocess
@@ -18,7 +19,7 @@ import worker_tasks as tasks  # noqa: E402
 
 from collectors import _steps, _workers, parallel_inference  # noqa: E402
 from collectors import _transformers as engine  # noqa: E402
-from collectors.parallel_inference import ranks, sharding  # noqa: E402
+from collectors.parallel_inference import _ranks, _sharding  # noqa: E402
 from models.analytical import evaluate  # noqa: E402
 from warehouse import catalog, metrics, parquet, schema  # noqa: E402
 from warehouse.catalog.llm import Llm  # noqa: E402
@@ -59,7 +60,7 @@ def target(family):
 
 
 def job(family, strategy):
-    return ranks.Job(
+    return _ranks.Job(
         target(family), strategy, "fp32", "eager" if family in ("bloom", "gemma2") else "sdpa", "cpu", threads=1, cells={},
         repeats_s=0.0, limit_s=None, until=None,
     )  # fmt: skip
@@ -153,7 +154,7 @@ def test_every_phase_strategy_and_rank_count_is_a_row(measured):
         assert run["status"] == "ok"
         assert run["llm_id"] == "tiny-llama-2-layers"
         assert run["latency_s"] > 0
-        assert run["num_samples"] >= ranks.MIN_REPEATS
+        assert run["num_samples"] >= _ranks.MIN_REPEATS
         assert run["config_id"] == schema.config_id(run)
         assert set(dict(run["metric_definitions"]).values()) <= set(metrics.DEFINITIONS)
         tokens = {"prefill": 2 * 8, "decode": 2, "generate": 2 * (8 + 3)}[phase]
@@ -269,6 +270,16 @@ def test_a_cell_that_takes_too_long_is_a_row(tmp_path, tiny_llama):
     assert all("limit of 0.001 s" in run["status_detail"] for run in runs)
 
 
+def test_llms_dtypes_and_kinds_of_attention_are_combined(tmp_path, tiny_llama):
+    landing = tmp_path / "landing"
+    options = {"ranks": 1, "layers": 1, "phase": "decode", "dtype": ["fp32", "bf16"], "attention": ["eager", "sdpa"]}
+    measure(landing, [tiny_llama, "gpt2"], **options, cell_limit_s=0.001)
+    runs = landed(landing, "runs")
+    expected = itertools.product([f"{tiny_llama}-1-layers", "gpt2-1-layers"], ["fp32", "bf16"], ["eager", "sdpa"])
+    assert {(run["llm_id"], run["weight_dtype"], run["attention"]) for run in runs} == set(expected)
+    assert {shlex.join(shlex.split(run["command"])[4:6]) for run in runs} == {f"--llm-id {tiny_llama}", "--llm-id gpt2"}
+
+
 def test_a_spent_budget_leaves_out_and_says_so(tmp_path, tiny_llama):
     collected, lines = measure(tmp_path / "landing", tiny_llama, ranks=1, budget_s=0)
     assert collected.num_runs == 0
@@ -285,13 +296,13 @@ def test_a_spent_budget_leaves_out_and_says_so(tmp_path, tiny_llama):
 def test_a_plan_that_the_ranks_do_not_divide_is_refused(family, num_ranks, message):
     model = engine.skeleton(target(family), "fp32", "sdpa", "cpu")
     with pytest.raises(_steps.UnsupportedError, match=message):
-        sharding.cut_by_plan(model, sharding.Link(0, num_ranks, "cpu"))
+        _sharding.cut_by_plan(model, _sharding.Link(0, num_ranks, "cpu"))
 
 
 def test_fewer_layers_than_ranks_are_refused():
     model = engine.skeleton(target("llama"), "fp32", "sdpa", "cpu")
     with pytest.raises(_steps.UnsupportedError, match="3 layers cannot be cut into 4 stages"):
-        sharding.cut_by_layers(model, sharding.Link(0, 4, "cpu"))
+        _sharding.cut_by_layers(model, _sharding.Link(0, 4, "cpu"))
 
 
 def test_no_rank_holds_the_whole_model_before_it_is_cut():

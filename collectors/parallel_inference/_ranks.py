@@ -14,7 +14,7 @@ import torch.distributed as dist
 from collectors import _machine, _memory, _steps, _timing
 from collectors import _transformers as engine
 from collectors._workers import Worker
-from collectors.parallel_inference import sharding
+from collectors.parallel_inference import _sharding
 
 MIN_REPEATS, MAX_REPEATS, PRECISION, LINK_REPEATS = 3, 50, 0.01, 3
 BUILDING = "building the model"
@@ -50,8 +50,7 @@ class Measured:
     """What a rank knows of a cell. Seconds by execution, warm-up first; `slowest_s` and `first_token_s` over all ranks.
 
     `communication_s` and `linked_s` are means of executions of a separate pass in which every call of a collective, a send or
-    a receive is timed: inside them, and in all. `cpu_s` and `elapsed_s` span the repeats, `others_s` is what other processes
-    (and ranks) used meanwhile.
+    a receive is timed: inside them, and in all. `load` is of the warm-up and the repeats.
     """
 
     phases: tuple[str, ...]
@@ -64,9 +63,7 @@ class Measured:
     weights_bytes: float
     num_layers: int | None
     memory: dict[str, float | None]
-    cpu_s: float
-    elapsed_s: float
-    others_s: float | None
+    load: _machine.Load
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class _Run:
 @dataclass
 class _Rank:
     model: Any
-    link: sharding.Link
+    link: _sharding.Link
     job: Job
     num_layers: int | None
     baseline: float | None
@@ -106,17 +103,17 @@ def work(worker: Worker, job: Job) -> None:
 def build(rank: int, num_ranks: int, job: Job) -> _Rank:
     """A rank's part of the job's model, on its device."""
     device = "cuda" if job.device == "cuda" else "cpu"
-    link = sharding.Link(rank, num_ranks, device)
+    link = _sharding.Link(rank, num_ranks, device)
     _memory.trim()
     baseline = _memory.resident_bytes()
     model = engine.skeleton(job.target, job.dtype, job.attention, device)
-    paths = sharding.canonical_paths(model)
+    paths = _sharding.canonical_paths(model)
     cuts, num_layers = {}, None
     if num_ranks > 1 and job.strategy == "tensor":
-        cuts = sharding.cut_by_plan(model, link)
+        cuts = _sharding.cut_by_plan(model, link)
     elif num_ranks > 1:
-        num_layers = sharding.cut_by_layers(model, link)
-    sharding.materialise(model, paths, cuts, link, device)
+        num_layers = _sharding.cut_by_layers(model, link)
+    _sharding.materialise(model, paths, cuts, link, device)
     return _Rank(model, link, job, num_layers, baseline)
 
 
@@ -184,7 +181,6 @@ def _measure(rank: _Rank, cell: Cell) -> Measured:
     slowest: list[float] = []
     firsts: list[float] = []
     own: list[tuple[float, float]] = []
-    began, cpu, others = time.perf_counter(), time.process_time(), _machine.others_cpu_s()
 
     def execute() -> None:
         wall, used, first = _execute(rank, run)
@@ -194,14 +190,13 @@ def _measure(rank: _Rank, cell: Cell) -> Measured:
         if first is not None:
             firsts.append(first_most)
 
-    with watch:
-        while not _timing.MODEL.is_over(len(slowest), sum(slowest), budget_s):
+    with _machine.Load() as load:
+        with watch:
+            while not _timing.MODEL.is_over(len(slowest), sum(slowest), budget_s):
+                execute()
+        warm = len(slowest)
+        while not _is_enough(slowest[warm:], budget_s - sum(slowest[:warm])):
             execute()
-    warm = len(slowest)
-    while not _is_enough(slowest[warm:], budget_s - sum(slowest[:warm])):
-        execute()
-    elapsed, cpu = time.perf_counter() - began, time.process_time() - cpu
-    others_after = _machine.others_cpu_s()
     affordable = int(budget_s / slowest[-1])
     communication_s, linked_s = _timed_links(rank, run, max(1, min(LINK_REPEATS, affordable)))
     return Measured(
@@ -215,9 +210,7 @@ def _measure(rank: _Rank, cell: Cell) -> Measured:
         weights_bytes=engine.weights_bytes(rank.model),
         num_layers=rank.num_layers,
         memory=watch.columns(rank.baseline),
-        cpu_s=cpu,
-        elapsed_s=elapsed,
-        others_s=None if others is None or others_after is None else others_after - others,
+        load=load,
     )
 
 
