@@ -9,8 +9,9 @@ from pathlib import Path
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment, with the project importable from any folder."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **more}
+    """This process's environment, with the project importable from any folder, and locks of devices apart from other programs'."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return os.environ | {"PYTHONPATH": paths, "TMPDIR": os.environ["HOME"], **more}
 
 
 def rooflake(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

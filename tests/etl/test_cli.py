@@ -194,7 +194,7 @@ def test_an_unknown_collector_or_plan_is_named(tmp_path):
     assert "'magic' is not a collector. Known: endpoint" in answer.stderr
     answer = rooflake("refresh", "nightly", "--home", tmp_path / "h")
     assert answer.returncode == 2
-    assert "There is no plan 'nightly'. Known: starter" in " ".join(answer.stderr.split())
+    assert "There is no plan 'nightly'. Known: bhavana-iitbbs, gpu, starter" in " ".join(answer.stderr.split())
 
 
 def test_predicting_without_a_predictor_says_what_to_do(home):
