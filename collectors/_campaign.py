@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import collectors
 from collectors import Collected, Report, _plan, silent
+from warehouse import catalog
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,11 @@ def run(
         began = time.monotonic()
         try:
             done = collectors.find(sweep.collector).collect(landing, report=_titled(sweep.title, report), **options)
-        except (LookupError, ValueError, RuntimeError, ImportError) as error:
-            failures.append(f"{sweep.title}: {error}")
+        except Exception as error:  # nobody can mend it within the window: the other sweeps go on
+            is_said = isinstance(error, catalog.UnknownEntryError | ValueError | RuntimeError | ImportError)
+            if not is_said:
+                report(traceback.format_exc())
+            failures.append(f"{sweep.title}: {error}" if is_said else f"{sweep.title}: {type(error).__name__}: {error}")
             report(failures[-1])
             continue
         paths += done.paths

@@ -6,6 +6,7 @@ A static cache is sized to the phase, and its lengths and positions are tensors 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
 from collections.abc import Callable
@@ -136,14 +137,16 @@ def _captured(call: Callable[[], Any], prepare: Callable[[], None]) -> Step:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        raise UnsupportedError(f"it cannot be captured in a CUDA graph: {_first_line(error)}") from error
-    took = time.perf_counter() - began
+        raise UnsupportedError(f"it cannot be captured in a CUDA graph: {_first_line(_cause(error))}") from error
+    step = Step(functools.partial(_replay, graph, output, call), prepare)
+    step.compile_s = time.perf_counter() - began
+    return step
 
-    def replay() -> Any:
-        graph.replay()
-        return output
 
-    return Step(replay, prepare, compile_s=took)
+def _replay(graph: Any, output: Any, call: Callable[[], Any]) -> Any:
+    """`call` holds the tensors that the graph reads: given back, their memory would be another tensor's at the next replay."""
+    graph.replay()
+    return output
 
 
 # ---- decode
@@ -442,7 +445,12 @@ def _synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _first_line(error: Exception) -> str:
+def _cause(error: BaseException) -> BaseException:
+    """What broke a capture: ending it raises an error of its own, which only says that it was broken."""
+    return error if error.__context__ is None else _cause(error.__context__)
+
+
+def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0].strip()[:300] if lines else ''}"
 

@@ -241,7 +241,12 @@ def _launch(shape: Shape, device: str) -> Prepared:
     with torch.cuda.graph(graph):
         for _ in range(GRAPH_LAUNCHES):
             one.add_(1.0)
-    return Prepared([graph.replay], launches=GRAPH_LAUNCHES)
+    return Prepared([functools.partial(_replay, graph, one)], launches=GRAPH_LAUNCHES)
+
+
+def _replay(graph: Any, buffer: torch.Tensor) -> None:
+    """`buffer` is what the graph writes: given back, its memory would be another tensor's at the next replay."""
+    graph.replay()
 
 
 _MAKERS: dict[str, Callable[[Shape, str], Call]] = {

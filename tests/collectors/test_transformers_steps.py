@@ -1,5 +1,8 @@
 """Phases of tiny LLMs as they are issued: the same tokens whatever the cache, and what is counted for them."""
 
+import functools
+import weakref
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -159,3 +162,55 @@ def test_a_checkpoint_carries_what_its_weights_and_its_tokenizer_are(tmp_path):
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     assert engine.from_checkpoint(str(folder)).revision != first.revision
     assert engine.catalogued("gpt2").revision is None
+
+
+class Device:
+    """A double of torch.cuda as far as a capture asks it: what is captured is recorded by nobody, and replays are counted."""
+
+    def __init__(self) -> None:
+        self.num_replays = 0
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if raised[0] is not None:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    def wait_stream(self, stream: object) -> None:
+        pass
+
+    def replay(self) -> None:
+        self.num_replays += 1
+
+
+@pytest.fixture
+def device(monkeypatch):
+    double = Device()
+    for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: double)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    return double
+
+
+def test_what_a_graph_reads_lives_as_long_as_the_graph(device):
+    given = torch.ones(3)
+    freed = weakref.ref(given)
+    step = _steps._captured(functools.partial(torch.neg, given), lambda: None)
+    del given
+    assert step.call().tolist() == [-1.0, -1.0, -1.0]
+    assert device.num_replays == 1
+    assert freed() is not None
+    del step
+    assert freed() is None
+
+
+def test_a_capture_that_breaks_says_what_broke_it(device):
+    def call():
+        num_calls.append(1)
+        if len(num_calls) > _steps.GRAPH_WARMUPS:
+            raise ValueError("the length is read back")
+
+    num_calls = []
+    with pytest.raises(_steps.UnsupportedError, match="ValueError: the length is read back"):
+        _steps._captured(call, lambda: None)
