@@ -25,6 +25,11 @@ PRELOADED = (
     "torch", "numpy", "pyarrow.parquet", "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
 )  # fmt: skip
 """Imported once for all workers; none of them touches a device. What is not installed is left out."""
+
+_ASKED_OF_NVML = ("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+"""Whatever is preloaded may ask torch whether there is a GPU: the driver's library answers, where CUDA, once asked, could not be
+used in any process forked from there."""
+
 START_LIMIT_S = 180.0
 """Limit of a worker before its first `begin`: imports, and the meeting of the ranks."""
 
@@ -94,6 +99,7 @@ def run(
     meet in torch.distributed's default group over a file, no network port. All ranks are ended as soon as one fails.
     Raises WorkerDiedError, WorkerTimeoutError or WorkerRaisedError.
     """
+    os.environ.setdefault(*_ASKED_OF_NVML)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     with tempfile.TemporaryDirectory(prefix="rooflake-") as folder:
