@@ -134,10 +134,11 @@ def _captured(call: Callable[[], Any], prepare: Callable[[], None]) -> Step:
     try:
         with torch.cuda.graph(graph):
             output = call()
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
-        raise UnsupportedError(f"it cannot be captured in a CUDA graph: {_first_line(_cause(error))}") from error
+        cause = _cause(error)
+        if isinstance(cause, torch.OutOfMemoryError):
+            raise cause from None
+        raise UnsupportedError(f"it cannot be captured in a CUDA graph: {_first_line(cause)}") from error
     step = Step(functools.partial(_replay, graph, output, call), prepare)
     step.compile_s = time.perf_counter() - began
     return step
