@@ -245,8 +245,8 @@ def _result(
     notes = [*_notes(loaded, cell, timing, around), one.step.note]
     for wanted, do in (
         (loaded.job.passes.layers, _layers),
-        (loaded.job.passes.kernels, _profiled),
         (loaded.job.passes.energy, _energy),
+        (loaded.job.passes.kernels, _profiled),  # last: on CUDA it slows what the process launches after it
     ):
         if not wanted:
             continue
