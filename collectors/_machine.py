@@ -220,12 +220,12 @@ class Load:
     others_s: float | None = None
 
     def __enter__(self) -> Load:
-        self._before = time.perf_counter(), others_cpu_s(), time.process_time()
+        self._before = time.perf_counter(), _others_cpu_s(), time.process_time()
         return self
 
     def __exit__(self, *_: object) -> None:
         began, others, own = self._before
-        after = others_cpu_s()
+        after = _others_cpu_s()
         self.elapsed_s, self.own_s = time.perf_counter() - began, time.process_time() - own
         self.others_s = None if others is None or after is None else max(0.0, after - others)
 
@@ -245,7 +245,7 @@ def load_note(other_load_ratio: float | None) -> str | None:
     return f"other processes kept {other_load_ratio:.0%} of the cores busy meanwhile"
 
 
-def others_cpu_s() -> float | None:
+def _others_cpu_s() -> float | None:
     """Processor seconds that all other processes of the system have used so far; None where the system does not tell."""
     first = (_read(PROC / "stat") or "").partition("\n")[0].split()
     if len(first) > 8:  # user nice system idle iowait irq softirq steal: guest time is part of user time

@@ -80,12 +80,12 @@ def check_free(device: str, needed_bytes: float) -> None:
     if device == "cuda":
         total = float(torch.cuda.mem_get_info()[1])
         if needed_bytes > total:
-            raise TooLargeError(f"needs at least {_gib(needed_bytes)} and the device has {_gib(total)}.")
+            raise TooLargeError(f"needs at least {gib(needed_bytes)} and the device has {gib(total)}.")
         return
     torch.empty(int(needed_bytes), dtype=torch.uint8)
     free = _machine.available_memory_bytes()
     if free is not None and needed_bytes > FREE_SHARE * free:
-        raise TooLargeError(f"needs at least {_gib(needed_bytes)} and {_gib(free)} are free.")
+        raise TooLargeError(f"needs at least {gib(needed_bytes)} and {gib(free)} are free.")
 
 
 def largest(fits: Callable[[int], bool], low: int, high: int) -> int:
@@ -154,5 +154,5 @@ def _process_bytes(index: int) -> float | None:
     return None
 
 
-def _gib(value: float) -> str:
+def gib(value: float) -> str:
     return f"{value / 2**30:.1f} GiB"

@@ -540,6 +540,16 @@ def _has_cache(given: Any) -> bool:
     return any(hasattr(one, "get_seq_length") for one in (*args, *kwargs.values()))
 
 
+def leaves_s(rows: list[dict[str, Any]]) -> float:
+    """Seconds that the leaves of the module tree of every phase add up to: rows of `ops`, device time where no wall clock."""
+    parents = {(row["phase"], row["parent_path"]) for row in rows}
+    leaves = [row for row in rows if (row["phase"], row["path"]) not in parents]
+    wall = [(row["count"], row.get("time_s"), row.get("device_time_s")) for row in leaves]
+    return float(
+        sum(count * (device if own is None else own) for count, own, device in wall if (own, device) != (None, None))
+    )
+
+
 def is_cuda(device: str) -> bool:
     return torch.device(device).type == "cuda"
 

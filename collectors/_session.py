@@ -7,7 +7,7 @@ import datetime
 import importlib.metadata
 import signal
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,14 @@ def failure(error: BaseException) -> dict[str, Any]:
 def joined(*notes: str | None) -> str | None:
     """Notes of a status_detail in one line; None for none."""
     return "; ".join(note for note in notes if note) or None
+
+
+def check(option: str, given: Iterable[Any], known: Collection[Any]) -> None:
+    """Raise ValueError for a value of an option that is not among the known ones."""
+    for one in given:
+        if one not in known:
+            a = "an" if option[0] in "aeiou" else "a"
+            raise ValueError(f"'{one}' is not {a} {option} that can be measured here. Known: {', '.join(known)}.")
 
 
 def several(value: Any) -> list[Any]:

@@ -14,7 +14,6 @@ import signal
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import connection
@@ -59,12 +58,11 @@ class WorkerTimeoutError(WorkerError):
 
 
 class WorkerRaisedError(WorkerError):
-    """An exception inside a worker; `cause_type` is the name of its class, the text its message, `trace` where it was raised."""
+    """An exception inside a worker; `cause_type` is the name of its class, the text its message."""
 
-    def __init__(self, message: str, at: Any, cause_type: str, trace: str) -> None:
+    def __init__(self, message: str, at: Any, cause_type: str) -> None:
         super().__init__(message, at)
         self.cause_type = cause_type
-        self.trace = trace
 
 
 @dataclass
@@ -171,7 +169,7 @@ def _receive(rank: _Rank, index: int, on_message: Callable[[int, Any], None]) ->
     elif kind == "message":
         on_message(index, content[0])
     elif kind == "raised":
-        raise WorkerRaisedError(content[1], rank.at, content[0], content[2])
+        raise WorkerRaisedError(content[1], rank.at, content[0])
     else:
         rank.is_done, rank.result, rank.deadline = True, content[0], None
     return rank.is_done
@@ -228,7 +226,7 @@ def _serve(
 
 def _report(line: Any, error: Exception) -> None:
     """Say what was raised, then wait for the end: the parent ends all ranks, and none fails for the lack of this one."""
-    _send(line, "raised", type(error).__name__, str(error), traceback.format_exc())
+    _send(line, "raised", type(error).__name__, str(error))
     with contextlib.suppress(EOFError, OSError):
         line.recv_bytes()
 

@@ -127,15 +127,9 @@ def collect(
     )
     passes = _cells.Passes(layers=layers, kernels=kernels or trace, trace=trace, energy=energy, boundary=boundary)
     with _session.open_session(
-        NAME,
-        SOURCE,
-        landing,
-        device=device,
-        report=report,
-        hardware_row=hardware_row,
-        ceiling_row=ceiling_row,
-        skip=skip,
-    ) as session:
+        NAME, SOURCE, landing, device=device, report=report,
+        hardware_row=hardware_row, ceiling_row=ceiling_row, skip=skip,
+    ) as session:  # fmt: skip
         began = time.monotonic()
         disturbances = _machine.isolation(session.device) if session.device == "cuda" else []
         for index, target in enumerate(targets):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from collectors._session import Session
+from collectors import _session
 from collectors._steps import Case
 from collectors._transformers import DTYPES, Target, activation_dtype
 from warehouse import catalog
@@ -87,7 +87,7 @@ class Job:
         """The `llms` row to land; None where the catalogue has it."""
         return None if self.target.is_catalogued else catalog.llm_row(self.target.llm)
 
-    def identity(self, session: Session, cell: Cell, attention: str | None) -> dict[str, Any]:
+    def identity(self, session: _session.Session, cell: Cell, attention: str | None) -> dict[str, Any]:
         """Identity columns of a cell's run. `attention` is what the model uses, where that is known."""
         return session.identity(
             configuration(self.target, cell, attention),
@@ -100,19 +100,12 @@ class Job:
 
 def check(grid: Grid) -> None:
     """Raises ValueError naming the option, what was given and what is known."""
-    known: tuple[tuple[str, Sequence[Any], Sequence[str]], ...] = (
-        ("task", grid.tasks, tuple(DECODER_SHARE)),
-        ("phase", grid.phases, PHASES),
-        ("dtype", grid.dtypes, DTYPES),
-        ("attention", [one for one in grid.attentions if one is not None], ATTENTIONS),
-        ("execution", grid.executions, EXECUTIONS),
-        ("cache", grid.caches, CACHES),
-    )
-    for name, given, values in known:
-        for one in given:
-            if one not in values:
-                a = "an" if name[0] in "ae" else "a"
-                raise ValueError(f"'{one}' is not {a} {name} that can be measured here. Known: {', '.join(values)}.")
+    _session.check("task", grid.tasks, tuple(DECODER_SHARE))
+    _session.check("phase", grid.phases, PHASES)
+    _session.check("dtype", grid.dtypes, DTYPES)
+    _session.check("attention", [one for one in grid.attentions if one is not None], ATTENTIONS)
+    _session.check("execution", grid.executions, EXECUTIONS)
+    _session.check("cache", grid.caches, CACHES)
     lengths = [*grid.inputs, *(one for one in grid.outputs if one is not None)]
     if min(grid.batches) < 1 or min(lengths) < 1:
         raise ValueError("batch_size, input_tokens and output_tokens are whole numbers from 1 on.")

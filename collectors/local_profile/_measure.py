@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +11,9 @@ import torch
 from collectors import _kernels, _machine, _memory, _modules, _telemetry, _timing, _trace
 from collectors import _transformers as engine
 from collectors._session import Session, failure, joined
-from collectors._steps import Step, UnsupportedError, make_step
+from collectors._steps import Step, make_step
 from collectors.local_profile import _columns
 from collectors.local_profile._cells import Cell, Job
-from warehouse import schema
 
 MIN_REPEATS, MAX_REPEATS = 3, 200
 LEAST_EXECUTIONS = 1 + MIN_REPEATS
@@ -101,8 +99,6 @@ def _together(
     for index, cell in cells.items():
         try:
             ready[index] = _ready(loaded, cell, is_alone=len(cells) == 1)
-        except UnsupportedError as error:
-            yield Result(index, {"status": "unsupported", "status_detail": str(error)})
         except Exception as error:
             outcome = failure(error)
             if ready and outcome["status"] == "oom":
@@ -133,8 +129,6 @@ def try_memory(loaded: Loaded, cell: Cell) -> None:
             _memory.check_free(device, work.bytes_of(cell.case.batch_size))
             return
         _run_once(loaded, cell)
-    except _memory.TooLargeError as error:
-        raise OutOfMemoryError(f"{str(error).removesuffix('.')}; not tried") from error
     except Exception as error:
         outcome = failure(error)
         if outcome["status"] != "oom":
@@ -203,8 +197,7 @@ def _time(loaded: Loaded, ready: dict[int, _Ready], repeats_s: float) -> tuple[d
     rule: dict[str, Any] = {"device": device, "min_repeats": MIN_REPEATS, "max_repeats": MAX_REPEATS}
     timed: dict[int, _Timed] = {}
     telemetry = _telemetry.Telemetry(device)
-    with torch.inference_mode(), telemetry:
-        began, others = time.perf_counter(), _machine.others_cpu_s()
+    with torch.inference_mode(), telemetry, _machine.Load() as load:
         if len(ready) == 1:
             ((index, one),) = ready.items()
             watch = one.watch if one.memory is None else None
@@ -215,11 +208,7 @@ def _time(loaded: Loaded, ready: dict[int, _Ready], repeats_s: float) -> tuple[d
             steps = {str(index): (one.step.call, one.step.prepare) for index, one in ready.items()}
             timings = _timing.measure_interleaved(steps, budget_s=repeats_s * len(steps), **rule)
             timed = {index: _timed(one, timings[str(index)], one.memory or {}) for index, one in ready.items()}
-        elapsed, others_after = time.perf_counter() - began, _machine.others_cpu_s()
-    busy = None
-    if others is not None and others_after is not None:
-        busy = max(0.0, others_after - others) / elapsed / _machine.usable_cores()
-    return timed, _Surroundings(telemetry, busy)
+    return timed, _Surroundings(telemetry, load.other_ratio())
 
 
 def _timed(one: _Ready, timing: _timing.Timing, memory: dict[str, Any]) -> _Timed:
@@ -266,15 +255,13 @@ def _result(
 def _notes(loaded: Loaded, cell: Cell, timing: _timing.Timing, around: _Surroundings) -> list[str | None]:
     built, published = loaded.blueprint.num_parameters, loaded.job.target.llm.num_parameters
     differs = published is not None and built != published
-    busy, work = around.other_load_ratio, loaded.blueprint.work(cell.case)
+    work = loaded.blueprint.work(cell.case)
     is_hidden = cell.execution == "compiled" and loaded.session.device == "cpu"
     return [
         *loaded.job.disturbances,
         "no memory: the compiler's is resident too" if is_hidden else None,
         f"transformers builds {built} parameters, published are {published}" if differs else None,
-        None
-        if busy is None or busy <= schema.QUIET_LOAD_RATIO
-        else f"other processes kept {busy:.0%} of the cores busy meanwhile",
+        _machine.load_note(around.other_load_ratio),
         f"no FLOPs: {failure(work)['status_detail']}" if isinstance(work, Exception) else None,
         timing.note,
         around.telemetry.note,
@@ -306,12 +293,8 @@ def _layers(
         with timer.accounts():
             step.call()
     rows = timer.rows(run["run_id"], cell.case.phase)
-    parents = {row["parent_path"] for row in rows}
-    leaves = [row for row in rows if row["path"] not in parents]
-    seconds = [(row.get("time_s"), row.get("device_time_s"), row["count"]) for row in leaves]
-    spent = sum(count * (device if wall is None else wall) for wall, device, count in seconds)
     unprofiled = columns["latency_s"] if columns["device_time_s"] is None else columns["device_time_s"]
-    return {"ops_time_s": spent, "profiler_overhead_ratio": total / unprofiled}, rows, None
+    return {"ops_time_s": _modules.leaves_s(rows), "profiler_overhead_ratio": total / unprofiled}, rows, None
 
 
 def _profiled(

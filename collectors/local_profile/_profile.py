@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 from typing import Any
 
@@ -51,7 +50,7 @@ class Profile:
     def _settle(self, error: _workers.WorkerError) -> None:
         """A row for each cell that the worker was at; for all of them where it did not get to one."""
         at = [index for index in (self._job.cells if error.at is None else error.at) if index in self._job.cells]
-        outcome = _outcome(error)
+        outcome = _session.failure(error)
         for index in at:
             cell = self._job.cells[index]
             run = self._runs.get(index) or self._job.identity(self._session, cell, cell.build.attention)
@@ -62,14 +61,3 @@ class Profile:
                 f"{_cells.label(run['llm_id'], cell)}: {outcome['status']}: {outcome['status_detail']}"
             )
         self._receive(0, ("settled", at))
-
-
-def _outcome(error: _workers.WorkerError) -> dict[str, Any]:
-    """Status columns of what a worker was at when it ended."""
-    if isinstance(error, _workers.WorkerTimeoutError):
-        return {"status": "timeout", "status_detail": str(error)}
-    if isinstance(error, _workers.WorkerDiedError) and error.signal_number == signal.SIGKILL:
-        return {"status": "oom", "status_detail": f"{error}, as a system does whose memory has run out"}
-    if isinstance(error, _workers.WorkerRaisedError):
-        return {"status": "error", "status_detail": f"{error.cause_type}: {error}"[:500]}
-    return {"status": "error", "status_detail": str(error)}

@@ -126,8 +126,6 @@ class _Llm:
         state = 0.0 if isinstance(work, Exception) else work.bytes_of(cell.case.batch_size)
         try:
             _memory.check_free(self._session.device, blueprint.weights_bytes + state)
-        except _memory.TooLargeError as error:
-            return {"status": "oom", "status_detail": f"{str(error).removesuffix('.')}; not tried"}
         except Exception as error:
             return failure(error)
         least, limit = self._least_seconds(blueprint, cell), self._job.cell_limit_s

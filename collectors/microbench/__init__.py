@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import shlex
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,20 +87,14 @@ def collect(
     families = None if kernel is None else _session.several(kernel)
     dtypes = None if dtype is None else _session.several(dtype)
     states = None if cache_state is None else _session.several(cache_state)
-    _check("preset", [preset], _shapes.PRESETS)
-    _check("kernel", families or [], tuple(_shapes.FAMILIES))
-    _check("dtype", dtypes or [], _shapes.DTYPES)
-    _check("cache state", states or [], ("cold", "warm"))
+    _session.check("preset", [preset], _shapes.PRESETS)
+    _session.check("kernel", families or [], tuple(_shapes.FAMILIES))
+    _session.check("dtype", dtypes or [], _shapes.DTYPES)
+    _session.check("cache state", states or [], ("cold", "warm"))
     with _session.open_session(
-        NAME,
-        SOURCE,
-        landing,
-        device=device,
-        report=report,
-        hardware_row=hardware_row,
-        ceiling_row=ceiling_row,
-        skip=skip,
-    ) as session:
+        NAME, SOURCE, landing, device=device, report=report,
+        hardware_row=hardware_row, ceiling_row=ceiling_row, skip=skip,
+    ) as session:  # fmt: skip
         sweep = _Sweep(session, preset, None if budget_s is None else time.monotonic() + budget_s)
         found = families or _shapes.default_families(preset, session.device)
         ranks = _collectives.num_ranks(session.device)
@@ -294,9 +288,3 @@ def _outcome(run: dict[str, Any]) -> str:
         if run.get(name) is not None:
             words.append(f"{run[name] * factor:.3g} {unit}")
     return ", ".join(words)
-
-
-def _check(name: str, given: Iterable[str], known: Sequence[str]) -> None:
-    for one in given:
-        if one not in known:
-            raise ValueError(f"'{one}' is not a {name} of microbenchmarks. Known: {', '.join(known)}.")

@@ -282,10 +282,10 @@ def _possible(session: _session.Session, options: _Options, cells: list[_Planned
             detail = f"{count} ranks need as many devices, and there are {devices}."
             _land_failure(session, options, one, {"status": "unsupported", "status_detail": detail})
         elif needed is not None and room is not None and needed > room:
-            detail = f"does not fit by the closed form: needs {_gib(needed)}, there are {_gib(room)}; not tried."
+            detail = f"does not fit by the closed form: needs {_memory.gib(needed)}, there are {_memory.gib(room)}; not tried."
             _land_failure(session, options, one, {"status": "oom", "status_detail": detail, "is_fitting": False})
         elif needed is not None and free is not None and needed > _memory.FREE_SHARE * free:
-            session.report(f"{_label(one)}: needs {_gib(needed)} and {_gib(free)} are free. Left out.")
+            session.report(f"{_label(one)}: needs {_memory.gib(needed)} and {_memory.gib(free)} are free. Left out.")
         else:
             possible.append(one)
     return possible
@@ -492,32 +492,14 @@ def _command(session: _session.Session, options: _Options, strategy: str, num_ra
     return shlex.join(map(str, words))
 
 
-def _gib(value: float) -> str:
-    return f"{value / 2**30:.1f} GiB"
-
-
 def _check(grid: Mapping[str, Sequence[Any]], output_tokens: int, num_micro_batches: int | None) -> None:
     """Raises ValueError naming the option, what was given and what is known."""
-    known = (
-        ("strategy", grid["strategy"], STRATEGIES),
-        ("phase", grid["phase"], PHASES),
-        ("dtype", grid["dtype"], ("fp32", "bf16", "fp16")),
-        ("attention", grid["attention"], ("eager", "sdpa", "flash")),
-    )
-    for name, given, values in known:
-        for one in given:
-            if one not in values:
-                raise ValueError(f"'{one}' is not a {name} that can be measured here. Known: {', '.join(values)}.")
-    if (
-        min(
-            *grid["ranks"],
-            *grid["batch_size"],
-            *grid["input_tokens"],
-            output_tokens,
-            1 if num_micro_batches is None else num_micro_batches,
-        )
-        < 1
-    ):
+    _session.check("strategy", grid["strategy"], STRATEGIES)
+    _session.check("phase", grid["phase"], PHASES)
+    _session.check("dtype", grid["dtype"], ("fp32", "bf16", "fp16"))
+    _session.check("attention", grid["attention"], ("eager", "sdpa", "flash"))
+    parts = 1 if num_micro_batches is None else num_micro_batches
+    if min(*grid["ranks"], *grid["batch_size"], *grid["input_tokens"], output_tokens, parts) < 1:
         raise ValueError(
             "ranks, batch_size, input_tokens, output_tokens and num_micro_batches are whole numbers from 1 on."
         )

@@ -183,15 +183,9 @@ def collect(
     if layers is not None:
         targets = [engine.cut(target, layers) for target in targets]
     with _session.open_session(
-        NAME,
-        SOURCE,
-        landing,
-        device=device,
-        report=report,
-        hardware_row=hardware_row,
-        ceiling_row=ceiling_row,
-        skip=skip,
-    ) as session:
+        NAME, SOURCE, landing, device=device, report=report,
+        hardware_row=hardware_row, ceiling_row=ceiling_row, skip=skip,
+    ) as session:  # fmt: skip
         began = time.monotonic()
         call = _Call(
             session=session,
@@ -344,7 +338,7 @@ def _refusal(cell: _trainer.Cell, plan: _trainer.Plan | Exception) -> dict[str, 
     total = _machine.main_memory_bytes()
     if total is not None and needed > total:
         detail = (
-            f"weights, gradients and optimizer states take {needed / 2**30:.1f} GiB of {total / 2**30:.1f}: not tried"
+            f"weights, gradients and optimizer states take {_memory.gib(needed)} of {_memory.gib(total)}: not tried"
         )
         return {"status": "oom", "status_detail": detail}
     _memory.check_free(cell.device, needed)
@@ -539,17 +533,11 @@ def _label(cell: _trainer.Cell) -> str:
 def _check_options(grid: _Grid, warmup_steps: int, steps: int, runs: int) -> None:
     """Raises ValueError naming the option, what was given and what is known."""
     names = {name for technique in grid.techniques for name in technique}
-    known: tuple[tuple[str, Collection[Any], tuple[str, ...]], ...] = (
-        ("phase", grid.phases, PHASES),
-        ("dtype", grid.dtypes, DTYPES),
-        ("optimizer_dtype", {grid.optimizer_dtype} - {None}, DTYPES),
-        ("attention", {grid.attention} - {None}, ("eager", "sdpa")),
-        ("optimization", sorted(names), ("none", *MEASURED, *UNSUPPORTED)),
-    )
-    for name, given, values in known:
-        for one in given:
-            if one not in values:
-                raise ValueError(f"'{one}' is no {name} of a training step. Known: {', '.join(values)}.")
+    _session.check("phase", grid.phases, PHASES)
+    _session.check("dtype", grid.dtypes, DTYPES)
+    _session.check("optimizer_dtype", {grid.optimizer_dtype} - {None}, DTYPES)
+    _session.check("attention", {grid.attention} - {None}, ("eager", "sdpa"))
+    _session.check("optimization", sorted(names), ("none", *MEASURED, *UNSUPPORTED))
     counts = [*grid.batches, *grid.inputs, *grid.micro_batches, *grid.ranks, grid.lora_rank, warmup_steps, steps, runs]
     if min(counts) < 1:
         raise ValueError("Sizes, ranks, steps and runs are whole numbers from 1 on.")

@@ -178,7 +178,7 @@ def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcom
         outcome.notes.append(telemetry.note)
     if protocol.has_modules and num_extra:
         outcome.ops, hooked_s = trainer.modules(run_id, num_extra, worker.rank == 0)
-        outcome.columns["ops_time_s"] = _leaves_s(outcome.ops)
+        outcome.columns["ops_time_s"] = _modules.leaves_s(outcome.ops)
         outcome.columns["profiler_overhead_ratio"] = hooked_s / outcome.latency_s
     elif protocol.has_modules:
         outcome.notes.append("no modules: the budget")
@@ -189,14 +189,6 @@ def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcom
         if energy.definition is not None:
             outcome.definitions["energy_j"] = energy.definition
     return outcome
-
-
-def _leaves_s(ops: list[dict[str, Any]]) -> float:
-    """Seconds of a step, as the leaves of the module tree of every phase add up to."""
-    parents = {(one["phase"], one["parent_path"]) for one in ops}
-    leaves = [one for one in ops if (one["phase"], one["path"]) not in parents]
-    seconds = [(one["count"], one.get("time_s"), one.get("device_time_s")) for one in leaves]
-    return float(sum(count * (device or 0.0 if wall is None else wall) for count, wall, device in seconds))
 
 
 def _columns(timing: _timing.Timing, splits: list[Split]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collectors import _memory, _session, _steps, _workers  # noqa: E402
 
 
 def raised(name, text):
-    return _workers.WorkerRaisedError(text, "a cell", name, "")
+    return _workers.WorkerRaisedError(text, "a cell", name)
 
 
 @pytest.mark.parametrize(

@@ -420,9 +420,15 @@ def test_an_encoder_is_trained_to_fill_in_tokens(tmp_path):
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ({"phase": "forward"}, "'forward' is no phase of a training step. Known: pretrain_step, finetune_step."),
-        ({"optimizations": "fast"}, "'fast' is no optimization of a training step. Known: none, recompute, lora"),
-        ({"dtype": "fp8"}, "'fp8' is no dtype"),
+        (
+            {"phase": "forward"},
+            "'forward' is not a phase that can be measured here. Known: pretrain_step, finetune_step.",
+        ),
+        (
+            {"optimizations": "fast"},
+            "'fast' is not an optimization that can be measured here. Known: none, recompute, lora",
+        ),
+        ({"dtype": "fp8"}, "'fp8' is not a dtype"),
         ({"steps": 0}, "from 1 on"),
         ({"llm_id": "gpt2"}, "Give either llm_id or checkpoint"),
     ],

@@ -60,7 +60,6 @@ def test_an_exception_says_its_class_its_text_and_what_was_begun():
     with pytest.raises(_workers.WorkerRaisedError, match="no more\nof it") as caught:
         _workers.run(tasks.fail)
     assert (caught.value.cause_type, caught.value.at) == ("MemoryError", "failing")
-    assert "raise MemoryError" in caught.value.trace
 
 
 def test_a_result_that_cannot_be_handed_over_is_an_exception():
