@@ -26,6 +26,10 @@ CONFIDENCE = 0.95
 """Of the interval of the median that ends the repeats."""
 
 
+HOST_BOUND_RATIO = 1.2
+"""A latency above this many times the time the device worked is the host's."""
+
+
 @dataclass(frozen=True)
 class Warmup:
     """Executions before the measured ones: at least `min_runs` and at least `min_s` seconds, but no more once they took
@@ -254,6 +258,18 @@ def _interval_rank(count: int) -> int:
     while (tail := tail + math.comb(count, rank) / 2**count) <= (1 - CONFIDENCE) / 2:
         rank += 1
     return rank
+
+
+def is_host_bound(latency_s: float, device_time_s: float | None, kernel_time_s: float | None = None) -> bool | None:
+    """Whether the host sets the pace: `latency_s` above 1.2 x `kernel_time_s`, in which kernels ran.
+
+    Without it `device_time_s` can only prove it: it runs from event to event, gaps in which the device waits for the host
+    included, so that a latency near it says nothing. None where nothing is known, as on a CPU.
+    """
+    if kernel_time_s is not None:
+        return latency_s > HOST_BOUND_RATIO * kernel_time_s
+    is_proven = device_time_s is not None and latency_s > HOST_BOUND_RATIO * device_time_s
+    return True if is_proven else None
 
 
 def summary(name: str, values: Sequence[float]) -> dict[str, float | None]:

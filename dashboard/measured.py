@@ -78,6 +78,11 @@ def pace(run: Row) -> str | None:
     if wall is None or busy is None or wall <= 0:
         return None
     latency = BY_KEY["latency_s"]
+    if run["is_host_bound"] is None and run["kernel_time_s"] is None:
+        return (
+            f"One execution takes {text.quantity(latency, wall)} by the wall clock and {text.quantity(latency, busy)} between device "
+            "events, in which waiting for the host counts: who sets the pace only a profiler's pass (--kernels) tells."
+        )
     is_host_bound = run["is_host_bound"] if run["is_host_bound"] is not None else wall > HOST_BOUND * busy
     idle = max(0.0, 1 - busy / wall)
     said = f"one execution takes {text.quantity(latency, wall)} by the wall clock, and {what} {text.quantity(latency, busy)} of it"

@@ -238,7 +238,7 @@ RUNS = Table(
         Column("other_load_ratio", _F, "share of the cores other processes kept busy meanwhile; NULL where unknown"),
         Column("throttled_ratio", _F, "share of the telemetry readings under a throttle reason; NULL without readings"),
         Column("energy_window_s", _F, "window behind energy_j; the execution was repeated until it was long enough"),
-        Column("is_host_bound", _B, "latency_s above 1.2 x the time the device worked (kernel_time_s, else device_time_s): the host sets the pace"),
+        Column("is_host_bound", _B, "the host sets the pace: latency_s above 1.2 x kernel_time_s; without that, above 1.2 x device_time_s, else unknown, since gaps count in it"),
         Column("metric_definitions", pa.map_(_S, _S), "metric column -> definition id of warehouse/metrics.py"),
         *_metric_columns(),
         Column("is_fitting", _B, "does it fit in device memory"),

@@ -13,9 +13,6 @@ from collectors.local_profile._cells import Cell
 FULL_REPEATS = 5
 """Repeats of a run of tier 3."""
 
-HOST_BOUND_RATIO = 1.2
-"""Latency over the time the device worked, above which the host sets the pace."""
-
 
 def measured(
     session: Session,
@@ -65,13 +62,6 @@ def output_tokens(case: Case) -> int | None:
     if case.phase == "generate" and case.output_tokens is not None:
         return case.batch_size * case.output_tokens
     return None
-
-
-def is_host_bound(row: dict[str, Any]) -> bool | None:
-    """Whether the latency is above 1.2 x the time the device worked; None where that is unknown, as on a CPU."""
-    worked = row.get("kernel_time_s")
-    worked = row.get("device_time_s") if worked is None else worked
-    return None if worked is None else bool(row["latency_s"] > HOST_BOUND_RATIO * worked)
 
 
 def token_samples(run_id: str, timing: _timing.Timing, case: Case, first_token_s: list[float]) -> list[dict[str, Any]]:

@@ -247,7 +247,9 @@ def _result(
         columns |= added | {"metric_definitions": definitions}
         ops += rows
         notes.append(note)
-    columns["is_host_bound"] = _columns.is_host_bound(columns)
+    columns["is_host_bound"] = _timing.is_host_bound(
+        columns["latency_s"], columns["device_time_s"], columns.get("kernel_time_s")
+    )
     columns["status_detail"] = joined(*notes)
     return Result(index, columns, {"ops": ops, "samples": samples, "telemetry": around.telemetry.rows(run_id)})
 

@@ -12,8 +12,6 @@ from collectors.microbench._shapes import Shape
 FULL_REPEATS = 5
 """Repeats from which on a run is of tier 3."""
 
-HOST_BOUND_RATIO = 1.2
-
 
 def measured(
     shape: Shape, timing: _timing.Timing, hardware: Mapping[str, Any], cache_bytes: float
@@ -25,7 +23,7 @@ def measured(
     latency, device_s = row["latency_s"], row["device_time_s"]
     definitions = {"latency_s": "wall_clock"}
     if device_s is not None:
-        row["is_host_bound"] = latency > HOST_BOUND_RATIO * device_s
+        row["is_host_bound"] = _timing.is_host_bound(latency, device_s)
         definitions["device_time_s"] = "device_events"
     work = _shapes.work(shape)
     if work is None:

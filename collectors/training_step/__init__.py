@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collectors import Collected, Report, _machine, _memory, _session, _workers, silent
+from collectors import Collected, Report, _machine, _memory, _session, _timing, _workers, silent
 from warehouse import catalog, schema
 
 if TYPE_CHECKING:
@@ -456,7 +456,7 @@ def _measured(
         definitions["communication_s"] = "exchange_minus_none"
     if row["device_time_s"] is not None:
         definitions["device_time_s"] = "device_events"
-        row["is_host_bound"] = row["latency_s"] > 1.2 * row["device_time_s"]
+        row["is_host_bound"] = _timing.is_host_bound(row["latency_s"], row["device_time_s"])
     if plan.flops is not None:
         row["flops"] = plan.flops * sequences
         row["achieved_flops_per_s"] = row["flops"] / row["latency_s"]

@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from collectors import _machine, _plan, _steps, local_profile  # noqa: E402
 from collectors import _transformers as engine  # noqa: E402
-from collectors.local_profile import _cells, _columns, _measure  # noqa: E402
+from collectors.local_profile import _cells, _measure  # noqa: E402
 from models.analytical import evaluate  # noqa: E402
 from warehouse import catalog, metrics, parquet, schema  # noqa: E402
 
@@ -464,19 +464,6 @@ def test_kernels_a_trace_and_energy_are_kept_where_asked_for(tmp_path):
         assert {op["level"] for op in kernels} == {"kernel"}
         assert any(op["parent_path"] == "model.layers.1.mlp.down_proj" for op in kernels)
         assert (run["energy_j"] is None) == ("energy: " in run["status_detail"])
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ({"latency_s": 1.0, "device_time_s": None}, None),
-        ({"latency_s": 1.0, "device_time_s": 0.9}, False),
-        ({"latency_s": 1.0, "device_time_s": 0.9, "kernel_time_s": 0.5}, True),
-        ({"latency_s": 1.0, "device_time_s": 0.8}, True),
-    ],
-)
-def test_the_host_sets_the_pace_where_the_device_waits_for_a_sixth_of_the_time(row, expected):
-    assert _columns.is_host_bound(row) is expected
 
 
 def test_shares_of_measured_ceilings_stand_beside_those_of_the_datasheet(tmp_path):

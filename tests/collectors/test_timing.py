@@ -221,3 +221,11 @@ def test_rows_fit_the_contract_and_leave_out_what_no_device_measured():
     columns = timing.columns()
     assert columns["latency_s"] == pytest.approx(statistics.mean(sample.wall_s for sample in timing.measured))
     assert columns["device_time_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("device_time_s", "kernel_time_s", "expected"),
+    [(None, None, None), (0.9, None, None), (0.8, None, True), (0.99, 0.5, True), (0.99, 0.9, False)],
+)
+def test_only_the_kernels_say_that_the_device_sets_the_pace(device_time_s, kernel_time_s, expected):
+    assert _timing.is_host_bound(1.0, device_time_s, kernel_time_s) is expected

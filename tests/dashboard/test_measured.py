@@ -200,6 +200,8 @@ def test_the_verdict_says_why_and_what_another_way_reached(bench_lake: Lake) -> 
         == "With graph execution and a static cache it took 10 ms, 4 times as fast, at 68 % MBU."
     )
     assert measured.pace({**eager, "kernel_time_s": None, "device_time_s": None}) is None
+    unknown = measured.pace({**eager, "kernel_time_s": None, "is_host_bound": None})
+    assert str(unknown).endswith("who sets the pace only a profiler's pass (--kernels) tells.")
 
 
 def test_the_run_page_says_all_that_was_measured(bench_lake: Lake) -> None:

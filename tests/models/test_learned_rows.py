@@ -110,9 +110,7 @@ def test_other_ways_to_run_a_configuration_are_not_learned_from(tmp_path: Path) 
         {"execution": "eager", "cache_implementation": "dynamic"}, {"execution": "graph"}, {"execution": "compiled"},
         {"cache_implementation": "static"}, {"num_devices": 2, "tensor_parallel": 2},
     ]  # fmt: skip
-    rows = [
-        run(config | way, f"way-{index}", source_kind="measured", latency_s=1.0) for index, way in enumerate(ways)
-    ]
+    rows = [run(config | way, f"way-{index}", source_kind="measured", latency_s=1.0) for index, way in enumerate(ways)]
     parquet.land(tmp_path / "landing", "rows", {"hardware": [DEVICE], "runs": rows})
     with open_store(tmp_path) as store:
         store.load()
