@@ -381,6 +381,14 @@ def test_the_stored_command_asks_for_the_same_run(tmp_path):
     assert (options.batch_size, options.input_tokens, options.output_tokens) == ([2], [12], [3])
 
 
+def has_ended(process):
+    """Also where nobody waited for it: not every container's first process does."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def test_a_kill_loses_no_more_than_the_run_in_progress(tmp_path):
     landing, folder = with_roofs(tmp_path / "landing"), bare(tmp_path, LLAMA)
     command = [sys.executable, "-m", "collectors", "local_profile", "--landing", str(landing), "--checkpoint", folder,
@@ -395,8 +403,10 @@ def test_a_kill_loses_no_more_than_the_run_in_progress(tmp_path):
         started = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
     assert started
-    _, alive = psutil.wait_procs(started, timeout=30)
-    assert not alive  # workers end with who started them
+    until = time.monotonic() + 30
+    while not all(has_ended(one) for one in started):  # workers end with who started them
+        assert time.monotonic() < until
+        time.sleep(0.01)
     runs = landed(landing, "runs")
     assert len(runs) >= 2
     whole = {path.stem for path in (landing / "runs").glob("*.parquet")}
@@ -412,7 +422,7 @@ def test_a_kill_loses_no_more_than_the_run_in_progress(tmp_path):
 def test_variants_of_a_shape_are_rows_side_by_side(tmp_path):
     landing = tmp_path / "landing"
     variants = {"execution": ["eager", "compiled", "graph"], "cache": "static"}
-    measure(landing, bare(tmp_path, LLAMA), phase="decode", **variants)
+    measure(landing, bare(tmp_path, LLAMA | {"num_hidden_layers": 1}), phase="decode", **variants)
     runs = {run["execution"]: run for run in landed(landing, "runs")}
     statuses = {name: run["status"] for name, run in runs.items()}
     assert statuses == {"eager": "ok", "compiled": "ok", "graph": "unsupported"}

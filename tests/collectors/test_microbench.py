@@ -229,7 +229,7 @@ def sweep(tmp_path_factory):
         lines = []
         collected = microbench.collect(folder / "landing", report=lines.append, preset="tiny", device="cpu")
         local_profile.collect(
-            folder / "landing", llm_id="t5-small", phase="forward", input_tokens=64, device="cpu", budget_s=20.0
+            folder / "landing", llm_id="t5-small", phase="forward", input_tokens=64, device="cpu", layers=False
         )
     finally:
         tempfile.tempdir = before
