@@ -17,7 +17,13 @@ Call: TypeAlias = Callable[[], Any]
 Clock: TypeAlias = Callable[[], float]
 
 SAMPLES_PER_TAIL = 20
-"""A percentile p is given only from 20 / (1 - p) samples on: 40 for p50, 200 for p90, 2000 for p99."""
+"""A percentile p above the quartiles is given only from 20 / (1 - p) samples on: 200 for p90, 2000 for p99."""
+
+LEAST_FOR_QUARTILES = 3
+"""Samples from which on median and quartiles are given: with few they are the sturdier summary."""
+
+TRIMMED_SHARE = 0.1
+"""Of the samples, left out at either end of the trimmed mean."""
 
 OUTLIER_SCORE = 3.5
 """Modified z-score 0.6745 |x - median| / MAD above which a sample is flagged (Iglewicz and Hoaglin, 1993)."""
@@ -316,8 +322,12 @@ def sample_rows(
 def _statistic(statistic: str, values: Sequence[float]) -> float | None:
     if statistic == "std":
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
+    if statistic == "trimmed":
+        cut = int(len(values) * TRIMMED_SHARE)
+        return float(np.mean(np.sort(values)[cut : len(values) - cut])) if len(values) >= LEAST_FOR_QUARTILES else None
     percent = int(statistic.removeprefix("p"))
-    enough = len(values) * (100 - percent) >= SAMPLES_PER_TAIL * 100
+    needed = LEAST_FOR_QUARTILES if percent <= 75 else SAMPLES_PER_TAIL * 100 / (100 - percent)
+    enough = len(values) >= needed
     return float(np.percentile(values, percent)) if enough else None
 
 

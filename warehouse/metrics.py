@@ -13,9 +13,10 @@ from typing import Literal
 
 Better = Literal["lower", "higher"]
 
-LATENCY_STATISTICS = ("p50", "p90", "p95", "p99", "std")
+LATENCY_STATISTICS = ("p25", "p50", "p75", "p90", "p95", "p99", "trimmed", "std")
 """Statistics stored beside a latency's mean: `latency_p99_s`. Percentiles are over requests or repeats, linear
-interpolation (numpy default, type 7); `std` is the sample standard deviation (ddof=1)."""
+interpolation (numpy default, type 7); `trimmed` is the mean of what is left without the lowest and highest tenth, `std` the
+sample standard deviation (ddof=1)."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,9 @@ METRICS: tuple[Metric, ...] = (
            "-d ln T / d ln link = communication time / T"),
     # energy
     Metric("power_avg_w", "Average power", "W", "W", 1.0, "lower", "mean power of all devices over the window"),
-    Metric("energy_j", "Energy", "J", "J", 1.0, "lower", "energy of all devices over the window"),
+    Metric("energy_j", "Energy", "J", "J", 1.0, "lower", "energy of all devices for one execution; of a served load, over the window"),
+    Metric("energy_per_token_j", "Energy per token", "J/token", "J/token", 1.0, "lower",
+           "energy over the tokens of one execution: input tokens of a forward pass, prefill or training step, else output tokens"),
     Metric("usd_per_million_tokens", "Cost per million tokens", "USD", "USD", 1.0, "lower",
            "price of the devices over the time of a million tokens: output tokens in decode, generate and serve, else all",
            "devices x usd_per_device_hour / 3600 x T / tokens x 1e6"),
@@ -171,6 +174,8 @@ DEFINITIONS: dict[str, str] = {
     "profiler_busy": "kernel time: union of the kernels' intervals in the profiler's trace, over its executions",
     "nvml_total_energy": "energy: the driver's energy counter over a window of repeated executions, over their number",
     "nvml_power_integral": "energy: the driver's power readings integrated over a window of repeated executions, over their number",
+    "telemetry_mean": "power: mean of the readings during warm-up and repeats",
+    "energy_window": "power: energy of the energy window over its length",
     "rapl_package": "energy: the processor packages' counters over a window of repeated executions, over their number",
     "first_token_of_generate": "ttft: start of generate to the first token chosen, no network",
     "nvml_process": "memory: bytes of this process on the device as the driver reports, sampled",
