@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import math
 import signal
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -183,6 +184,12 @@ def check(option: str, given: Iterable[Any], known: Collection[Any]) -> None:
         if one not in known:
             a = "an" if option[0] in "aeiou" else "a"
             raise ValueError(f"'{one}' is not {a} {option} that can be measured here. Known: {', '.join(known)}.")
+
+
+def check_seconds(option: str, value: float | None) -> None:
+    """Raise ValueError for a limit or budget that is no number of seconds above 0; None is none."""
+    if value is not None and not 0.0 < value < math.inf:
+        raise ValueError(f"{option} is a number of seconds above 0, not {value:g}.")
 
 
 def several(value: Any) -> list[Any]:

@@ -61,3 +61,11 @@ def test_a_failure_is_a_status_with_its_cause(error, status, detail):
 def test_what_is_said_of_a_failure_stays_short():
     for error in (ValueError("x" * 9000), _steps.UnsupportedError("x" * 9000)):
         assert len(_session.failure(error)["status_detail"]) == 500
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
+def test_seconds_are_a_number_above_0(value):
+    with pytest.raises(ValueError, match=f"budget_s is a number of seconds above 0, not {value:g}"):
+        _session.check_seconds("budget_s", value)
+    _session.check_seconds("budget_s", None)
+    _session.check_seconds("budget_s", 1e-9)
