@@ -52,6 +52,9 @@ class Way:
         return [float(getattr(block, name)) for block in self.blocks]
 
 
+LEAVES_TURNS = 6
+
+
 def bare(call: Callable[[], Any]) -> Way:
     def block(count: int) -> None:
         for _ in range(count):
@@ -110,6 +113,26 @@ def reading_cost() -> None:
     print(f"a reading of the host: {each * 1e6:.0f} us of processor time, at 20 Hz {each * 20:.2%} of a core")
 
 
+def leaves(llm_id: str, tokens: int) -> None:
+    """Print what the leaves of an LLM's module tree add up to beside the pass without hooks, in turns, shortest of each."""
+    from collectors import _modules, _steps
+    from collectors import _transformers as engine
+
+    model = engine.build(engine.catalogued(llm_id), "fp32", None, "cpu")
+    step = _steps.make_step(model, _steps.Case("forward", "generation", 1, tokens, 64, None), "cpu")
+    whole, parts = [], []
+    for _ in range(LEAVES_TURNS + 1):
+        began = time.perf_counter()
+        step.call()
+        whole.append(time.perf_counter() - began)
+        timer = _modules.ModuleTimer(model, "cpu")
+        with timer:
+            step.call()
+        parts.append(_modules.leaves_s(timer.rows("", "forward")))
+    ratio = min(parts[1:]) / min(whole[1:])
+    print(f"{llm_id}, forward of {tokens} tokens: leaves / pass without hooks {ratio:.4f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=12.0, help="for each comparison")
@@ -132,7 +155,9 @@ def main() -> None:
             print(f"{'':26}{'beside':12}{'calls x blocks':>13}{'latency':>11}{'elapsed':>10}{'CPU time':>10}{'median latency':>16}")  # fmt: skip
             compare([bare(call), timed(call), hooked(call, layer)], 0.005, seconds)
             compare([timed(call), watched(call)], 4 * INTERVAL_S, seconds)
-    print()
+        print()
+        for llm_id in ("gpt2", "t5-small"):
+            leaves(llm_id, 512)
     reading_cost()
     print(
         "latency: what a way says of one call (the timed pass its mean, a loop its time over its calls);\n"

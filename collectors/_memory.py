@@ -85,7 +85,9 @@ def check_free(device: str, needed_bytes: float) -> None:
     torch.empty(int(needed_bytes), dtype=torch.uint8)
     free = _machine.available_memory_bytes()
     if free is not None and needed_bytes > FREE_SHARE * free:
-        raise TooLargeError(f"needs at least {gib(needed_bytes)} and {gib(free)} are free.")
+        raise TooLargeError(
+            f"needs at least {gib(needed_bytes)}, more than {FREE_SHARE:.0%} of the {gib(free)} that are free."
+        )
 
 
 def largest(fits: Callable[[int], bool], low: int, high: int) -> int:

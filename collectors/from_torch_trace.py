@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,11 @@ def collect(
     context_tokens: int | None = None,
     dtype: str | None = None,
     settings: Sequence[str] | None = None,
+    known_hardware: Collection[str] = (),
 ) -> Collected:
-    """Land one run a file; its id is made of the file's content, so that a second import adds nothing.
+    """Land one run a file; its id is made of the file's content and of what is said of it: a second import adds nothing.
 
+    `known_hardware` are ids of devices that are in no catalogue and that a lake holds.
     Every file is tried; ValueError then says which were refused and why (no trace, no phase, a device that nobody knows).
     Raises LookupError for an LLM or a device that is in no catalogue.
     """
@@ -70,7 +72,12 @@ def collect(
         "context_tokens": context_tokens, "weight_dtype": dtype, "activation_dtype": dtype, "kv_dtype": dtype,
     }  # fmt: skip
     asked |= dict(_setting(one) for one in settings or ())
-    hardware = None if hardware_id is None else _known_hardware(hardware_id, landing)
+    for name, value in asked.items():
+        if isinstance(value, int | float) and value < 1:
+            raise ValueError(f"{name} is a number from 1 on, not {value}.")
+    hardware = hardware_id
+    if hardware_id is not None and hardware_id not in known_hardware:
+        hardware = _known_hardware(hardware_id, landing)
     paths: list[Path] = []
     refused: list[str] = []
     given = [Path(one) for one in ([files] if isinstance(files, Path | str) else files)]
@@ -100,8 +107,8 @@ def _batch(file: Path, phase: str | None, hardware: str | None, asked: dict[str,
     devices = launches.device_times(counted=True)
     environment = _environment(trace, config["hardware_id"])
     source_id = f"torch-trace/{trace.digest}"
-    run_id = f"{NAME}-{trace.digest}"
     config_id = schema.config_id(config)
+    run_id = f"{NAME}-{schema.digest(trace.digest, config_id)}"
     run = {
         "run_id": run_id,
         "config_id": config_id,

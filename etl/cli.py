@@ -163,6 +163,9 @@ def collect(
     with open_store(place) as store:
         if name in machine.MEASURING:
             options |= machine.known(store, name, options["device"]) | {"skip": frozenset()}
+        elif name == "from_torch_trace":
+            rows = store.sql("SELECT hardware_id FROM hardware WHERE measured_of IS NULL")
+            options["known_hardware"] = rows.column("hardware_id").to_pylist()
     collected = collector.collect(place.landing, report=_say, **options)
     failures = "without an answer" if name == "roofline" else "failures"
     _say(f"{collected.num_runs} runs landed, {collected.num_failed} of them {failures}.")

@@ -98,6 +98,7 @@ def refresh(plan: str = "starter", home: str = "rooflake-data") -> dict[str, Any
         bar = progress.add_task("starting", total=steps)
         for sweep in chosen.sweeps:
             progress.update(bar, description=sweep.title)
+            say(f"{chosen.sweeps.index(sweep) + 1} of {len(chosen.sweeps)}: {sweep.title}")
 
             def report(line: str, title: str = sweep.title) -> None:
                 progress.update(bar, description=f"{title}: {line}"[:150])

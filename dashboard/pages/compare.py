@@ -423,6 +423,8 @@ def _said(ranked: Sequence[dict[str, Any]], shown: Metric) -> str:
         value += " (a bound as its source prints it)"
     if first["source_kind"] == "analytical" and shown.key == "latency_s" and first["estimate_s"] is not None:
         value += f" (estimate {text.quantity(shown, first['estimate_s'])})"
+    if busy := text.busy(first["other_load_ratio"]):
+        value += f" ({busy})"
     if len(ranked) == 1:
         return f"{value} on {first['device']}, the only device."
     second = ranked[1]
@@ -437,7 +439,7 @@ def _said(ranked: Sequence[dict[str, Any]], shown: Metric) -> str:
         if high == low or low > 0
         else f"before {second['device']}"
     )
-    return f"{first['device']} is {word} with {value}, {lead} ({text.quantity(shown, second[shown.key])}); {text.plural(len(ranked), 'device')}."
+    return f"{first['device']} is {word} with {value}, {lead} ({text.quantity(shown, second[shown.key])}{f', {busy}' if (busy := text.busy(second['other_load_ratio'])) else ''}); {text.plural(len(ranked), 'device')}."
 
 
 def _beside_bound(row: dict[str, Any], table: Sequence[dict[str, Any]], shown: Metric) -> str:

@@ -134,11 +134,14 @@ def ceilings_card(lake: Lake, device: str | None, snapshot: str | None) -> c.Com
     columns = [
         c.text_column("resource", minWidth=190), c.text_column("datasheet", "Datasheet"), c.text_column("measured", "Reached"), c.metric_column("mfu", "share", "Reached"),
     ]  # fmt: skip
+    about = "The best GEMM, copy and collective that were measured: the roof a program can hope for."
+    if any(row["is_probed"] for row in rows):
+        about += " No catalogue knows this device: what stands for its datasheet is a quick probe of it."
     return c.card(
         "Ceilings",
         *body,
         c.grid("ceilings", columns, shown),
-        about="The best GEMM, copy and collective that were measured: the roof a program can hope for.",
+        about=about,
         tools=c.exports("device_ceilings", snapshot, hardware_id=device),
         name="ceilings",
     )
@@ -153,7 +156,7 @@ def verdicts(rows: Sequence[Row]) -> list[c.Component]:
     sentences = []
     if above:
         sentences.append(
-            f"{text.plural(len(above), 'point')} above the datasheet's roof: its time or the datasheet is wrong."
+            f"{text.plural(len(above), 'point')} above the datasheet's (or the probe's) roof: its time or that roof is wrong."
         )
     if beaten:
         sentences.append(

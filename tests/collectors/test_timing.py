@@ -183,24 +183,30 @@ def test_a_failing_call_raises_what_it_raised():
         _timing.measure(lambda: 1 / 0)
 
 
-def test_summary_of_few_values_has_no_percentile():
+def test_summary_of_few_values_has_no_tail():
     columns = _timing.summary("latency_s", [1.0, 2.0, 6.0])
     assert columns["latency_s"] == pytest.approx(3.0)
     assert columns["latency_std_s"] == pytest.approx(statistics.stdev([1, 2, 6]))
-    assert {columns[f"latency_p{p}_s"] for p in (50, 90, 95, 99)} == {None}
+    assert {columns[f"latency_p{p}_s"] for p in (90, 95, 99)} == {None}
     assert _timing.summary("latency_s", [2.0])["latency_std_s"] is None
     with pytest.raises(ValueError, match="'latency_s' has no measured value"):
         _timing.summary("latency_s", [])
 
 
 @pytest.mark.parametrize(
-    ("count", "known"), [(39, []), (40, [50]), (200, [50, 90]), (400, [50, 90, 95]), (2000, [50, 90, 95, 99])]
+    ("count", "known"),
+    [(2, []), (3, [25, 50, 75]), (200, [25, 50, 75, 90]), (400, [25, 50, 75, 90, 95]), (2000, [25, 50, 75, 90, 95, 99])],
 )
-def test_a_percentile_needs_twenty_samples_in_its_tail(count, known):
+def test_a_percentile_above_the_quartiles_needs_twenty_samples_in_its_tail(count, known):
     columns = _timing.summary("latency_s", [float(value) for value in range(1, count + 1)])
-    assert [p for p in (50, 90, 95, 99) if columns[f"latency_p{p}_s"] is not None] == known
+    assert [p for p in (25, 50, 75, 90, 95, 99) if columns[f"latency_p{p}_s"] is not None] == known
     if known:
         assert columns["latency_p50_s"] == (count + 1) / 2
+
+
+def test_the_trimmed_mean_leaves_a_tenth_out_at_either_end():
+    assert _timing.summary("latency_s", [100.0, *[2.0] * 4, *[4.0] * 4, 0.0])["latency_trimmed_s"] == 3.0
+    assert _timing.summary("latency_s", [1.0, 2.0])["latency_trimmed_s"] is None
 
 
 def test_outliers_are_flagged_and_kept():
