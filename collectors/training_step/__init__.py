@@ -9,7 +9,8 @@ status_detail tells.
 
 AdamW keeps its two states in optimizer_dtype; where that is wider than the weights' dtype, with master weights of its own.
 `lora` freezes the model and trains adapters of every product of attention and MLP (head and routed experts get none).
---ranks 2: two processes, gloo on a CPU, nccl on GPUs, one device each; replicas (DDP), or with `zero3` shards (FSDP2).
+--ranks 2: two processes, gloo on a CPU, nccl on GPUs, one device each; replicas (DDP), or with `zero3` shards (FSDP2). Each step is
+that of its slowest rank.
 Model FLOPs are those of forward and backward, without what recomputation repeats.
 """
 
@@ -115,6 +116,9 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--runs", type=int, default=FULL_RUNS, help="runs of a cell, in a new process each; default: 3")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda; default: auto")
     parser.add_argument("--energy", action="store_true", help="measure the energy of a step too, for 5 seconds")
+    parser.add_argument(
+        "--kernels", action="store_true", help="kernels of a step, from a pass under the profiler at the end"
+    )
     parser.add_argument("--no-modules", dest="modules", action="store_false", help="leave out the pass with hooks")
     parser.add_argument(
         "--budget-s", type=float, help="seconds for everything: cuts steps, then leaves out cells, and says so"
@@ -150,6 +154,7 @@ def collect(
     device: str = "auto",
     energy: bool = False,
     modules: bool = True,
+    kernels: bool = False,
     budget_s: float | None = None,
     cell_limit_s: float = DEFAULT_LIMIT_S,
     hardware_row: dict[str, Any] | None = None,
@@ -170,6 +175,8 @@ def collect(
         optimizer_dtype=optimizer_dtype, attention=attention,
     )  # fmt: skip
     _check_options(grid, warmup_steps, steps, runs)
+    _session.check_seconds("budget_s", budget_s)
+    _session.check_seconds("cell_limit_s", cell_limit_s)
     from collectors import _transformers as engine
     from collectors.training_step import _trainer
 
@@ -189,7 +196,7 @@ def collect(
         began = time.monotonic()
         call = _Call(
             session=session,
-            protocol=_trainer.Protocol(warmup_steps, steps, None, None, modules, energy),
+            protocol=_trainer.Protocol(warmup_steps, steps, None, None, modules, energy, kernels),
             runs=runs, limit_s=cell_limit_s, deadline=None if budget_s is None else began + budget_s,
             checkpoint=checkpoint, layers=layers,
         )  # fmt: skip
@@ -302,6 +309,7 @@ def _measure(call: _Call, cell: _trainer.Cell, num_left: int) -> None:
             call.protocol, until_s=None if share is None else now + share, limit_s=max(0.0, until - now),
             has_modules=call.protocol.has_modules and index == 0,
             has_energy=call.protocol.has_energy and index == 0 and cell.num_ranks == 1,
+            has_kernels=call.protocol.has_kernels and index == 0,
         )  # fmt: skip
         row, parts = _run(call, cell, plan, identity, protocol)
         rows.append(row)
@@ -456,15 +464,17 @@ def _measured(
         definitions["communication_s"] = "exchange_minus_none"
     if row["device_time_s"] is not None:
         definitions["device_time_s"] = "device_events"
-        row["is_host_bound"] = _timing.is_host_bound(row["latency_s"], row["device_time_s"])
+    if row.get("energy_j") is not None:
+        row["energy_per_token_j"] = row["energy_j"] / (sequences * cell.input_tokens)
+        definitions["energy_per_token_j"] = definitions["energy_j"]
+    row["is_host_bound"] = _timing.is_host_bound(row["latency_s"], row["device_time_s"], row.get("kernel_time_s"))
     if plan.flops is not None:
         row["flops"] = plan.flops * sequences
         row["achieved_flops_per_s"] = row["flops"] / row["latency_s"]
         definitions["flops"] = "flop_counter"
-        devices = cell.num_ranks if cell.device == "cuda" else 1  # ranks on a CPU share it
         for name, roofs in (("mfu", hardware), ("mfu_achievable", call.session.ceilings or {})):
-            peak = roofs.get(f"peak_{cell.dtype}_flops_per_s")
-            row[name] = None if peak is None else row["achieved_flops_per_s"] / (peak * devices)
+            peak = None if _is_shared(cell) else roofs.get(f"peak_{cell.dtype}_flops_per_s")
+            row[name] = None if peak is None else row["achieved_flops_per_s"] / (peak * cell.num_ranks)
     notes = _session.joined(
         *_notes(call, cell, plan, outcomes), _machine.load_note(row["other_load_ratio"]), *first.notes
     )
@@ -481,11 +491,16 @@ def _notes(call: _Call, cell: _trainer.Cell, plan: _trainer.Plan, outcomes: list
         f"{counts[0]} warm-up and {counts[1]} measured steps of {asked[0]} and {asked[1]}: the budget" if counts != asked else None,
         plan.note,
         "energy: not measured of several ranks" if protocol.has_energy and cell.num_ranks > 1 else None,
-        f"{cell.num_ranks} processes of {first.num_threads} threads on one processor"
-        if cell.num_ranks > 1 and cell.device == "cpu"
-        else None,
+        f"{cell.num_ranks} processes of {first.num_threads} threads on one processor" if _is_shared(cell) else None,
+        f"no MFU: {cell.num_ranks} ranks share one CPU" if _is_shared(cell) and plan.flops is not None else None,
+        "ops are those of rank 0" if cell.num_ranks > 1 and first.ops else None,
         _communication_note(cell, outcomes),
     ]  # fmt: skip
+
+
+def _is_shared(cell: _trainer.Cell) -> bool:
+    """Whether several ranks share one CPU: a share of so many peaks, or of one, would be wrong."""
+    return cell.num_ranks > 1 and cell.device == "cpu"
 
 
 def _communication_note(cell: _trainer.Cell, outcomes: list[_trainer.Outcome]) -> str | None:

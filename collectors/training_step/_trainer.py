@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import transformers
 
-from collectors import _machine, _memory, _modules, _op_kinds, _telemetry, _timing
+from collectors import _kernels, _machine, _memory, _modules, _op_kinds, _session, _telemetry, _timing
 from collectors import _transformers as engine
 from collectors._workers import Worker
 from models.analytical.training_model import ADAPTED
@@ -77,6 +77,7 @@ class Protocol:
     limit_s: float | None
     has_modules: bool
     has_energy: bool
+    has_kernels: bool
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,10 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What one rank measured: columns of `runs` and of `ranks`, and rows of other tables."""
+    """What one rank measured: columns of `runs` (steps of the slowest rank) and of `ranks`, and rows of other tables.
+
+    `latency_s` is the rank's own.
+    """
 
     columns: dict[str, Any]
     latency_s: float
@@ -165,9 +169,10 @@ def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcom
             trainer.step, device=cell.device, warmup=_timing.Warmup(num_warmup, 0.0, math.inf), min_repeats=num_steps,
             max_repeats=num_steps, budget_s=math.inf, precision=0.0, watch=watch,
         )  # fmt: skip
-    splits, memory = trainer.splits(), watch.columns(baseline)
+    memory, own_s = watch.columns(baseline), statistics.fmean(one.wall_s for one in timing.measured)
+    timing, splits = slowest(_gathered((timing.samples, trainer.splits())))
     outcome = Outcome(
-        columns=_columns(timing, splits) | trainer.held(), latency_s=float(timing.columns()["latency_s"] or math.nan),
+        columns=_columns(timing, splits) | trainer.held(), latency_s=own_s,
         memory=memory, synchronisation_s=trainer.synchronisation_s(num_extra) if num_extra else None,
         load=load, num_warmup=num_warmup, num_threads=torch.get_num_threads(),
     )  # fmt: skip
@@ -179,7 +184,7 @@ def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcom
     if protocol.has_modules and num_extra:
         outcome.ops, hooked_s = trainer.modules(run_id, num_extra, worker.rank == 0)
         outcome.columns["ops_time_s"] = _modules.leaves_s(outcome.ops)
-        outcome.columns["profiler_overhead_ratio"] = hooked_s / outcome.latency_s
+        outcome.columns["hooks_overhead_ratio"] = hooked_s / outcome.latency_s
     elif protocol.has_modules:
         outcome.notes.append("no modules: the budget")
     if protocol.has_energy:
@@ -188,7 +193,49 @@ def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcom
         outcome.notes.append(energy.reason)
         if energy.definition is not None:
             outcome.definitions["energy_j"] = energy.definition
+    if protocol.has_kernels and num_extra:  # last: on CUDA it slows what the process launches after it
+        _add_kernels(outcome, trainer, worker, cell, run_id)
+    elif protocol.has_kernels:
+        outcome.notes.append("no kernels: the budget")
     return outcome
+
+
+def _gathered(own: Any) -> list[Any]:
+    """What every rank has, by rank."""
+    if not dist.is_initialized():
+        return [own]
+    by_rank = [None] * dist.get_world_size()
+    dist.all_gather_object(by_rank, own)
+    return by_rank
+
+
+def slowest(by_rank: list[tuple[tuple[_timing.Sample, ...], list[Split]]]) -> tuple[_timing.Timing, list[Split]]:
+    """Steps of all ranks as one: every step with its parts as its slowest rank took it, with the processor time of all."""
+    samples, parts = [], []
+    for step in zip(*(zip(*one, strict=True) for one in by_rank), strict=True):
+        sample, split = max(step, key=lambda one: one[0].wall_s)
+        samples.append(replace(sample, cpu_s=sum(one.cpu_s for one, _ in step)))
+        parts.append(split)
+    return _timing.Timing(tuple(samples), asked_precision=0.0), parts
+
+
+def _add_kernels(outcome: Outcome, trainer: Trainer, worker: Worker, cell: Cell, run_id: str) -> None:
+    """Kernels of a whole step on rank 0; what recomputation repeats is part of the backward pass."""
+    try:
+        seen = trainer.kernels(run_id, len(outcome.ops), worker.rank == 0)
+    except Exception as error:  # the timing stands without it
+        if worker.num_ranks > 1:  # the others wait in a step
+            raise
+        outcome.notes.append(f"no kernels: {_session.failure(error)['status_detail']}")
+        return
+    if seen is None:
+        return
+    outcome.ops += seen.rows
+    outcome.notes.append(seen.note)
+    outcome.columns["profiler_overhead_ratio"] = seen.wall_s / outcome.latency_s
+    if seen.kernel_time_s is not None:
+        outcome.columns["kernel_time_s"] = seen.kernel_time_s
+        outcome.definitions["kernel_time_s"] = "profiler_busy"
 
 
 def _columns(timing: _timing.Timing, splits: list[Split]) -> dict[str, Any]:
@@ -331,6 +378,17 @@ class Trainer:
             row["op_kind"] = self._adapted.get(row["path"].removesuffix(".base"), row["op_kind"])
         return rows, statistics.fmean(took[:-1])
 
+    def kernels(self, run_id: str, first_index: int, is_profiled: bool) -> _kernels.Profile | None:
+        """One step under the profiler, after one that takes its start; ranks that are not profiled take the same steps."""
+        if not is_profiled:
+            self.step()
+            self.step()
+            return None
+        return _kernels.profile(
+            self.step, self._model, device=self._cell.device, run_id=run_id, first_index=first_index,
+            executions=1,
+        )  # fmt: skip
+
     def _step_by(self, timer: _modules.TrainingTimer | None) -> None:
         """A step whose parts a timer calls."""
         if timer is None:
@@ -376,12 +434,13 @@ class _MasterWeights:
 
     @torch.no_grad()
     def step(self) -> None:
-        for parameter, master in zip(self._parameters, self.masters, strict=True):
-            master.grad = None if parameter.grad is None else parameter.grad.float()
-        self._adam.step()
-        self._adam.zero_grad(set_to_none=True)
-        for parameter, master in zip(self._parameters, self.masters, strict=True):
-            parameter.copy_(master)
+        with torch.profiler.record_function("Optimizer.step#_MasterWeights.step"):  # the copies are the optimizer's too
+            for parameter, master in zip(self._parameters, self.masters, strict=True):
+                master.grad = None if parameter.grad is None else parameter.grad.float()
+            self._adam.step()
+            self._adam.zero_grad(set_to_none=True)
+            for parameter, master in zip(self._parameters, self.masters, strict=True):
+                parameter.copy_(master)
 
     def zero_grad(self, set_to_none: bool) -> None:
         for parameter in self._parameters:

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -19,7 +20,7 @@ pytest.importorskip("transformers")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from collectors import _machine, roofline, training_step  # noqa: E402
+from collectors import _machine, _timing, roofline, training_step  # noqa: E402
 from collectors import _transformers as engine  # noqa: E402
 from collectors.training_step import _trainer  # noqa: E402
 from models.analytical import evaluate  # noqa: E402
@@ -126,6 +127,7 @@ def single(tmp_path_factory):
         optimizations="lora+recompute",
         num_micro_batches=2,
         energy=True,
+        kernels=True,
     )
     rows = {tuple(run["optimizations"]): run for run in landed(landing, "runs")}
     return landing, checkpoint, rows
@@ -135,7 +137,15 @@ def single(tmp_path_factory):
 def several(tmp_path_factory):
     """Two ranks over gloo: replicas and shards."""
     folder = tmp_path_factory.mktemp("several")
-    train(folder / "landing", bare(folder, LLAMA), runs=1, ranks=2, optimizations=["ddp", "zero3"], modules=False)
+    train(
+        folder / "landing",
+        bare(folder, LLAMA),
+        runs=1,
+        ranks=2,
+        optimizations=["ddp", "zero3"],
+        modules=False,
+        kernels=True,
+    )
     rows = {tuple(run["optimizations"]): run for run in landed(folder / "landing", "runs")}
     return folder / "landing", rows
 
@@ -241,6 +251,9 @@ def test_wider_states_keep_master_weights(tmp_path):
     held = trainer.held()
     assert held["weights_bytes"] == held["gradients_bytes"] == 2 * PARAMETERS
     assert held["optimizer_bytes"] == 12 * PARAMETERS + 4 * TENSORS
+    kernels = trainer.kernels("run", 0, is_profiled=True).rows
+    copied = [op for op in kernels if op["path"] == "aten::copy_" and op["phase"] == "optimizer"]
+    assert sum(op["count"] for op in copied) >= 2 * TENSORS  # gradients to the masters, and these back
     for one, master in zip(trainer._model.parameters(), trainer._optimizer.masters, strict=True):
         assert one.dtype == torch.bfloat16
         assert torch.equal(one, master.bfloat16())
@@ -250,20 +263,39 @@ def test_wider_states_keep_master_weights(tmp_path):
 def test_modules_of_every_phase_nest_and_their_leaves_add_up(single):
     landing, _, rows = single
     run = rows["lora", "recompute"]
-    ops = [op for op in landed(landing, "ops") if op["run_id"] == run["run_id"]]
+    ops = [op for op in landed(landing, "ops") if op["run_id"] == run["run_id"] and op["level"] != "kernel"]
     assert {op["phase"] for op in ops} == {"forward", "recompute", "backward", "optimizer"}
     parents = {(op["phase"], op["parent_path"]) for op in ops}
     leaves = [op for op in ops if (op["phase"], op["path"]) not in parents]
     assert sum(op["time_s"] * op["count"] for op in leaves) == pytest.approx(run["ops_time_s"])
-    assert run["profiler_overhead_ratio"] > 0
+    assert run["hooks_overhead_ratio"] > 0
     kinds = {op["path"]: op["op_kind"] for op in ops if op["phase"] == "forward"}
     assert kinds["model.layers.1.self_attn.q_proj.base"] == "q_proj"
     assert kinds["model.layers.1.mlp.down_proj"] == "down_proj"
 
 
+def test_kernels_of_a_step_are_rows_beside_its_modules(single, several):
+    landing, _, rows = single
+    run = rows["lora", "recompute"]
+    ops = [op for op in landed(landing, "ops") if op["run_id"] == run["run_id"]]
+    kernels = [op for op in ops if op["level"] == "kernel"]
+    assert {op["phase"] for op in kernels} == {"forward", "backward", "optimizer"}
+    assert "aten::mm" in {op["path"].rpartition("/")[2] for op in kernels}
+    assert [op["op_index"] for op in ops] == list(range(len(ops)))
+    assert run["profiler_overhead_ratio"] > 0
+    assert run["is_host_bound"] is None  # no device, no kernel time
+    assert rows[()]["profiler_overhead_ratio"] is None
+    landing, rows = several
+    for run in rows.values():
+        assert "ops are those of rank 0" in run["status_detail"]
+        assert any(op["run_id"] == run["run_id"] for op in landed(landing, "ops"))
+
+
 def test_energy_is_known_or_the_reason_why_not(single):
     run = single[2]["lora", "recompute"]
     assert (run["energy_j"] is None) == ("energy:" in (run["status_detail"] or ""))
+    per_token = None if run["energy_j"] is None else pytest.approx(run["energy_j"] / (BATCH * TOKENS))
+    assert run["energy_per_token_j"] == per_token
     assert all(other["energy_j"] is None for other in single[2].values() if other is not run)
 
 
@@ -280,11 +312,32 @@ def test_replicas_hold_everything_and_shards_their_part(several):
         assert run["memory_peak_bytes"] == max(one["memory_peak_bytes"] for one in ranks)
         share = 2 if run["optimizations"] else 1
         assert sum(one["weights_bytes"] for one in ranks) == 2 * 4 * PARAMETERS / share
+        assert run["latency_s"] >= max(one["latency_s"] for one in ranks) * (1 - 1e-9)
+        assert run["flops"] > 0
+        assert (run["mfu"], run["mfu_achievable"]) == (None, None)
+        assert "no MFU: 2 ranks share one CPU" in run["status_detail"]
     replicas, shards = rows[()], rows["zero3",]
     assert replicas["flops"] == shards["flops"]
     assert replicas["communication_s"] is None or 0 < replicas["communication_s"] < replicas["latency_s"]
     assert shards["communication_s"] is None
     assert "communication" in shards["status_detail"]
+
+
+def test_a_step_is_that_of_its_slowest_rank_with_its_parts_and_the_processor_time_of_all():
+    phases = ("warmup", "measured", "measured")
+    walls = [(4.0, 1.0, 3.0), (5.0, 2.0, 2.0)]
+    by_rank = [
+        (
+            tuple(_timing.Sample(phase, 0.0, wall, 0.5, None) for phase, wall in zip(phases, one, strict=True)),
+            [(wall / 2, wall / 4, wall / 8) for wall in one],
+        )
+        for one in walls
+    ]
+    timing, splits = _trainer.slowest(by_rank)
+    assert [one.phase for one in timing.samples] == list(phases)
+    assert [one.wall_s for one in timing.samples] == [5.0, 2.0, 3.0]
+    assert [one.cpu_s for one in timing.samples] == [1.0, 1.0, 1.0]
+    assert splits == [(2.5, 1.25, 0.625), (1.0, 0.5, 0.25), (1.5, 0.75, 0.375)]
 
 
 def test_every_row_has_an_analytical_twin(single, several, tmp_path):
@@ -404,7 +457,7 @@ def test_what_is_no_training_step_is_said_and_is_no_row(tmp_path):
     assert any("65 tokens exceed its context of 64; left out" in line for line in lines)
     _, lines = train(tmp_path / "landing", folder, optimizations="zero3")
     assert any("zero3 shards over several ranks" in line for line in lines)
-    _, lines = train(tmp_path / "landing", folder, budget_s=0)
+    _, lines = train(tmp_path / "landing", folder, budget_s=1e-9)
     assert any("left of the budget. Left out." in line for line in lines)
 
 
@@ -430,11 +483,13 @@ def test_an_encoder_is_trained_to_fill_in_tokens(tmp_path):
         ),
         ({"dtype": "fp8"}, "'fp8' is not a dtype"),
         ({"steps": 0}, "from 1 on"),
+        ({"cell_limit_s": -2.0}, "cell_limit_s is a number of seconds above 0, not -2"),
+        ({"budget_s": math.nan}, "budget_s is a number of seconds above 0, not nan"),
         ({"llm_id": "gpt2"}, "Give either llm_id or checkpoint"),
     ],
 )
 def test_unknown_options_name_the_known_ones(tmp_path, option, said):
-    with pytest.raises(ValueError, match=r"Known|from 1 on|either") as raised:
+    with pytest.raises(ValueError, match=r"Known|from 1 on|either|seconds") as raised:
         train(tmp_path / "landing", bare(tmp_path, LLAMA), **option)
     assert said in str(raised.value)
 
