@@ -183,6 +183,7 @@ DEFINITIONS: dict[str, str] = {
     "driver_used": "memory: bytes in use as the device driver reports",
     "saved_for_backward": "activations: storages that autograd keeps at the end of a forward pass, weights apart",
     "exchange_minus_none": "communication: median of steps that exchange gradients minus that of steps that do not, in turn: what nothing hides",
+    "timed_links": "communication: seconds inside collectives, sends and receives, waiting included, of the rank with most, in a pass that times each",
     "unstated_peak": "memory: peak device memory as the source prints it, kind not stated",
     "model_closed_form": "flops, bytes: closed form over the op inventory",
     "flop_counter": "flops: counted operator by operator under FakeTensorMode",

@@ -130,6 +130,8 @@ def collect(
         "dtype": _session.several(dtype), "attention": _session.several(attention),
     }  # fmt: skip
     _check(grid, output_tokens, num_micro_batches)
+    _session.check_seconds("budget_s", budget_s)
+    _session.check_seconds("cell_limit_s", cell_limit_s)
     targets = {name: _target(name, layers) for name in _session.several(llm_id)}
     with _session.open_session(
         NAME, SOURCE, landing, device=device, report=report,
@@ -325,18 +327,26 @@ def _land_measured(
 ) -> None:
     run, case, first = dict(planned.run), planned.cell.case, by_rank[0]
     timing, warm = _together(by_rank), first.phases.count("warmup")
-    samples = timing.rows(run["run_id"])
+    around = first.surroundings
+    throttled, seen = (frozenset(), {}) if around is None else (around.throttled, around.columns)
+    samples = timing.rows(run["run_id"], lambda began, _: began in throttled)
     run |= timing.columns()
     latency = float(run["latency_s"])
-    definitions = {"latency_s": "wall_clock"}
+    definitions = {
+        "latency_s": "wall_clock", "communication_s": "timed_links",
+        "memory_peak_bytes": "torch_max_allocated" if session.device == "cuda" else "rss_peak_delta",
+    }  # fmt: skip
     if first.first_token_s is not None:
         samples += _timing.sample_rows(run["run_id"], "ttft_s", first.phases, first.first_token_s)
         run |= _timing.summary("ttft_s", first.first_token_s[warm:])
         definitions["ttft_s"] = "first_token_of_generate"
         run["e2el_s"] = latency
+        definitions["e2el_s"] = "wall_clock"
         if case.output_tokens is not None and case.output_tokens > 1:
             run["tpot_s"] = (latency - run["ttft_s"]) / (case.output_tokens - 1)
             definitions["tpot_s"] = "e2el_minus_ttft_over_n_minus_1"
+    if "power_avg_w" in seen:
+        definitions["power_avg_w"] = "telemetry_mean"
     rates = {name: tokens / latency for name, tokens in _tokens(case).items()}
     work, unrated = _utilisation(session, options, planned, latency)
     busy = first.load.other_ratio([one.load for one in by_rank[1:]])
@@ -345,21 +355,27 @@ def _land_measured(
         "quality_tier": 3 if len(timing.measured) >= FULL_REPEATS else 2,
         "num_samples": len(timing.measured),
         "weights_bytes": max(one.weights_bytes for one in by_rank),
+        **seen,
         **{name: _most(by_rank, name) for name in by_rank[0].memory},
+        "duration_s": sum(one.wall_s for one in timing.measured),
+        "communication_s": max(one.communication_s for one in by_rank),
         **rates,
         **work,
         "other_load_ratio": busy,
-        "profiler_overhead_ratio": max(one.linked_s for one in by_rank) / latency,
+        "hooks_overhead_ratio": max(one.linked_s for one in by_rank) / latency,
         "metric_definitions": definitions | dict.fromkeys(rates, "tokens_over_duration")
         | dict.fromkeys((name for name in ("flops", "bytes_moved") if name in work), "model_closed_form"),
         "status_detail": _session.joined(
             unrated,
             None if session.device == "cuda" else _threads_note(options, planned.num_ranks),
             timing.note,
+            None if around is None else around.note,
             _machine.load_note(busy),
         ),
     }  # fmt: skip
-    _land(session, options, run, ranks=_rank_rows(session, run["run_id"], by_rank, warm), samples=samples)
+    telemetry = [] if around is None else [row | {"run_id": run["run_id"]} for row in around.rows]
+    ranks = _rank_rows(session, run["run_id"], by_rank, warm)
+    _land(session, options, run, ranks=ranks, samples=samples, telemetry=telemetry)
 
 
 def _together(by_rank: list[_ranks.Measured]) -> _timing.Timing:
@@ -368,9 +384,10 @@ def _together(by_rank: list[_ranks.Measured]) -> _timing.Timing:
 
     first = by_rank[0]
     used = [sum(own) for own in zip(*(one.own_cpu_s for one in by_rank), strict=True)]
-    executions = zip(first.phases, first.slowest_s, used, strict=True)
+    executions = zip(first.phases, first.began_s, first.slowest_s, used, strict=True)
     return _timing.Timing(
-        tuple(_timing.Sample(phase, 0.0, wall, cpu, None) for phase, wall, cpu in executions), _ranks.PRECISION
+        tuple(_timing.Sample(phase, began, wall, cpu, None) for phase, began, wall, cpu in executions),
+        _ranks.PRECISION,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from collectors import _machine, _memory, _steps, _timing
+from collectors import _machine, _memory, _steps, _telemetry, _timing
 from collectors import _transformers as engine
 from collectors._workers import Worker
 from collectors.parallel_inference import _sharding
@@ -50,12 +51,13 @@ class Measured:
     """What a rank knows of a cell. Seconds by execution, warm-up first; `slowest_s` and `first_token_s` over all ranks.
 
     `communication_s` and `linked_s` are means of executions of a separate pass in which every call of a collective, a send or
-    a receive is timed: inside them, and in all. `load` is of the warm-up and the repeats.
+    a receive is timed: inside them, and in all. `load` and `surroundings` are of the warm-up and the repeats.
     """
 
     phases: tuple[str, ...]
     slowest_s: tuple[float, ...]
     first_token_s: tuple[float, ...] | None
+    began_s: tuple[float, ...]
     own_s: tuple[float, ...]
     own_cpu_s: tuple[float, ...]
     communication_s: float
@@ -64,6 +66,18 @@ class Measured:
     num_layers: int | None
     memory: dict[str, float | None]
     load: _machine.Load
+    surroundings: Surroundings | None
+    """What rank 0 read of the devices of all ranks."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Readings beside a timing: columns of `runs`, rows of `telemetry`, starts of executions under a throttle reason."""
+
+    columns: dict[str, float]
+    rows: list[dict[str, Any]]
+    throttled: frozenset[float]
+    note: str | None
 
 
 @dataclass(frozen=True)
@@ -181,16 +195,19 @@ def _measure(rank: _Rank, cell: Cell) -> Measured:
     slowest: list[float] = []
     firsts: list[float] = []
     own: list[tuple[float, float]] = []
+    began: list[float] = []
+    telemetry = _telemetry.Telemetry(rank.job.device, devices=range(rank.link.num_ranks))
 
     def execute() -> None:
-        wall, used, first = _execute(rank, run)
+        start, wall, used, first = _execute(rank, run)
+        began.append(start)
         most, first_most = _largest(rank, wall, 0.0 if first is None else first)
         slowest.append(most)
         own.append((wall, used))
         if first is not None:
             firsts.append(first_most)
 
-    with _machine.Load() as load:
+    with telemetry if rank.link.rank == 0 else contextlib.nullcontext(), _machine.Load() as load:
         with watch:
             while not _timing.MODEL.is_over(len(slowest), sum(slowest), budget_s):
                 execute()
@@ -203,6 +220,7 @@ def _measure(rank: _Rank, cell: Cell) -> Measured:
         phases=("warmup",) * warm + ("measured",) * (len(slowest) - warm),
         slowest_s=tuple(slowest),
         first_token_s=tuple(firsts) if firsts else None,
+        began_s=tuple(began),
         own_s=tuple(wall for wall, _ in own),
         own_cpu_s=tuple(used for _, used in own),
         communication_s=communication_s,
@@ -211,11 +229,20 @@ def _measure(rank: _Rank, cell: Cell) -> Measured:
         num_layers=rank.num_layers,
         memory=watch.columns(rank.baseline),
         load=load,
+        surroundings=_surroundings(telemetry, began, slowest) if rank.link.rank == 0 else None,
     )
 
 
-def _execute(rank: _Rank, run: _Run) -> tuple[float, float, float | None]:
-    """Wall-clock and processor seconds of one execution begun together, and those to the first token where there is one."""
+def _surroundings(telemetry: _telemetry.Telemetry, began: list[float], took: list[float]) -> Surroundings:
+    throttled = frozenset(
+        start for start, wall in zip(began, took, strict=True) if telemetry.throttled_between(start, start + wall)
+    )
+    return Surroundings(telemetry.columns(), telemetry.rows(""), throttled, telemetry.note)
+
+
+def _execute(rank: _Rank, run: _Run) -> tuple[float, float, float, float | None]:
+    """Start (of time.perf_counter), wall-clock and processor seconds of one execution begun together, and those to the first token
+    where there is one."""
     run.prepare()
     dist.barrier()
     rank.link.synchronize()
@@ -223,14 +250,14 @@ def _execute(rank: _Rank, run: _Run) -> tuple[float, float, float | None]:
     first = run.call()
     rank.link.synchronize()
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-    return wall, cpu, None if first is None else first - began
+    return began, wall, cpu, None if first is None else first - began
 
 
 def _timed_links(rank: _Rank, run: _Run, repeats: int) -> tuple[float, float]:
     """Mean seconds of one execution inside communication, and in all, in a pass that times every communication."""
     total, rank.link.seconds, rank.link.is_timed = 0.0, 0.0, True
     for _ in range(repeats):
-        total += _execute(rank, run)[0]
+        total += _execute(rank, run)[1]
     rank.link.is_timed = False
     return rank.link.seconds / repeats, total / repeats
 

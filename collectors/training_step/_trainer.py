@@ -180,6 +180,8 @@ def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcom
         outcome.samples = _samples(run_id, timing, splits, telemetry)
         outcome.telemetry = telemetry.rows(run_id)
         outcome.columns |= telemetry.columns() | memory
+        if "power_avg_w" in outcome.columns:
+            outcome.definitions["power_avg_w"] = "telemetry_mean"
         outcome.notes.append(telemetry.note)
     if protocol.has_modules and num_extra:
         outcome.ops, hooked_s = trainer.modules(run_id, num_extra, worker.rank == 0)
@@ -192,7 +194,7 @@ def train(worker: Worker, cell: Cell, protocol: Protocol, run_id: str) -> Outcom
         outcome.columns |= energy.columns()
         outcome.notes.append(energy.reason)
         if energy.definition is not None:
-            outcome.definitions["energy_j"] = energy.definition
+            outcome.definitions |= {"energy_j": energy.definition, "power_avg_w": "energy_window"}
     if protocol.has_kernels and num_extra:  # last: on CUDA it slows what the process launches after it
         _add_kernels(outcome, trainer, worker, cell, run_id)
     elif protocol.has_kernels:

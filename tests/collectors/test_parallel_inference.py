@@ -3,10 +3,12 @@
 import argparse
 import itertools
 import json
+import math
 import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,8 +18,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import worker_tasks as tasks  # noqa: E402
+from fake_nvml import FakeNvml, Gpu  # noqa: E402
 
-from collectors import _steps, _workers, parallel_inference  # noqa: E402
+from collectors import _steps, _telemetry, _workers, parallel_inference  # noqa: E402
 from collectors import _transformers as engine  # noqa: E402
 from collectors.parallel_inference import _ranks, _sharding  # noqa: E402
 from models.analytical import evaluate  # noqa: E402
@@ -196,6 +199,41 @@ def test_every_rank_says_what_it_holds_and_where_its_time_went(measured):
             assert row["device_index"] is None
 
 
+def test_a_run_says_how_long_it_was_how_much_of_it_passed_between_ranks_and_what_was_read_meanwhile(measured):
+    ranks, telemetry = landed(measured, "ranks"), landed(measured, "telemetry")
+    for run in landed(measured, "runs"):
+        own = [row["communication_s"] for row in ranks if row["run_id"] == run["run_id"]]
+        assert run["communication_s"] == max(own)
+        assert run["duration_s"] == pytest.approx(run["num_samples"] * run["latency_s"])
+        assert run["hooks_overhead_ratio"] > 0
+        assert run["profiler_overhead_ratio"] is None
+        definitions = dict(run["metric_definitions"])
+        assert definitions["communication_s"] == "timed_links"
+        assert definitions["memory_peak_bytes"] == "rss_peak_delta"
+        assert ("e2el_s" in definitions) == (run["phase"] == "generate")
+        read = [row for row in telemetry if row["run_id"] == run["run_id"]]
+        assert {row["device_index"] for row in read} == {-1}  # the host
+        assert all(row["at_s"] >= 0 for row in read)
+        assert run["throttled_ratio"] is None
+
+
+def test_executions_under_a_throttle_reason_are_told_by_when_they_began(monkeypatch):
+    gpu = Gpu()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(gpu))
+    began = []
+    with _telemetry.Telemetry("cuda") as telemetry:
+        for bits in (0x0, 0x4, 0x0):
+            gpu.throttle_bits = bits
+            time.sleep(0.2)
+            began.append(time.perf_counter())
+            time.sleep(0.2)
+    around = _ranks._surroundings(telemetry, began, [1e-3] * 3)
+    assert around.throttled == {began[1]}
+    assert 0 < around.columns["throttled_ratio"] < 1
+    assert {row["device_index"] for row in around.rows} == {-1, 0}
+
+
 def test_samples_are_those_of_the_slowest_rank(measured):
     samples = landed(measured, "samples")
     for run in landed(measured, "runs"):
@@ -283,7 +321,7 @@ def test_llms_dtypes_and_kinds_of_attention_are_combined(tmp_path, tiny_llama):
 
 
 def test_a_spent_budget_leaves_out_and_says_so(tmp_path, tiny_llama):
-    collected, lines = measure(tmp_path / "landing", tiny_llama, ranks=1, budget_s=0)
+    collected, lines = measure(tmp_path / "landing", tiny_llama, ranks=1, budget_s=1e-9)
     assert collected.num_runs == 0
     assert any("the budget is spent; 3 of 3 left out" in line for line in lines)
 
@@ -347,6 +385,8 @@ def test_every_kind_of_config_is_cut(llm_id):
         ({"num_micro_batches": 2}, "generate passes a batch on whole"),
         ({"phase": "decode", "num_micro_batches": 3, "batch_size": 4}, "must divide batch_size"),
         ({"layers": 99}, "cannot be cut to 99 layers"),
+        ({"cell_limit_s": -2.0}, "cell_limit_s is a number of seconds above 0, not -2"),
+        ({"budget_s": math.nan}, "budget_s is a number of seconds above 0, not nan"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(tmp_path, options, message):
