@@ -557,11 +557,11 @@ def test_options_that_say_nothing_known_are_refused(
 
 
 def test_no_secret_and_no_path_of_a_trace_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    secrets = ("hf_planted0secret", "planted-host", "/home/planted/run", "planted/module.py")
+    secrets = ("hf_planted0secret", "planted-host", "/planted/run", "planted/module.py")
     path = write(
         tmp_path / "trace.json",
         [
-            event("python_function", "/home/planted/module.py(3): forward", 0, 9),
+            event("python_function", "/planted/module.py(3): forward", 0, 9),
             event("user_annotation", "hf_planted0secret in an annotation", 0, 9),
             launch(0, 1),
             kernel("gemm", 5, 10, 1),
@@ -570,7 +570,7 @@ def test_no_secret_and_no_path_of_a_trace_is_kept(tmp_path: Path, capsys: pytest
         metadata={"env": {"HF_TOKEN": "hf_planted0secret"}},
         env={"TOKEN": "hf_planted0secret"},
         host_name="planted-host",
-        traceName="/home/planted/run/trace.json",
+        traceName="/planted/run/trace.json",
     )
     reported: list[str] = []
     tables = imported(tmp_path / "out", path, hardware_id="h100-sxm", report=reported.append)
