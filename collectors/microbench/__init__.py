@@ -4,6 +4,8 @@ One shape is one run of phase microbench. A sweep is a preset: `quick` (a minute
 host copies and collectives of zhang-2023-dissecting), `tiny` (to see that it works). Shapes land in batches, and a rerun skips what
 landed. The best of a sweep is kept as a `hardware` row of kind `measured`, the achievable roof: the peak of a dtype is its best
 GEMM, the bandwidth the best copy, triad or read from a cold cache. The peak of vector units is not measured (NULL).
+A device that no catalogue knows has a `hardware` row that was measured too, perhaps in a busy hour: its roof is the better of
+both, whatever kernel reached it, and at the end of a sweep its row takes the better columns.
 
 Executions shorter than a millisecond are made back to back and the time divided by their number.
 Warm repeats use the same buffers; cold ones go through buffers of four times the last-level cache. A warm run whose operands
@@ -87,6 +89,7 @@ def collect(
     families = None if kernel is None else _session.several(kernel)
     dtypes = None if dtype is None else _session.several(dtype)
     states = None if cache_state is None else _session.several(cache_state)
+    _session.check_seconds("budget_s", budget_s)
     _session.check("preset", [preset], _shapes.PRESETS)
     _session.check("kernel", families or [], tuple(_shapes.FAMILIES))
     _session.check("dtype", dtypes or [], _shapes.DTYPES)
@@ -126,11 +129,11 @@ class _Sweep:
 
     def __init__(self, session: _session.Session, preset: str, deadline: float | None) -> None:
         self._session, self._preset, self._deadline = session, preset, deadline
-        self._ceilings = Ceilings(session)
         self._batch = _Batch()
         self._disturbances = _machine.isolation("cuda") if session.device == "cuda" else []
         known = session.hardware.get("l2_bytes")
         self.cache_bytes = CACHE_BYTES if known is None else float(known)
+        self._ceilings = Ceilings(session, self.cache_bytes)
 
     def run(self, shapes: Sequence[Shape]) -> None:
         waiting = [one for one in shapes if not self._session.is_known(self._identity(one))]
@@ -147,6 +150,7 @@ class _Sweep:
             self._left = 0
         finally:
             self._land()
+            self._ceilings.land_device(self._session)
         if self._left:
             self._session.report(f"{self._left} shapes are left out: the time is up. A rerun goes on with them.")
 
@@ -154,7 +158,7 @@ class _Sweep:
         if shapes[0].kernel in _shapes.COLLECTIVES:
             self._measure_collectives(shapes)
             return
-        with _telemetry.Telemetry(self._session.device, interval_s=0.1) as telemetry:
+        with _telemetry.Telemetry(self._session.device, interval_s=0.05) as telemetry:
             for shape in shapes:
                 budget_s = self._budget_s(shape)
                 if budget_s is None:
@@ -210,7 +214,7 @@ class _Sweep:
         executions: int,
         is_throttled: Callable[[float, float], bool] = lambda begin, end: False,
     ) -> None:
-        columns, note = _rows.measured(shape, timing, self._session.hardware, self.cache_bytes)
+        columns, note = _rows.measured(shape, timing, self._ceilings.roof(), self.cache_bytes)
         run |= columns
         repeated = f"a repeat is {executions} executions back to back, divided" if executions > 1 else None
         said = _machine.load_note(run.get("other_load_ratio"))
@@ -259,7 +263,7 @@ class _Sweep:
         if self._deadline is None:
             return RUN_S
         left = self._deadline - time.monotonic()
-        if left <= 0 or _least_s(shape, self._session.hardware) * LEAST_EXECUTIONS > left:
+        if left <= 0 or _least_s(shape, self._ceilings.roof()) * LEAST_EXECUTIONS > left:
             return None
         return min(RUN_S, left / self._left)
 

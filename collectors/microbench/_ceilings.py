@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,12 @@ OWN = "measured by rooflake on the device itself"
 
 PEAKS = tuple(f"peak_{dtype}_flops_per_s" for dtype in _shapes.DTYPES)
 RATES = (*PEAKS, "memory_bandwidth_bytes_per_s", "host_link_bandwidth_bytes_per_s", "link_bandwidth_bytes_per_s")
+OWN_RATES = ("peak_fp32_flops_per_s", "peak_bf16_flops_per_s", "memory_bandwidth_bytes_per_s")
+"""Columns of `_machine.hardware_row` that later runs may better."""
+
+LEAST_GAIN = 1.02
+"""How much better a column must be for a device's own row to be written again: two measurements always differ a little."""
+
 TIMES = ("kernel_launch_s", "collective_launch_s")
 
 
@@ -30,8 +37,9 @@ class Ceilings:
     lie below what a quieter hour reaches.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._device = session.hardware
+    def __init__(self, session: Session, cache_bytes: float = math.inf) -> None:
+        self._device, self._cache_bytes = session.hardware, cache_bytes
+        self._is_own = str(session.hardware["source"]).startswith(OWN)
         self._values: dict[str, float] = {}
         self._origins: dict[str, str] = {}
         self._is_changed = False
@@ -39,7 +47,7 @@ class Ceilings:
             if row is not None:
                 notes = (part.partition(": ") for part in (row["note"] or "").split("; "))
                 self._take(row, {name: origin for name, _, origin in notes})
-        if str(session.hardware["source"]).startswith(OWN):
+        if self._is_own:
             self._take(
                 session.hardware, dict.fromkeys(RATES, f"the device's own row of {session.hardware['source_date']}")
             )
@@ -47,6 +55,16 @@ class Ceilings:
 
     def get(self, column: str) -> float | None:
         return self._values.get(column)
+
+    def roof(self) -> dict[str, Any]:
+        """The device's row that bounds its runs: the catalogue's as it is, one that was measured with what is better by now."""
+        if not self._is_own:
+            return self._device
+        better = {name: self._values[name] for name in OWN_RATES if self._device.get(name) is not None}
+        vector, peak = (self._device.get(f"{which}_fp32_flops_per_s") for which in ("vector", "peak"))
+        if peak is not None and vector == peak:
+            better["vector_fp32_flops_per_s"] = better["peak_fp32_flops_per_s"]
+        return {**self._device, **better}
 
     def offer(self, column: str, value: float, origin: str) -> None:
         """Keep what is better than the known: larger of a rate, smaller of a time."""
@@ -73,6 +91,16 @@ class Ceilings:
             )
             if shape.kernel == "all_reduce":  # a broadcast's sender does not wait: several in turn overlap
                 self.offer("collective_launch_s", best_s, f"{origin}, {shape.num_devices} ranks")
+        if self._is_own and work is not None:
+            self._reached_anyhow(shape, work, best_s, origin)
+
+    def _reached_anyhow(self, shape: Shape, work: _shapes.Work, best_s: float, origin: str) -> None:
+        """What any kernel did to device memory or in arithmetic is a bound of a device whose roof nobody else knows."""
+        is_from_memory = shape.cache_state == "cold" or not _shapes.is_resident(work.bytes_moved, self._cache_bytes)
+        if is_from_memory:
+            self.offer("memory_bandwidth_bytes_per_s", work.bytes_moved / best_s, origin)
+        if work.flops is not None:
+            self.offer(f"peak_{shape.dtype}_flops_per_s", work.flops / best_s, origin)
 
     def land(self, session: Session) -> None:
         """Write the row where something got better: one file a device, whose place the better row takes."""
@@ -85,6 +113,30 @@ class Ceilings:
             if path not in session.paths
         ]
         session.ceilings, self._is_changed = row, False
+
+    def land_device(self, session: Session) -> None:
+        """Write a measured device's own row anew where something got better, and in place of what landed of it before.
+
+        Else one load of the landing folder would meet several contents of one key.
+        """
+        row = self.roof()
+        gained = [
+            name for name in OWN_RATES if row.get(name) is not None and row[name] > LEAST_GAIN * self._device[name]
+        ]
+        if not gained:
+            return
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        began = str(row["source"]).partition("; bettered")[0]
+        row |= {"source": f"{began}; bettered by rooflake/microbench: {', '.join(gained)}", "source_date": today}
+        for path in (session.landing / "hardware").glob("*.parquet"):
+            with contextlib.suppress(FileNotFoundError, parquet.ContractError):  # a loader's by now, or its to refuse
+                rows = parquet.read("hardware", path).to_pylist()
+                better = [row if one["hardware_id"] == row["hardware_id"] else one for one in rows]
+                if better != rows:
+                    parquet.write("hardware", better, path)
+        paths = parquet.land(session.landing, row["hardware_id"], {"hardware": [row]})
+        session.paths += [path for path in paths if path not in session.paths]
+        session.hardware = self._device = row
 
     def row(self) -> dict[str, Any]:
         device = self._device

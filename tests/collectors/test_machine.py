@@ -251,6 +251,30 @@ def test_isolation_sees_processors_that_others_keep_busy():
             one.stdout.close()
 
 
+def test_a_ceiling_is_tried_again_for_as_long_as_others_are_busy(tmp_path, monkeypatch):
+    """The system's count of processor seconds, as files: others work until the third look, and by then all of it is seen."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr(_machine, "PROC", tmp_path)
+    monkeypatch.setattr(_machine, "PAUSE_S", 0.0)
+    seconds, values = [0.0], iter([4.0, 3.0, 20.0, 5.0, 23.0, 99.0])
+
+    def say(busy_s):
+        seconds[0] += busy_s
+        ticks = int((seconds[0] + 1e6) * os.sysconf("SC_CLK_TCK"))
+        (tmp_path / "stat").write_text(f"cpu {ticks} 0 0 0 0 0 0 0 0 0\n")
+
+    def measure():
+        value = next(values)
+        say(10.0 if value < 23 else 0.0)
+        return value
+
+    say(0.0)
+    assert _machine._roof(measure, "cpu", patience_s=60.0) == 23.0
+    assert next(values) == 99.0, "nobody else was busy: done"
+    values = iter([4.0, 3.0, 20.0])
+    assert _machine._roof(measure, "cpu") == 4.0, "a ceiling of cores alone is not waited for"
+
+
 def test_measured_ceilings_have_an_id_of_their_own():
     assert _machine.measured_id("h100-sxm") == "h100-sxm-measured"
 

@@ -471,12 +471,50 @@ def test_a_device_whose_own_row_was_measured_starts_from_it(tmp_path):
         assert Ceilings(opened).get("peak_fp32_flops_per_s") is None, "a datasheet is no measurement"
 
 
+LOW = {"memory_bandwidth_bytes_per_s": 1e6, "peak_fp32_flops_per_s": 1e5, "vector_fp32_flops_per_s": 1e5}
+OWN = hardware() | LOW | {"source": "measured by rooflake on the device itself: best of many GEMMs"}
+
+
+@pytest.mark.parametrize("kernels", [["gemm", "copy"], []])
+def test_the_roof_of_a_device_measured_in_a_bad_hour_is_raised_to_what_is_reached(tmp_path, kernels):
+    """Also where no GEMM and no copy ever said what the device can do."""
+    parquet.land(tmp_path, "an-earlier-run", {"hardware": [OWN]})
+    measure(tmp_path, hardware_row=None, kernel=[*kernels, "norm", "elementwise", "attention"])
+    runs = [run for run in landed(tmp_path, "runs") if run["roofline_s"] is not None]
+    assert {run["kernel"] for run in runs} >= {"rms_norm", "add", "attention"}
+    for run in runs:
+        assert run["latency_s"] >= 0.98 * run["roofline_s"], run["kernel"]
+    rows = [row for row in landed(tmp_path, "hardware") if row["hardware_id"] == OWN["hardware_id"]]
+    assert len(rows) == 2
+    assert rows[0] == rows[1], "whatever a load takes first"
+    assert "bettered by rooflake/microbench: peak_fp32_flops_per_s, memory_bandwidth_bytes_per_s" in rows[0]["source"]
+    (ceilings,) = [row for row in landed(tmp_path, "hardware") if row["kind"] == "measured"]
+    for name, low in LOW.items():
+        assert rows[0][name] > 10 * low
+        assert name.startswith("vector") or rows[0][name] == ceilings[name]
+    assert rows[0]["peak_bf16_flops_per_s"] == OWN["peak_bf16_flops_per_s"], "never lowered"
+    with _session.open_session(microbench.NAME, microbench.SOURCE, tmp_path, device="cpu") as later:
+        assert later.hardware["memory_bandwidth_bytes_per_s"] == rows[0]["memory_bandwidth_bytes_per_s"]
+
+
+def test_a_device_of_the_catalogue_keeps_its_datasheet(tmp_path):
+    measure(tmp_path, hardware_row=hardware() | LOW, kernel=["gemm", "copy"])
+    (row,) = landed(tmp_path, "hardware")
+    assert row["kind"] == "measured"
+    assert {run["bound"] for run in landed(tmp_path, "runs")} <= {"compute", "memory"}
+    for run in landed(tmp_path, "runs"):
+        if run["kernel"] == "gemm":
+            assert run["roofline_s"] == pytest.approx(run["flops"] / LOW["peak_fp32_flops_per_s"])
+
+
 # ---- options
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"budget_s": -5.0}, "budget_s is a number of seconds above 0, not -5."),
+        ({"budget_s": math.nan}, "budget_s is a number of seconds above 0, not nan."),
         ({"preset": "huge"}, "'huge' is not a preset that can be measured here. Known: tiny, quick, full, zhang-2023."),
         ({"kernel": ["gem"]}, "'gem' is not a kernel that can be measured here. Known: gemm, copy,"),
         ({"dtype": "fp64"}, "'fp64' is not a dtype that can be measured here. Known: fp32, bf16, fp16, int8, fp8."),
