@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import collectors
+from collectors import _errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,7 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     command = {"campaign": _campaign, "pack": _pack}.get(argv[0], _collect)
     try:
         return command(*argv)
-    except (LookupError, ValueError, OSError) as error:
+    except Exception as error:
+        if not _errors.is_sentence(error):
+            raise
         print(error, file=sys.stderr)
         return 2
 
@@ -32,7 +35,9 @@ def _collect(name: str, *words: str) -> int:
     parser = _parser(name, collector.__doc__)
     collector.add_arguments(parser)
     options = vars(parser.parse_args(words))
-    collected = collector.collect(options.pop("landing"), report=_say, **options)
+    landing = options.pop("landing")
+    with _errors.explained(landing):
+        collected = collector.collect(landing, report=_say, **options)
     for path in collected.paths:
         print(path)
     _say(f"{collected.num_runs} runs landed, {collected.num_failed} of them failures.")

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import collectors
-from collectors import Collected, Report, _plan, silent
-from warehouse import catalog
+from collectors import Collected, Report, _errors, _plan, _session, silent
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,9 @@ def run(
 
     Within `budget_s` a sweep gets what is left times its share of the shares left; nothing starts after its end. A sweep that
     fails does not stop the others. What a run before has landed is not measured again. Raises ValueError for a campaign or
-    a part that is not there.
+    a part that is not there, or a budget that is no number of seconds.
     """
+    _session.check_seconds("budget_s", budget_s)
     campaign = _plan.load(name)
     known = list(dict.fromkeys(sweep.part for sweep in campaign.sweeps))
     for part in parts:
@@ -59,9 +59,10 @@ def run(
                 options["budget_s"] = min(share, options.get("budget_s", share))
         began = time.monotonic()
         try:
-            done = collectors.find(sweep.collector).collect(landing, report=_titled(sweep.title, report), **options)
+            with _errors.explained(landing):
+                done = collectors.find(sweep.collector).collect(landing, report=_titled(sweep.title, report), **options)
         except Exception as error:  # nobody can mend it within the window: the other sweeps go on
-            is_said = isinstance(error, catalog.UnknownEntryError | ValueError | RuntimeError | ImportError)
+            is_said = _errors.is_sentence(error) or isinstance(error, RuntimeError | ImportError)
             if not is_said:
                 report(traceback.format_exc())
             failures.append(f"{sweep.title}: {error}" if is_said else f"{sweep.title}: {type(error).__name__}: {error}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections.abc
 import inspect
 import tomllib
+import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import collectors
 
 CAMPAIGNS = Path(__file__).parent / "campaigns"
 KEYS = {"name": str, "sweep": list, "twins": bool, "train": bool}
-OURS = ("landing", "report", "skip", "hardware_row", "ceiling_row")
+OURS = ("landing", "report", "skip", "hardware_row", "ceiling_row", "known_hardware")
 """Parameters of collectors that whoever runs a plan fills in."""
 
 
@@ -109,7 +110,37 @@ def _options(where: str, collector: str, given: dict[str, Any]) -> dict[str, Any
         if isinstance(value, list) and not is_several:
             raise ValueError(f"{where}: {name} takes one value, not the list {value}.")
         options[name] = [value] if is_several and not isinstance(value, list) else value
+        if not _fits(options[name], hints[name]):
+            raise ValueError(f"{where}: {name} is {' or '.join(_words(hints[name]))}, not {value!r}.")
     return options
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of TOML is of a type that a collector takes; a list must hold something."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin in (collections.abc.Sequence, list):
+        return isinstance(value, list) and bool(value) and all(_fits(one, inner[0]) for one in value)
+    if origin is collections.abc.Mapping:
+        return isinstance(value, dict)
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float:
+        return isinstance(value, int | float)
+    return isinstance(value, str if hint is Path else hint)
+
+
+def _words(hint: Any) -> list[str]:
+    """What a type hint takes, in words; None is to leave the option out."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return list(dict.fromkeys(word for one in inner if one is not types.NoneType for word in _words(one)))
+    if origin in (collections.abc.Sequence, list):
+        return [f"a list of one or more, each {' or '.join(_words(inner[0]))}"]
+    if origin is collections.abc.Mapping:
+        return ["a table"]
+    return [{str: "a text", Path: "a text", int: "a whole number", float: "a number", bool: "true or false"}[hint]]
 
 
 def _takes_several(hint: Any) -> bool:

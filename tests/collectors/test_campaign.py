@@ -1,5 +1,7 @@
 """Campaigns on a bare node, and the datasets that are packed from what they landed."""
 
+import os
+import re
 import subprocess
 import sys
 
@@ -7,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import sample_rows
 
-from collectors import _campaign, _dataset, _plan, published
-from warehouse import parquet, schema
+from collectors import _campaign, _dataset, _errors, _plan, published
+from warehouse import catalog, parquet, schema
 
 ROOFLINE = """
 [[sweep]]
@@ -59,7 +61,7 @@ def test_parts_of_a_campaign_run_alone(tmp_path, campaign):
 
 def test_nothing_starts_after_the_window(tmp_path, campaign):
     lines = []
-    outcome = _campaign.run(campaign, tmp_path / "landing", budget_s=0.0, report=lines.append)
+    outcome = _campaign.run(campaign, tmp_path / "landing", budget_s=1e-9, report=lines.append)
     assert outcome.collected.num_runs == 0
     assert lines == ["bounds: the time is over; left out.", "nobody's: the time is over; left out."]
 
@@ -78,6 +80,65 @@ def test_a_share_is_a_number_above_zero(tmp_path, share):
     path.write_text(f"[[sweep]]\ncollector = 'roofline'\nshare = {share}\n")
     with pytest.raises(ValueError, match="share is a number above 0"):
         _plan.load(str(path))
+
+
+@pytest.mark.parametrize("budget_s", [-5.0, 0.0, float("nan"), float("inf")])
+def test_a_budget_is_a_number_of_seconds(tmp_path, campaign, budget_s):
+    with pytest.raises(ValueError, match="budget_s is a number of seconds above 0, not "):
+        _campaign.run(campaign, tmp_path / "landing", budget_s=budget_s)
+
+
+ROOFLINE_OPTIONS = {
+    "llm_id": "gpt2", "hardware_id": "a100-sxm-80gb", "phase": "decode", "dtypes": "fp16", "with_ops": "none",
+}  # fmt: skip
+
+
+def roofline(landing, **options):
+    """The command on one configuration."""
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in (ROOFLINE_OPTIONS | options).items()]
+    return [sys.executable, "-m", "collectors", "roofline", "--landing", str(landing), *words]
+
+
+@pytest.mark.parametrize("folder", ["a-file", "a-file/deeper"])
+def test_a_landing_folder_that_cannot_be_made_is_a_sentence(tmp_path, folder):
+    (tmp_path / "a-file").write_text("")
+    answer = subprocess.run(roofline(tmp_path / folder), capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    last = answer.stderr.splitlines()[-1]
+    assert re.fullmatch(
+        r"Nothing could be landed in '.*a-file.*': .+\. Give another folder with --landing; .* whole\.", last
+    )
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_disk_without_room_is_a_sentence(tmp_path):
+    """No file may grow beyond 0 bytes: the kernel refuses the write as a full disk does."""
+    resource = pytest.importorskip("resource")
+    answer = subprocess.run(
+        roofline(tmp_path / "landing"), capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    )  # fmt: skip
+    assert answer.returncode == 2
+    assert "landing': File too large. Give another folder with --landing" in answer.stderr
+    assert not list((tmp_path / "landing").glob("*/*.parquet"))
+
+
+def test_only_sentences_are_printed_without_their_traceback():
+    for error in (
+        LookupError("no such paper"),
+        ValueError("no"),
+        OSError("no"),
+        catalog.UnknownEntryError("no such LLM"),
+    ):
+        assert _errors.is_sentence(error)
+    for error in (KeyError("columns"), IndexError("list index out of range"), TypeError("x"), ZeroDivisionError()):
+        assert not _errors.is_sentence(error)
+
+
+def test_a_file_elsewhere_is_no_matter_of_landing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No such file"), _errors.explained(tmp_path / "landing"):
+        (tmp_path / "trace.json").read_text()
 
 
 def landed(landing, number):

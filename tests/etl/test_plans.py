@@ -47,6 +47,18 @@ def test_one_value_stands_for_a_list_of_one_where_a_collector_takes_several(tmp_
     }
 
 
+LOCAL = "[[sweep]]\ncollector = 'local_profile'\n"
+
+
+def test_whole_numbers_are_numbers_and_tables_and_lists_pass(tmp_path):
+    text = f"{LOCAL}budget_s = 20\nenergy = true\nbatch_size = [1, 2]\n"
+    assert plans.load(written(tmp_path, text)).sweeps[0].options == {
+        "budget_s": 20, "energy": True, "batch_size": [1, 2],
+    }  # fmt: skip
+    text = "[[sweep]]\ncollector = 'endpoint'\nurl = 'http://x'\nmodel = 'm'\nextra_body = {seed = 1}\n"
+    assert plans.load(written(tmp_path, text)).sweeps[0].options["extra_body"] == {"seed": 1}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -59,6 +71,14 @@ def test_one_value_stands_for_a_list_of_one_where_a_collector_takes_several(tmp_
         ("[[sweep]]\ncollector = 'roofline'\nllms = ['a']\n", r"roofline has no option 'llms'\. Known: llm_id, hard"),
         ("[[sweep]]\ncollector = 'local_profile'\nskip = []\n", r"local_profile has no option 'skip'"),
         ("[[sweep]]\ncollector = 'endpoint'\nurl = 'http://x'\n", r"endpoint needs model\."),
+        (f"{LOCAL}budget_s = 'a'\n", r"sweep 'local_profile': budget_s is a number, not 'a'\."),
+        (f"{LOCAL}budget_s = true\n", r"budget_s is a number, not True"),
+        (f"{LOCAL}batch_size = ['x']\n", r"batch_size is .*a list of one or more, each a whole number, not \['x'\]"),
+        (f"{LOCAL}batch_size = [1.5]\n", r"batch_size is a whole number or a list .*, not \[1\.5\]"),
+        (f"{LOCAL}batch_size = []\n", r"batch_size is .*a list of one or more, .*, not \[\]"),
+        (f"{LOCAL}llm_id = 3\n", r"llm_id is a text or a list of one or more, each a text, not 3"),
+        (f"{LOCAL}energy = 'yes'\n", r"energy is true or false, not 'yes'"),
+        (f"{LOCAL}energy = 1\n", r"energy is true or false, not 1"),
         ("[[sweep]]\ncollector = 'local_profile'\nbudget_s = [1]\n", r"budget_s takes one value, not the list \[1\]"),
     ],
 )
