@@ -59,7 +59,7 @@ FULL_RUNS = 3
 class _Grid:
     """What is asked for, every combination of it."""
 
-    phases: Sequence[str]
+    phases: Sequence[str | None]
     batches: Sequence[int]
     inputs: Sequence[int]
     dtypes: Sequence[str]
@@ -94,7 +94,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--checkpoint", help="a local checkpoint folder or a hub id, instead of catalogue ids")
     parser.add_argument("--layers", type=int, help="cut each LLM to its first layers, as an LLM of its own")
     parser.add_argument(
-        "--phase", nargs="+", default=["pretrain_step"], help=f"of {' '.join(PHASES)}; default: the first"
+        "--phase", nargs="+", help=f"of {' '.join(PHASES)}; default: the second for adapters, else the first"
     )
     parser.add_argument("--batch-size", nargs="+", type=int, default=[1], help="sequences of one device; default: 1")
     parser.add_argument(
@@ -138,7 +138,7 @@ def collect(
     llm_id: str | Sequence[str] | None = None,
     checkpoint: str | None = None,
     layers: int | None = None,
-    phase: str | Sequence[str] = "pretrain_step",
+    phase: str | Sequence[str] | None = None,
     batch_size: int | Sequence[int] = 1,
     input_tokens: int | Sequence[int] = 350,
     dtype: str | Sequence[str] = "fp32",
@@ -169,7 +169,7 @@ def collect(
     is no row. Raises LookupError for an unknown LLM, ValueError for an unknown option.
     """
     grid = _Grid(
-        phases=_session.several(phase), batches=_session.several(batch_size), inputs=_session.several(input_tokens),
+        phases=[None] if phase is None else _session.several(phase), batches=_session.several(batch_size), inputs=_session.several(input_tokens),
         dtypes=_session.several(dtype), techniques=[_technique(one) for one in _session.several(optimizations)],
         micro_batches=_session.several(num_micro_batches), ranks=_session.several(ranks), lora_rank=lora_rank,
         optimizer_dtype=optimizer_dtype, attention=attention,
@@ -221,8 +221,8 @@ def _cells(target: Any, grid: _Grid, device: str, report: Report) -> list[_train
 
     found: list[_trainer.Cell] = []
     axes = (grid.phases, grid.inputs, grid.dtypes, grid.techniques, grid.ranks, grid.batches, grid.micro_batches)
-    for phase, tokens, dtype, names, ranks, batch, micro in itertools.product(*axes):
-        options = tuple(one for one in names if phase != "pretrain_step" or one not in ADAPTERS)
+    for asked, tokens, dtype, options, ranks, batch, micro in itertools.product(*axes):
+        phase = PHASES[bool({*options} & {*ADAPTERS})] if asked is None else asked
         cell = _trainer.Cell(
             target=target, phase=phase, batch_size=batch, input_tokens=tokens, dtype=dtype,
             optimizer_dtype=grid.optimizer_dtype or dtype, attention="flash" if "flash" in options else grid.attention,
@@ -244,6 +244,8 @@ def _impossible(cell: _trainer.Cell) -> str | None:
     llm = cell.target.llm
     if llm.max_context_tokens is not None and cell.input_tokens > llm.max_context_tokens and llm.position == "learned":
         return f"{cell.input_tokens} tokens exceed its context of {llm.max_context_tokens}"
+    if cell.phase == "pretrain_step" and cell.lora_rank is not None:
+        return "adapters train in a finetune_step (--phase finetune_step)"
     if cell.batch_size % cell.num_micro_batches:
         return f"{cell.num_micro_batches} micro-batches do not divide a batch of {cell.batch_size}"
     if "zero3" in cell.optimizations and cell.num_ranks == 1:
@@ -283,7 +285,7 @@ def _measure(call: _Call, cell: _trainer.Cell, num_left: int) -> None:
     session, plan = call.session, _plan(call, cell)
     attention = cell.attention if isinstance(plan, Exception) else plan.attention
     identities = [_identity(call, cell, attention) for _ in range(call.runs)]
-    if session.is_known(identities[0]):
+    if session.is_known(identities[0], call.limit_s):
         session.report(f"{_label(cell)}: measured already.")
         return
     try:
@@ -385,7 +387,8 @@ def _run(
             _trainer.train, (cell, protocol, identity["run_id"]), num_ranks=cell.num_ranks, backend=backend
         )
     except _workers.WorkerError as error:
-        return identity | _session.failure(error), {}
+        status = _session.failure(error)
+        return identity | status | ({"duration_s": call.limit_s} if status["status"] == "timeout" else {}), {}
     first = outcomes[0]
     row = identity | _measured(call, cell, plan, outcomes)
     ranks = [
@@ -548,7 +551,7 @@ def _label(cell: _trainer.Cell) -> str:
 def _check_options(grid: _Grid, warmup_steps: int, steps: int, runs: int) -> None:
     """Raises ValueError naming the option, what was given and what is known."""
     names = {name for technique in grid.techniques for name in technique}
-    _session.check("phase", grid.phases, PHASES)
+    _session.check("phase", [one for one in grid.phases if one is not None], PHASES)
     _session.check("dtype", grid.dtypes, DTYPES)
     _session.check("optimizer_dtype", {grid.optimizer_dtype} - {None}, DTYPES)
     _session.check("attention", {grid.attention} - {None}, ("eager", "sdpa"))

@@ -133,6 +133,15 @@ def single(tmp_path_factory):
     return landing, checkpoint, rows
 
 
+def test_adapters_train_in_a_fine_tuning_step(tmp_path):
+    landing, checkpoint = tmp_path / "landing", bare(tmp_path, LLAMA)
+    train(landing, checkpoint, runs=1, optimizations="lora")
+    assert [run["phase"] for run in landed(landing, "runs")] == ["finetune_step"]
+    collected, lines = train(landing, checkpoint, runs=1, phase="pretrain_step", optimizations="lora")
+    assert collected.num_runs == 0
+    assert "adapters train in a finetune_step (--phase finetune_step); left out." in " ".join(lines)
+
+
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
     """Two ranks over gloo: replicas and shards."""
@@ -426,6 +435,10 @@ def test_a_killed_rank_and_a_run_without_end_are_rows_and_the_sweep_goes_on(tmp_
     assert outcomes[2][0] == "oom"
     assert "SIGKILL" in outcomes[2][1]
     assert outcomes[1][0] == "timeout"
+    assert {run["num_devices"]: run["duration_s"] for run in landed(landing, "runs")} == {1: 2.0, 2: None}
+    again, _ = train(landing, str(tmp_path / "tiny"), steps=10**6, cell_limit_s=2)
+    longer, _ = train(landing, str(tmp_path / "tiny"), steps=10**6, cell_limit_s=2.5)
+    assert (again.num_runs, longer.num_runs) == (0, 1)
     assert multiprocessing.active_children() == []
 
 
