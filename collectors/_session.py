@@ -13,11 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from collectors import Collected, Report, _machine, _workers, silent
-from warehouse import catalog, parquet, schema
+import pyarrow as pa
 
-DONE = ("ok", "oom", "timeout", "unsupported")
-"""Statuses that another try would not change; an `error` is tried again."""
+from collectors import Collected, Report, _machine, _workers, silent
+from models.analytical import evaluate
+from warehouse import catalog, parquet, schema
+from warehouse.catalog.llm import Llm
+
+REFUSALS = ("not tried", "not started")
+"""Words of a status_detail where an oom or a timeout is a reckoning of the moment: every call reckons again."""
 ALLOCATORS_SAY = ("can't allocate memory", "out of memory", "cannot allocate memory")
 LACKS = ("NotImplementedError", "ImportError", "ModuleNotFoundError")
 """Exceptions of what a device or a library does not have; our own UnsupportedError is a sentence already."""
@@ -36,7 +40,8 @@ class Session:
     is_hardware_new: bool
     ceilings: dict[str, Any] | None
     environment: dict[str, Any]
-    known: set[str]
+    known: dict[str, float]
+    refused: set[str]
     paths: list[Path] = field(default_factory=list)
     num_runs: int = 0
     num_failed: int = 0
@@ -48,9 +53,31 @@ class Session:
     def collected(self) -> Collected:
         return Collected(self.num_runs, tuple(self.paths), self.num_failed)
 
-    def is_known(self, run: Mapping[str, Any]) -> bool:
-        """Whether the lake or the landing folder holds a finished run of the same group (see `identity`)."""
-        return run["repeat_group_id"] in self.known
+    def is_known(self, run: Mapping[str, Any], limit_s: float | None = None) -> bool:
+        """Whether the lake or the landing folder holds a final run of the same group (see `identity`, `final_up_to`).
+
+        A timeout is no answer to who gives more time than it had; `limit_s` None asks for any outcome.
+        """
+        limit = self.known.get(run["repeat_group_id"])
+        return limit is not None and (limit_s is None or limit_s <= limit)
+
+    def learn(self, run: Mapping[str, Any]) -> None:
+        """Note the outcome of a run that has landed."""
+        group = run["repeat_group_id"]
+        if group is None:
+            return
+        if is_refusal(run):
+            self.refused.add(group)
+        limit = final_up_to(run)
+        if limit is not None:
+            self.known[group] = max(limit, self.known.get(group, 0.0))
+
+    def closed_form(self, configuration: Mapping[str, Any], llm: Llm) -> dict[str, Any]:
+        """Analytical totals of a configuration on this device; numbers are None where it has none."""
+        row = {name: configuration[name] for name in schema.CONFIGURATION_NAMES if configuration.get(name) is not None}
+        hardware = {name: self.hardware.get(name) for name in schema.table("hardware").names}
+        totals, _ = evaluate(pa.Table.from_pylist([row]), with_ops=False, hardware=[hardware], llms=[llm])
+        return dict(totals.to_pylist()[0])
 
     def identity(
         self,
@@ -102,9 +129,12 @@ class Session:
     ) -> None:
         """Land runs with what belongs to them (ops, samples, telemetry, ranks) as one batch: whole or not at all.
 
-        `llm` is an `llms` row where the catalogue has none. Names the batch after its first run.
+        `llm` is an `llms` row where the catalogue has none. Names the batch after its first run. A refusal that the landing
+        folder holds already (the same group) lands no second time.
         """
         rows = [runs] if isinstance(runs, Mapping) else list(runs)
+        if all(is_refusal(row) and row["repeat_group_id"] in self.refused for row in rows):
+            return
         batch: dict[str, parquet.Rows] = {
             "environments": [self.environment],
             "hardware": [self.hardware] if self.is_hardware_new else [],
@@ -114,7 +144,8 @@ class Session:
             "runs": rows,
         }
         self.paths += parquet.land(self.landing, rows[0]["run_id"], batch)
-        self.known |= {row["repeat_group_id"] for row in rows if row["status"] in DONE}
+        for row in rows:
+            self.learn(row)
         self.num_runs += len(rows)
         self.num_failed += sum(row["status"] != "ok" for row in rows)
 
@@ -129,23 +160,46 @@ def open_session(
     report: Report = silent,
     hardware_row: dict[str, Any] | None = None,
     ceiling_row: dict[str, Any] | None = None,
-    skip: Collection[str] = frozenset(),
+    skip: Collection[str] | Mapping[str, float] = frozenset(),
 ) -> Iterator[Session]:
     """Hold the device ('auto', 'cpu', 'cuda') and yield the session of one call.
 
     `hardware_row` and `ceiling_row` are this device's rows where a lake knows them (catalogue or first measurement, and what
-    `microbench` reached); else the landing folder's are taken. `skip` holds repeat_group_ids that need no measuring; those
-    of finished runs in the landing folder are added. Raises ValueError for a device that is not there or a row of another.
+    `microbench` reached); else the landing folder's are taken. `skip` holds repeat_group_ids that need no measuring, or
+    maps them to the limit up to which that is so (`final_up_to`); those of the landing folder are added. Raises ValueError for a device that is not there or a row of another.
     """
     device = _machine.resolve_device(device)
     with _machine.device_lock(device, report):
         row, is_new = _hardware(landing, device, hardware_row)
-        yield Session(
+        session = Session(
             collector=collector, source=source, landing=landing, report=report, device=device, hardware=row,
             is_hardware_new=is_new, ceilings=ceiling_row or _landed_ceilings(landing, row["hardware_id"]),
             environment=_machine.environment(row["hardware_id"]),
-            known=set(skip) | _landed_groups(landing, collector),
+            known=dict(skip) if isinstance(skip, Mapping) else dict.fromkeys(skip, math.inf), refused=set(),
         )  # fmt: skip
+        for run in _landed(landing, "runs"):
+            if run["collector"] == collector:
+                session.learn(run)
+        yield session
+
+
+def is_refusal(run: Mapping[str, Any]) -> bool:
+    """Whether a run is an oom or a timeout that was reckoned and not met."""
+    said = run.get("status_detail") or ""
+    return run["status"] in ("oom", "timeout") and any(words in said for words in REFUSALS)
+
+
+def final_up_to(run: Mapping[str, Any]) -> float | None:
+    """Limit in seconds up to which another try would not change an outcome; None where every call tries again.
+
+    A timeout has its own limit in `duration_s`; where it does not say, more time than none may help.
+    """
+    if run["status"] not in ("ok", "oom", "timeout", "unsupported") or is_refusal(run):
+        return None
+    if run["status"] != "timeout":
+        return math.inf
+    limit = run.get("duration_s")
+    return 0.0 if limit is None else float(limit)
 
 
 def failure(error: BaseException) -> dict[str, Any]:
@@ -215,14 +269,6 @@ def _hardware(landing: Path, device: str, known: dict[str, Any] | None) -> tuple
 def _landed_ceilings(landing: Path, hardware_id: str) -> dict[str, Any] | None:
     rows = [row for row in _landed(landing, "hardware") if row["measured_of"] == hardware_id]
     return rows[-1] if rows else None
-
-
-def _landed_groups(landing: Path, collector: str) -> set[str]:
-    return {
-        row["repeat_group_id"]
-        for row in _landed(landing, "runs")
-        if row["collector"] == collector and row["status"] in DONE and row["repeat_group_id"] is not None
-    }
 
 
 def _landed(landing: Path, table: str) -> Iterator[dict[str, Any]]:

@@ -284,16 +284,6 @@ def weights_bytes(model: Any) -> float:
     return float(sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()))
 
 
-def decode_weight_bytes(model: Any) -> float:
-    """Bytes of the weights that a decoder reads for one token: all but the tables it looks one row up in, unless the output
-    head is tied to one."""
-    head = model.get_output_embeddings()
-    tables = [one.weight for one in model.modules() if isinstance(one, torch.nn.Embedding)]
-    return weights_bytes(model) - sum(
-        float(one.numel() * one.element_size()) for one in tables if head is None or one is not head.weight
-    )
-
-
 def _attention_of(model: Any) -> str | None:
     """The attention implementation a model uses, in the warehouse's words."""
     name = str(getattr(model.config, "_attn_implementation", None))

@@ -27,5 +27,5 @@ def known(store: Store, collector: str, device: str = "auto") -> dict[str, Any]:
     return {
         "hardware_row": next((row for row in rows if row["measured_of"] is None), None),
         "ceiling_row": next((row for row in rows if row["measured_of"] is not None), None),
-        "skip": {row["repeat_group_id"] for row in groups},
+        "skip": {row["repeat_group_id"]: row["final_up_to_s"] for row in groups},
     }

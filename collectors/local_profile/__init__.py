@@ -3,7 +3,8 @@
 Architectures of the catalogue run with random weights, which changes no speed; `--checkpoint` runs a local checkpoint folder
 or a hub id. Every LLM runs in a process of its own. Each run lands by itself as soon as it ends, so a kill loses at most the
 one in progress; what is not run lands too, with a status and a sentence: out of memory, longer than the limit of a cell, not
-supported. What landed before is not measured again.
+supported. What landed before is not measured again: a timeout only with a higher limit, and what was only reckoned not to fit
+is reckoned again.
 
 On a machine shared with other processes start it with OMP_WAIT_POLICY=passive (kept with the environment): waiting threads then
 sleep instead of spinning on a core that somebody else needs. A decode step of gpt2 in fp32, two threads on two cores, took 66 ms
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def collect(
     cell_limit_s: float = CELL_LIMIT_S,
     budget_s: float | None = None,
     checkpoint: str | None = None,
-    skip: Collection[str] = frozenset(),
+    skip: Collection[str] | Mapping[str, float] = frozenset(),
     hardware_row: dict[str, Any] | None = None,
     ceiling_row: dict[str, Any] | None = None,
 ) -> Collected:
@@ -118,8 +119,8 @@ def collect(
         executions=_session.several(execution), caches=_session.several(cache),
     )  # fmt: skip
     _cells.check(grid)
-    if cell_limit_s <= 0:
-        raise ValueError(f"cell_limit_s is a number of seconds above 0, not {cell_limit_s:g}.")
+    _session.check_seconds("cell_limit_s", cell_limit_s)
+    _session.check_seconds("budget_s", budget_s)
     targets = (
         [engine.from_checkpoint(checkpoint)]
         if checkpoint is not None

@@ -12,7 +12,7 @@ from typing import Any
 from collectors import _session
 from collectors._steps import Case
 from collectors._transformers import DTYPES, Target, activation_dtype
-from warehouse import catalog
+from warehouse import catalog, schema
 from warehouse.catalog.llm import Llm
 
 PHASES = ("forward", "prefill", "decode", "generate")
@@ -88,14 +88,20 @@ class Job:
         return None if self.target.is_catalogued else catalog.llm_row(self.target.llm)
 
     def identity(self, session: _session.Session, cell: Cell, attention: str | None) -> dict[str, Any]:
-        """Identity columns of a cell's run. `attention` is what the model uses, where that is known."""
-        return session.identity(
+        """Identity columns of a cell's run. `attention` is what the model uses, where that is known.
+
+        A search for the memory's boundary is a group apart: runs of single batches do not answer it.
+        """
+        run = session.identity(
             configuration(self.target, cell, attention),
-            command=command(session.collector, self.target, cell, self.checkpoint, session.device),
+            command=command(session.collector, self.target, cell, self.checkpoint, session.device, self.passes),
             task=cell.case.task,
             execution=cell.execution,
             cache_implementation=cell.cache,
         ) | {"model_revision": self.target.revision, "tokenizer_hash": self.target.tokenizer_hash}
+        if self.passes.boundary:
+            run["repeat_group_id"] = schema.digest(run["repeat_group_id"], "boundary")
+        return run
 
 
 def check(grid: Grid) -> None:
@@ -183,7 +189,7 @@ def configuration(target: Target, cell: Cell, attention: str | None) -> dict[str
     }
 
 
-def command(name: str, target: Target, cell: Cell, checkpoint: str | None, device: str) -> str:
+def command(name: str, target: Target, cell: Cell, checkpoint: str | None, device: str, passes: Passes) -> str:
     """What repeats the run. A checkpoint folder is named without its path."""
     which = ["--llm-id", target.llm.llm_id]
     if checkpoint is not None:
@@ -192,7 +198,8 @@ def command(name: str, target: Target, cell: Cell, checkpoint: str | None, devic
     tokens = case.input_tokens if case.input_tokens is not None else case.context_tokens
     decoded = case.output_tokens if case.output_tokens is not None else case.context_tokens
     words: list[Any] = ["python", "-m", "collectors", name, *which, "--phase", case.phase, "--task", case.task,
-                        "--batch-size", case.batch_size, "--input-tokens", tokens]  # fmt: skip
+                        *(["--boundary"] if passes.boundary else ["--batch-size", case.batch_size]),
+                        "--input-tokens", tokens]  # fmt: skip
     if decoded is not None and (case.phase == "generate" or target.llm.architecture == "encoder_decoder"):
         words += ["--output-tokens", decoded]
     words += ["--dtype", cell.build.dtype, "--device", device]

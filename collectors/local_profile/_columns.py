@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from collectors import _timing
@@ -16,9 +17,11 @@ FULL_REPEATS = 5
 
 def measured(
     session: Session,
+    target: engine.Target,
     blueprint: engine.Blueprint,
     model: Any,
     cell: Cell,
+    run: Mapping[str, Any],
     timing: _timing.Timing,
     first_token_s: list[float],
 ) -> dict[str, Any]:
@@ -51,7 +54,7 @@ def measured(
     work = blueprint.work(case)
     if not isinstance(work, Exception):
         definitions["flops"] = "flop_counter"
-        row |= _work(session, model, cell, work, latency)
+        row |= _work(session, target, cell, run, work, latency)
     return row | {"metric_definitions": definitions}
 
 
@@ -62,6 +65,13 @@ def output_tokens(case: Case) -> int | None:
     if case.phase == "generate" and case.output_tokens is not None:
         return case.batch_size * case.output_tokens
     return None
+
+
+def energy_tokens(case: Case) -> int | None:
+    """Tokens that the energy of one execution is told by: those read of a forward pass or prefill, else those generated."""
+    if case.phase in ("forward", "prefill") and case.input_tokens is not None:
+        return case.batch_size * case.input_tokens
+    return output_tokens(case)
 
 
 def token_samples(run_id: str, timing: _timing.Timing, case: Case, first_token_s: list[float]) -> list[dict[str, Any]]:
@@ -92,20 +102,24 @@ def _tpots(samples: Any, case: Case, first_token_s: list[float]) -> list[float |
     ]
 
 
-def _work(session: Session, model: Any, cell: Cell, work: engine.Work, latency: float) -> dict[str, Any]:
+def _work(
+    session: Session, target: engine.Target, cell: Cell, run: Mapping[str, Any], work: engine.Work, latency: float
+) -> dict[str, Any]:
     """FLOPs, bytes and what share of the device's peaks they took.
 
-    mfu = F / (T x peak of the products' dtype); mbu, of a decode step of a decoder, which reads them once, =
-    (weights + KV cache) / (T x bandwidth); both also against the measured ceilings.
+    mfu = F / (T x peak of the products' dtype); mbu, of a decode step, = (weights + KV cache that it reads by the closed form:
+    of experts those it is routed to, of tables the rows looked up) / (T x bandwidth); both also against the measured ceilings.
     """
     case, dtype = cell.case, engine.activation_dtype(cell.build.dtype)
     flops = work.flops * case.batch_size
     kv_cache = None if work.kv_cache_bytes is None else work.kv_cache_bytes * case.batch_size
     row: dict[str, Any] = {"flops": flops, "achieved_flops_per_s": flops / latency, "kv_cache_bytes": kv_cache}
     read = None
-    if case.phase == "decode" and not model.config.is_encoder_decoder and kv_cache is not None:
-        row["weight_bytes_read"], row["kv_bytes_read"] = engine.decode_weight_bytes(model), kv_cache
-        read = row["weight_bytes_read"] + kv_cache
+    if case.phase == "decode":
+        form = session.closed_form(run, target.llm)
+        row |= {name: form[name] for name in ("weight_bytes_read", "kv_bytes_read")}
+        if None not in (form["weight_bytes_read"], form["kv_bytes_read"]):
+            read = form["weight_bytes_read"] + form["kv_bytes_read"]
     for suffix, roofs in (("", session.hardware), ("_achievable", session.ceilings or {})):
         peak, bandwidth = roofs.get(f"peak_{dtype}_flops_per_s"), roofs.get("memory_bandwidth_bytes_per_s")
         row[f"mfu{suffix}"] = None if peak is None else flops / (latency * peak)

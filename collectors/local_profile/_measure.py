@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -221,10 +222,14 @@ def _result(
 ) -> Result:
     """Columns and rows of a variant that was timed, with the passes beside it. A pass that fails leaves a note."""
     timing, run_id = one.timing, run["run_id"]
-    columns = _columns.measured(loaded.session, loaded.blueprint, loaded.model, cell, timing, one.first_token_s)
+    columns = _columns.measured(
+        loaded.session, loaded.job.target, loaded.blueprint, loaded.model, cell, run, timing, one.first_token_s
+    )
     columns |= one.memory
     seen = around.telemetry.columns()
     columns |= seen if is_single else {name: seen[name] for name in ("throttled_ratio",) if name in seen}
+    if columns.get("power_avg_w") is not None:
+        columns["metric_definitions"]["power_avg_w"] = "telemetry_mean"
     columns["other_load_ratio"] = around.other_load_ratio
     samples = timing.rows(run_id, around.telemetry.throttled_between)
     samples += _columns.token_samples(run_id, timing, cell.case, one.first_token_s)
@@ -296,29 +301,42 @@ def _layers(
             step.call()
     rows = timer.rows(run["run_id"], cell.case.phase)
     unprofiled = columns["latency_s"] if columns["device_time_s"] is None else columns["device_time_s"]
-    return {"ops_time_s": _modules.leaves_s(rows), "profiler_overhead_ratio": total / unprofiled}, rows, None
+    return {"ops_time_s": _modules.leaves_s(rows), "hooks_overhead_ratio": total / unprofiled}, rows, None
 
 
 def _profiled(
     loaded: Loaded, cell: Cell, run: dict[str, Any], step: Step, columns: dict[str, Any], first_index: int
 ) -> _Pass:
-    """Kernel rows of a pass under torch.profiler, attributed to modules where these run one by one; the trace where asked for."""
-    path = None
-    if loaded.job.passes.trace:
-        path = _trace.trace_folder(loaded.session.landing) / f"{run['run_id']}.json.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
+    """Kernel rows of a pass under torch.profiler, attributed to modules where these run one by one and each once; the trace where
+    asked for, to be kept when its run lands (`keep_trace`)."""
+    name = f"{run['run_id']}.json.gz" if loaded.job.passes.trace else None
+    is_by_module = cell.execution == "eager" and cell.case.phase != "generate"
     with torch.inference_mode():
         seen = _kernels.profile(
-            step.call, loaded.model if cell.execution == "eager" else None, device=loaded.session.device,
+            step.call, loaded.model if is_by_module else None, device=loaded.session.device,
             prepare=step.prepare, run_id=run["run_id"], phase=cell.case.phase, first_index=first_index,
-            trace_path=path, executions=1 if columns["latency_s"] > LONG_PASS_S else 3,
+            trace_path=None if name is None else _unkept(loaded.session, name), executions=1 if columns["latency_s"] > LONG_PASS_S else 3,
         )  # fmt: skip
     added: dict[str, Any] = {"profiler_overhead_ratio": seen.wall_s / columns["latency_s"]}
     if seen.kernel_time_s is not None:
         added |= {"kernel_time_s": seen.kernel_time_s, "metric_definitions": {"kernel_time_s": "profiler_busy"}}
-    if path is not None:
-        added["trace"] = path.name
+    if name is not None:
+        added["trace"] = name
     return added, seen.rows, seen.note
+
+
+def _unkept(session: Session, name: str) -> Path:
+    return _trace.trace_folder(session.landing) / f".{name}"
+
+
+def keep_trace(session: Session, name: str) -> None:
+    """Give the trace of a run that is about to land its name."""
+    _unkept(session, name).replace(_trace.trace_folder(session.landing) / name)
+
+
+def drop_trace(session: Session, name: str) -> None:
+    """Remove the trace of a run that could not land."""
+    (_trace.trace_folder(session.landing) / name).unlink(missing_ok=True)
 
 
 def _energy(
@@ -328,10 +346,13 @@ def _energy(
         energy = _telemetry.measure_energy(step.call, device=loaded.session.device, prepare=step.prepare)
     added: dict[str, Any] = energy.columns()
     if energy.energy_j is not None and energy.definition is not None:
-        definitions = {"energy_j": energy.definition}
-        tokens = _columns.output_tokens(cell.case)
-        if tokens is not None:
-            added["energy_per_output_token_j"] = energy.energy_j / tokens
-            definitions["energy_per_output_token_j"] = energy.definition
+        definitions = {"energy_j": energy.definition, "power_avg_w": "energy_window"}
+        for name, tokens in (
+            ("energy_per_token_j", _columns.energy_tokens(cell.case)),
+            ("energy_per_output_token_j", _columns.output_tokens(cell.case)),
+        ):
+            if tokens is not None:
+                added[name] = energy.energy_j / tokens
+                definitions[name] = energy.definition
         added["metric_definitions"] = definitions
     return added, [], energy.reason

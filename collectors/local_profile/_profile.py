@@ -40,17 +40,19 @@ class Profile:
             left = {index: cell for index, cell in self._job.cells.items() if index not in content}
             self._job = replace(self._job, cells=left)
         elif kind == "landed":
-            collected, groups, index = content
+            collected, outcome, index = content
             self._session.paths += collected.paths
             self._session.num_runs += collected.num_runs
             self._session.num_failed += collected.num_failed
-            self._session.known |= groups
+            self._session.learn(outcome)
             self._receive(rank, ("settled", [index]))
 
     def _settle(self, error: _workers.WorkerError) -> None:
         """A row for each cell that the worker was at; for all of them where it did not get to one."""
         at = [index for index in (self._job.cells if error.at is None else error.at) if index in self._job.cells]
         outcome = _session.failure(error)
+        if outcome["status"] == "timeout":
+            outcome["duration_s"] = self._job.cell_limit_s
         for index in at:
             cell = self._job.cells[index]
             run = self._runs.get(index) or self._job.identity(self._session, cell, cell.build.attention)

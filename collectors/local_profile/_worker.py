@@ -10,12 +10,14 @@ from typing import Any
 
 from collectors import _memory, _workers
 from collectors import _transformers as engine
-from collectors._session import DONE, Session, failure, joined
+from collectors._session import Session, failure, joined
 from collectors.local_profile import _measure
 from collectors.local_profile._cells import Build, Cell, Job, label, lacking
 
 LARGEST_BATCH = 2**16
 """Where the search for the memory's boundary ends."""
+SURELY = 2.0
+"""What exceeds a limit by this factor by its bound is not started."""
 
 
 class UnlandedError(Exception):
@@ -74,7 +76,7 @@ class _Llm:
             if self._job.passes.boundary:
                 for index, cell in group.items():
                     self._find_boundary(loaded, index, cell)
-            elif self._fits_budget(blueprint, group):
+            elif self._fits_budget(group):
                 self._run_group(loaded, group)
 
     # ---- what needs no running
@@ -98,9 +100,8 @@ class _Llm:
         return blueprint
 
     def _unknown(self, cells: dict[int, Cell]) -> dict[int, Cell]:
-        if self._job.passes.boundary:
-            return cells
-        known = [index for index in cells if self._session.is_known(self._runs[index])]
+        limit = self._job.cell_limit_s
+        known = [index for index in cells if self._session.is_known(self._runs[index], limit)]
         if known:
             self._session.report(f"{self._name}: {len(known)} of {len(cells)} are measured already.")
             self._settle(known)
@@ -110,14 +111,14 @@ class _Llm:
         """The cells that may run; the others land with what speaks against them."""
         found = {}
         for index, cell in cells.items():
-            outcome = self._refusal(blueprint, cell)
+            outcome = self._refusal(blueprint, index, cell)
             if outcome is None:
                 found[index] = cell
             else:
                 self._land(index, outcome)
         return found
 
-    def _refusal(self, blueprint: engine.Blueprint, cell: Cell) -> dict[str, Any] | None:
+    def _refusal(self, blueprint: engine.Blueprint, index: int, cell: Cell) -> dict[str, Any] | None:
         """Status columns of a cell that is not to be run: unsupported, surely too large or surely too slow; else None."""
         why = lacking(self._job.target.llm, cell, self._session.device)
         if why is not None:
@@ -128,23 +129,25 @@ class _Llm:
             _memory.check_free(self._session.device, blueprint.weights_bytes + state)
         except Exception as error:
             return failure(error)
-        least, limit = self._least_seconds(blueprint, cell), self._job.cell_limit_s
-        if least is not None and least * _measure.LEAST_EXECUTIONS > limit:
+        least, limit = self._least_seconds(index), self._job.cell_limit_s
+        if least is not None and least * _measure.LEAST_EXECUTIONS > SURELY * limit:
             return {
                 "status": "timeout",
-                "status_detail": f"not tried: an execution takes at least {least:.3g} s by its bound, and "
+                "status_detail": f"not started: an execution takes at least {least:.3g} s by its bound, and "
                 f"{_measure.LEAST_EXECUTIONS} of them exceed the limit of {limit:g} s",
             }
         return None
 
-    def _least_seconds(self, blueprint: engine.Blueprint, cell: Cell) -> float | None:
-        """The bound of one execution, s: FLOPs over peak, or weights over bandwidth; None where unknown."""
-        work, hardware = blueprint.work(cell.case), self._session.hardware
-        peak = hardware.get(f"peak_{engine.activation_dtype(cell.build.dtype)}_flops_per_s")
-        bandwidth = hardware.get("memory_bandwidth_bytes_per_s")
-        if isinstance(work, Exception) or peak is None or bandwidth is None:
+    def _least_seconds(self, index: int) -> float | None:
+        """The bound of one execution by the closed form, s: FLOPs over peak, or weights read over bandwidth; None where unknown.
+
+        A bound as good as the device's roofs, which are measured where the catalogue does not have it.
+        """
+        form = self._session.closed_form(self._runs[index], self._job.target.llm)
+        bandwidth = self._session.hardware.get("memory_bandwidth_bytes_per_s")
+        if form["compute_s"] is None or form["weight_bytes_read"] is None or bandwidth is None:
             return None
-        return max(work.flops * cell.case.batch_size / peak, blueprint.weights_bytes / bandwidth)
+        return float(max(form["compute_s"], form["weight_bytes_read"] / bandwidth))
 
     # ---- the budget
 
@@ -160,9 +163,9 @@ class _Llm:
         )
         return True
 
-    def _fits_budget(self, blueprint: engine.Blueprint, group: dict[int, Cell]) -> bool:
-        left, cell = self._seconds_left(), next(iter(group.values()))
-        least = self._least_seconds(blueprint, cell)
+    def _fits_budget(self, group: dict[int, Cell]) -> bool:
+        left, (index, cell) = self._seconds_left(), next(iter(group.items()))
+        least = self._least_seconds(index)
         if left is None or least is None:
             return True
         if least * self._slowness * (_measure.LEAST_EXECUTIONS + 1) * len(group) <= left:
@@ -189,7 +192,7 @@ class _Llm:
             if result.columns["status"] == "error" and "CUDA error" in result.columns["status_detail"]:
                 raise DeviceError(result.columns["status_detail"])
             latency = result.columns.get("latency_s")
-            least = self._least_seconds(loaded.blueprint, group[result.index])
+            least = self._least_seconds(result.index)
             if latency is not None and least:
                 self._slowness = max(2.0, latency / least)
 
@@ -217,48 +220,53 @@ class _Llm:
         except Exception as error:
             self._land(index, failure(error))
             return
+        if largest > 0:
+            sized = self._sized(loaded, index, cell, largest if self._session.device == "cuda" else 1)
+            runs = {index: self._runs[index]}
+            self._worker.send(("runs", runs))
+            for result in _measure.measure(loaded, {index: sized}, runs, self._repeats_s(runs)):
+                said = result.columns.get("status_detail")
+                if self._session.device == "cpu":
+                    said = joined(said, "max_batch_size by weights, KV cache and logits, and what is free")
+                self._land(index, result.columns | {"max_batch_size": largest, "status_detail": said}, **result.tables)
         if largest + 1 in why:
             self._sized(loaded, index, cell, largest + 1)
             self._land(index, {"status": "oom", "status_detail": why[largest + 1]})
-        if largest == 0:
-            return
-        sized = self._sized(loaded, index, cell, largest if self._session.device == "cuda" else 1)
-        runs = {index: self._runs[index]}
-        for result in _measure.measure(loaded, {index: sized}, runs, self._repeats_s(runs)):
-            said = result.columns.get("status_detail")
-            if self._session.device == "cpu":
-                said = joined(said, "max_batch_size by weights, KV cache and logits, and what is free")
-            self._land(index, result.columns | {"max_batch_size": largest, "status_detail": said}, **result.tables)
 
     def _sized(self, loaded: _measure.Loaded, index: int, cell: Cell, batch: int) -> Cell:
-        """The cell at another batch size, which its run is from now on."""
+        """The cell at another batch size, which its run is from now on; of the same search, and so of the same group."""
         sized = replace(cell, case=replace(cell.case, batch_size=batch))
-        self._runs[index] = self._job.identity(self._session, sized, loaded.blueprint.attention)
+        group = {"repeat_group_id": self._runs[index]["repeat_group_id"]}
+        self._runs[index] = self._job.identity(self._session, sized, loaded.blueprint.attention) | group
         return sized
 
     # ---- landing
 
     def _land(self, index: int, columns: dict[str, Any], **tables: Any) -> None:
         run = self._runs[index] | columns
-        session = self._session
+        session, trace = self._session, run.get("trace")
         try:
+            if trace is not None:
+                _measure.keep_trace(session, trace)
             session.land(run, llm=self._job.llm_row, **tables)
         except OSError as error:
+            if trace is not None:
+                _measure.drop_trace(session, trace)
             raise UnlandedError(
                 f"The landing folder cannot be written to ({error.strerror or error}); what landed before is whole."
             ) from error
-        groups = {run["repeat_group_id"]} if run["status"] in DONE else set()
-        self._worker.send(("landed", (session.collected(), groups, index)))
+        outcome = {name: run.get(name) for name in ("repeat_group_id", "status", "status_detail", "duration_s")}
+        self._worker.send(("landed", (session.collected(), outcome, index)))
         session.paths, session.num_runs, session.num_failed = [], 0, 0
         self._left.pop(index, None)
-        outcome = (
+        said = (
             f"{run['latency_s'] * 1e3:.1f} ms ({run['num_samples']} repeats)"
             if run["status"] == "ok"
             else f"{run['status']}: {run['status_detail']}"
         )
         cell = self._job.cells[index]
         sized = replace(cell, case=replace(cell.case, batch_size=run["batch_size"]))
-        session.report(f"{label(self._name, sized)}: {outcome}")
+        session.report(f"{label(self._name, sized)}: {said}")
 
     def _settle(self, indices: list[int]) -> None:
         self._worker.send(("settled", indices))

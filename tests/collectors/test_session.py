@@ -1,5 +1,6 @@
 """What every measuring collector shares: how a failure becomes a status."""
 
+import math
 import signal
 
 import pytest
@@ -69,3 +70,21 @@ def test_seconds_are_a_number_above_0(value):
         _session.check_seconds("budget_s", value)
     _session.check_seconds("budget_s", None)
     _session.check_seconds("budget_s", 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "limit_s"),
+    [
+        ({"status": "ok"}, math.inf),
+        ({"status": "unsupported", "status_detail": "an encoder has no decode"}, math.inf),
+        ({"status": "oom", "status_detail": "OutOfMemoryError: CUDA out of memory."}, math.inf),
+        ({"status": "oom", "status_detail": "needs at least 9.0 GiB and 1.0 GiB are free; not tried"}, None),
+        ({"status": "timeout", "status_detail": "not started: its bound exceeds the limit of 1 s"}, None),
+        ({"status": "timeout", "status_detail": "took longer than its limit", "duration_s": 30.0}, 30.0),
+        ({"status": "timeout", "status_detail": "took longer than its limit"}, 0.0),
+        ({"status": "error", "status_detail": "TypeError: unexpected keyword"}, None),
+    ],
+    ids=lambda one: one["status"] if isinstance(one, dict) else None,
+)
+def test_what_another_try_would_not_change(outcome, limit_s):
+    assert _session.final_up_to(outcome) == limit_s

@@ -1,11 +1,12 @@
--- Purpose: where memory ends: the largest batch that ran and the smallest that did not, of everything else alike.
+-- Purpose: where memory ends: the largest batch that ran (or, max_batch_size, was found to fit) and the smallest that did not, of
+--   everything else alike.
 -- Grain: one LLM, device, phase, token counts, number format, variant and source; only where something ran out of memory.
 -- Parameters: $llm_id, $hardware_id, NULL for any.
 SELECT
     llm_id, any_value(coalesce(llm_name, llm_id)) AS llm_name, hardware_id, device, phase, tokens, dtype, variant, source_kind, source_id,
-    max(batch_size) FILTER (WHERE status = 'ok') AS largest_ok,
+    max(coalesce(max_batch_size, batch_size)) FILTER (WHERE status = 'ok') AS largest_ok,
     min(batch_size) FILTER (WHERE status = 'oom') AS smallest_oom,
-    arg_max(run_id, batch_size) FILTER (WHERE status = 'ok') AS ok_run_id,
+    arg_max(run_id, coalesce(max_batch_size, batch_size)) FILTER (WHERE status = 'ok') AS ok_run_id,
     arg_min(run_id, batch_size) FILTER (WHERE status = 'oom') AS oom_run_id,
     max(memory_peak_bytes) FILTER (WHERE status = 'ok') AS memory_peak_bytes,
     count(*) AS num_runs
