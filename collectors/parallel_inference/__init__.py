@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import math
 import shlex
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -20,10 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from collectors import Collected, Report, _machine, _memory, _session, _timing, _workers, silent
-from models.analytical import evaluate
 from warehouse import catalog, schema
 
 if TYPE_CHECKING:
@@ -146,7 +145,8 @@ def collect(
             for options in [_Options(targets[name], name, layers, kind, how, threads, deadline, cell_limit_s)]
             for one in _planned(session, options, grid, output_tokens, num_micro_batches)
         ]
-        todo = [pair for pair in planned if not session.is_known(pair[1].run)]
+        limit_s = math.inf if cell_limit_s is None else cell_limit_s
+        todo = [pair for pair in planned if not session.is_known(pair[1].run, limit_s)]
         if len(todo) < len(planned):
             report(f"{len(planned) - len(todo)} of {len(planned)} are measured already.")
         jobs = [
@@ -198,7 +198,7 @@ def _planned(
                 task=case.task,
                 cache_implementation="dynamic",
             )
-            planned = _Planned(strategy, count, cell, run, _closed_form(session, options, run))
+            planned = _Planned(strategy, count, cell, run, session.closed_form(run, options.target.llm))
             found.setdefault(run["repeat_group_id"], planned)
     return list(found.values())
 
@@ -221,16 +221,6 @@ def _configuration(options: _Options, strategy: str, num_ranks: int, cell: _rank
         "kv_dtype": options.dtype,
         "attention": options.attention,
     }
-
-
-def _closed_form(session: _session.Session, options: _Options, configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Analytical totals of a configuration on this device."""
-    row = {name: configuration[name] for name in schema.CONFIGURATION_NAMES if configuration.get(name) is not None}
-    hardware = {name: session.hardware.get(name) for name in schema.table("hardware").names}
-    totals, _ = evaluate(
-        pa.Table.from_pylist([row]), with_ops=False, hardware=[hardware], llms=[options.target.llm]
-    )  # fmt: skip
-    return dict(totals.to_pylist()[0])
 
 
 # ---- running
@@ -430,9 +420,8 @@ def _utilisation(
 
     Ranks on a CPU share one device: a share of so many peaks would be wrong, and is NULL with the reason.
     """
-    plain = _closed_form(
-        session, options, planned.run | dict.fromkeys(schema.ONE_BY_DEFAULT, 1) | {"num_micro_batches": None}
-    )
+    alone = planned.run | dict.fromkeys(schema.ONE_BY_DEFAULT, 1) | {"num_micro_batches": None}
+    plain = session.closed_form(alone, options.target.llm)
     if plain["flops"] is None or plain["bytes_moved"] is None:
         return {}, plain["status_detail"]
     work = {
@@ -464,7 +453,8 @@ def _threads_note(options: _Options, num_ranks: int) -> str:
 
 
 def _land_failure(session: _session.Session, options: _Options, planned: _Planned, status: dict[str, Any]) -> None:
-    _land(session, options, planned.run | status)
+    limit = {"duration_s": options.limit_s} if status["status"] == "timeout" else {}
+    _land(session, options, planned.run | status | limit)
 
 
 def _land(

@@ -301,6 +301,9 @@ def test_what_does_not_fit_by_the_closed_form_is_a_row_and_is_not_tried(tmp_path
     assert {(run["status"], run["is_fitting"]) for run in runs} == {("oom", False)}
     assert all("not tried" in run["status_detail"] for run in runs)
     assert not landed(tmp_path / "landing", "ranks")
+    collected, lines = measure(tmp_path / "landing", "deepseek-v3", ranks=[1, 2], phase="decode", strategy="tensor")
+    assert sum("not tried" in line for line in lines) == 2  # reckoned again
+    assert collected.num_runs == 0  # and landed once
 
 
 def test_a_cell_that_takes_too_long_is_a_row(tmp_path, tiny_llama):
@@ -308,6 +311,10 @@ def test_a_cell_that_takes_too_long_is_a_row(tmp_path, tiny_llama):
     runs = landed(tmp_path / "landing", "runs")
     assert [run["status"] for run in runs] == ["timeout", "timeout"]
     assert all("limit of 0.001 s" in run["status_detail"] for run in runs)
+    assert [run["duration_s"] for run in runs] == [0.001, 0.001]
+    again, _ = measure(tmp_path / "landing", tiny_llama, ranks=1, phase=["prefill", "decode"], cell_limit_s=0.001)
+    longer, _ = measure(tmp_path / "landing", tiny_llama, ranks=1, phase="decode", cell_limit_s=0.002)
+    assert (again.num_runs, longer.num_runs) == (0, 1)
 
 
 def test_llms_dtypes_and_kinds_of_attention_are_combined(tmp_path, tiny_llama):
