@@ -239,7 +239,7 @@ def _cells(target: Any, grid: _Grid, device: str, report: Report) -> list[_train
     return found
 
 
-def _impossible(cell: _trainer.Cell) -> str | None:
+def _impossible(cell: _trainer.Cell) -> str | None:  # noqa: PLR0911 (one reason after the other)
     """Why a combination of options is no training step; None where it is one."""
     llm = cell.target.llm
     if llm.max_context_tokens is not None and cell.input_tokens > llm.max_context_tokens and llm.position == "learned":
