@@ -15,7 +15,7 @@ MEASURING = ("local_profile", "microbench", "parallel_inference", "training_step
 def known(store: Store, collector: str, device: str = "auto") -> dict[str, Any]:
     """Options of a measuring collector that the lake answers: the device's roofs, and what needs no measuring again.
 
-    A row of `hardware`, once measured, stays: rows before and after share one roof. A device that is not there has no row.
+    A row of `hardware` that was measured stays until `microbench` reaches more. A device that is not there has no row.
     """
     hardware_id = None
     with contextlib.suppress(ValueError):

@@ -19,7 +19,7 @@ from warehouse.store import StoreError
 
 NAME, TITLE, MENU = "run", "Run", "one row, all of it"
 CONTEXT = ("task", "execution", "cache_implementation", "framework", "framework_version", "served_model_name", "num_samples", "num_requests", "num_failed_requests",
-           "duration_s", "model_revision", "tokenizer_hash", "profiler_overhead_ratio", "other_load_ratio", "throttled_ratio", "is_host_bound", "is_fitting", "bound")  # fmt: skip
+           "duration_s", "model_revision", "tokenizer_hash", "profiler_overhead_ratio", "hooks_overhead_ratio", "other_load_ratio", "throttled_ratio", "is_host_bound", "is_fitting", "bound")  # fmt: skip
 MICROBENCH = (
     "kernel",
     "m",

@@ -61,7 +61,9 @@ def test_what_is_more_than_free_is_refused_without_being_touched():
     free = _machine.available_memory_bytes()
     assert free is not None
     _memory.check_free("cpu", 0.05 * free)
-    with pytest.raises(_memory.TooLargeError, match=r"needs at least \d+\.\d GiB, more than 90% of the \d+\.\d GiB that are free\."):
+    with pytest.raises(
+        _memory.TooLargeError, match=r"needs at least \d+\.\d GiB, more than 90% of the \d+\.\d GiB that are free\."
+    ):
         _memory.check_free("cpu", 0.97 * free)
     with pytest.raises(RuntimeError, match="allocate memory"):
         _memory.check_free("cpu", 1e15)

@@ -195,7 +195,13 @@ def test_summary_of_few_values_has_no_tail():
 
 @pytest.mark.parametrize(
     ("count", "known"),
-    [(2, []), (3, [25, 50, 75]), (200, [25, 50, 75, 90]), (400, [25, 50, 75, 90, 95]), (2000, [25, 50, 75, 90, 95, 99])],
+    [
+        (2, []),
+        (3, [25, 50, 75]),
+        (200, [25, 50, 75, 90]),
+        (400, [25, 50, 75, 90, 95]),
+        (2000, [25, 50, 75, 90, 95, 99]),
+    ],
 )
 def test_a_percentile_above_the_quartiles_needs_twenty_samples_in_its_tail(count, known):
     columns = _timing.summary("latency_s", [float(value) for value in range(1, count + 1)])
