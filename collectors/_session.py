@@ -166,9 +166,11 @@ def open_session(
 
     `hardware_row` and `ceiling_row` are this device's rows where a lake knows them (catalogue or first measurement, and what
     `microbench` reached); else the landing folder's are taken. `skip` holds repeat_group_ids that need no measuring, or
-    maps them to the limit up to which that is so (`final_up_to`); those of the landing folder are added. Raises ValueError for a device that is not there or a row of another.
+    maps them to the limit up to which that is so (`final_up_to`); those of the landing folder are added. Raises ValueError for
+    a device that is not there or a row of another, and OSError, before anything is measured, where nothing can be landed.
     """
     device = _machine.resolve_device(device)
+    landing.mkdir(parents=True, exist_ok=True)
     with _machine.device_lock(device, report):
         row, is_new = _hardware(landing, device, hardware_row)
         session = Session(

@@ -93,7 +93,8 @@ def pace(run: Row) -> str | None:
 
 def better_variant(run: Row, variants: Sequence[Row]) -> str | None:
     """What the fastest other way of executing the same configuration reached; None where there is none."""
-    others = [row for row in variants if row["run_id"] != run["run_id"] and row["latency_s"] is not None]
+    own = variant_words(run)
+    others = [row for row in variants if variant_words(row) != own and row["latency_s"] is not None]
     if not others or not run["latency_s"]:
         return None
     best = min(others, key=lambda row: float(row["latency_s"]))

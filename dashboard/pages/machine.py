@@ -188,7 +188,7 @@ def gemm_cards(
     return [
         c.card(
             "GEMM",
-            c.graph("gemm", charts.curves(table, "m", metric, "M (rows)", most=100.0 if metric is SHARE else None),
+            c.graph("gemm", charts.curves(table, "m", metric, "M (rows)", log_x=True, most=100.0 if metric is SHARE else None),
                     "Lines: share of the peak that GEMMs reach, against M", min_width=320),
             about=about, tools=_exports(parameters, snapshot, ["gemm"]), name="gemm",
         )

@@ -88,3 +88,9 @@ def test_seconds_are_a_number_above_0(value):
 )
 def test_what_another_try_would_not_change(outcome, limit_s):
     assert _session.final_up_to(outcome) == limit_s
+
+
+def test_a_landing_folder_that_cannot_be_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "landing").write_text("a file")
+    with pytest.raises(FileExistsError), _session.open_session("local_profile", {}, tmp_path / "landing", device="cpu"):
+        pytest.fail("a session was opened")

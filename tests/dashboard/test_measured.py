@@ -199,6 +199,7 @@ def test_the_verdict_says_why_and_what_another_way_reached(bench_lake: Lake) -> 
         measured.better_variant(eager, variants)
         == "With graph execution and a static cache it took 10 ms, 4 times as fast, at 68 % MBU."
     )
+    assert measured.better_variant(eager, [{**eager, "run_id": "the same again"}]) is None
     assert measured.pace({**eager, "kernel_time_s": None, "device_time_s": None}) is None
     unknown = measured.pace({**eager, "kernel_time_s": None, "is_host_bound": None})
     assert str(unknown).endswith("who sets the pace only a profiler's pass (--kernels) tells.")
