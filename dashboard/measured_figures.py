@@ -149,7 +149,8 @@ def curves(
     figure.update_xaxes(title=x_title)
     figure.update_yaxes(title=y.axis(), rangemode="normal" if log_y else "tozero")
     if log_x:
-        figure.update_xaxes(type="log", **_size_ticks([row[x] for row in table]))
+        values = [row[x] for row in table]
+        figure.update_xaxes(type="log", **(_size_ticks(values) if "bytes" in x else figures.log_ticks(values)))
     if log_y:
         figure.update_yaxes(type="log", **figures.log_ticks([row[y.key] * y.display_factor for row in table]))
     return figure

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import measured_lake
+import pyarrow as pa
 import pytest
 from dash import Dash
 from sample_rows import op
@@ -337,3 +338,17 @@ def test_compare_shows_variants_scaling_and_the_end_of_memory(bench_lake: Lake) 
 @pytest.mark.parametrize("page", [overview, compare, roofline, layers, machine, training, run])
 def test_every_page_of_a_lake_of_measurements(bench_lake: Lake, page: Any) -> None:
     assert "could not be built" not in said(page.layout(bench_lake, {}))
+
+
+def test_rows_of_a_gemm_are_no_bytes() -> None:
+    rows = pa.table(
+        {"m": [16, 4096], "size_bytes": [16, 4096], "achieved_bytes_per_s": [1e9, 2e9], "series": ["a", "a"], "hover": ["", ""],
+         "run_id": ["r", "s"], "source_kind": ["measured", "measured"]}
+    )  # fmt: skip
+    metric = BY_KEY["achieved_bytes_per_s"]
+    ticks = {
+        x: " ".join(map(str, measured_figures.curves(rows, x, metric, x, log_x=True).layout.xaxis.ticktext or ()))
+        for x in ("m", "size_bytes")
+    }
+    assert "B" in ticks["size_bytes"]
+    assert "B" not in ticks["m"]
