@@ -170,9 +170,14 @@ def open_session(
     a device that is not there or a row of another, and OSError, before anything is measured, where nothing can be landed.
     """
     device = _machine.resolve_device(device)
+    hardware_id = _machine.hardware_id(device)
+    if hardware_row is not None and hardware_row["hardware_id"] != hardware_id:
+        raise ValueError(
+            f"The hardware row is of '{hardware_row['hardware_id']}', and this machine is '{hardware_id}'."
+        )
     landing.mkdir(parents=True, exist_ok=True)
     with _machine.device_lock(device, report):
-        row, is_new = _hardware(landing, device, hardware_row)
+        row, is_new = (hardware_row, False) if hardware_row is not None else _hardware(landing, device, hardware_id)
         session = Session(
             collector=collector, source=source, landing=landing, report=report, device=device, hardware=row,
             is_hardware_new=is_new, ceilings=ceiling_row or _landed_ceilings(landing, row["hardware_id"]),
@@ -253,13 +258,8 @@ def several(value: Any) -> list[Any]:
     return [value] if isinstance(value, str | int | float) else list(value)
 
 
-def _hardware(landing: Path, device: str, known: dict[str, Any] | None) -> tuple[dict[str, Any], bool]:
+def _hardware(landing: Path, device: str, hardware_id: str) -> tuple[dict[str, Any], bool]:
     """This device's row, and whether it has to be landed: measured ceilings are stored once and reused from then on."""
-    hardware_id = _machine.hardware_id(device)
-    if known is not None:
-        if known["hardware_id"] != hardware_id:
-            raise ValueError(f"The hardware row is of '{known['hardware_id']}', and this machine is '{hardware_id}'.")
-        return known, False
     landed = [row for row in _landed(landing, "hardware") if row["hardware_id"] == hardware_id]
     if landed:
         return landed[0], False
