@@ -31,6 +31,8 @@ OUTLIER_SCORE = 3.5
 CONFIDENCE = 0.95
 """Of the interval of the median that ends the repeats."""
 
+FULL_REPEATS = 5
+"""Measured executions from which on a run is of quality tier 3."""
 
 HOST_BOUND_RATIO = 1.2
 """A latency above this many times the time the device worked is the host's."""
@@ -87,6 +89,11 @@ class Timing:
     def precision(self) -> float | None:
         """Relative half-width of the 95 % interval of the median wall-clock time; None from fewer than 6 repeats."""
         return half_width([sample.wall_s for sample in self.measured])
+
+    @property
+    def quality_tier(self) -> int:
+        """3 for full repeats, else 2."""
+        return 3 if len(self.measured) >= FULL_REPEATS else 2
 
     @property
     def is_converged(self) -> bool:

@@ -11,9 +11,6 @@ from collectors._session import Session
 from collectors._steps import Case
 from collectors.local_profile._cells import Cell
 
-FULL_REPEATS = 5
-"""Repeats of a run of tier 3."""
-
 
 def measured(
     session: Session,
@@ -32,7 +29,7 @@ def measured(
     if row["device_time_s"] is not None:
         definitions["device_time_s"] = "device_events"
     row["duration_s"] = sum(sample.wall_s for sample in timing.measured)
-    row["quality_tier"] = 3 if len(timing.measured) >= FULL_REPEATS else 2
+    row["quality_tier"] = timing.quality_tier
     row["weights_bytes"] = engine.weights_bytes(model)
     latency = row["latency_s"]
     tokens = output_tokens(case)

@@ -9,9 +9,6 @@ from collectors import _timing
 from collectors.microbench import _shapes
 from collectors.microbench._shapes import Shape
 
-FULL_REPEATS = 5
-"""Repeats from which on a run is of tier 3."""
-
 
 def measured(
     shape: Shape, timing: _timing.Timing, hardware: Mapping[str, Any], cache_bytes: float
@@ -19,7 +16,7 @@ def measured(
     """Metric columns of a run, and a note on what is NULL. Rates are over the mean wall-clock time of one execution."""
     row: dict[str, Any] = {"status": "ok", "num_samples": len(timing.measured), **timing.columns()}
     row["duration_s"] = sum(one.wall_s for one in timing.measured)
-    row["quality_tier"] = 3 if len(timing.measured) >= FULL_REPEATS else 2
+    row["quality_tier"] = timing.quality_tier
     latency, device_s = row["latency_s"], row["device_time_s"]
     definitions = {"latency_s": "wall_clock"}
     if device_s is not None:

@@ -41,7 +41,6 @@ SOURCE = {
 }
 STRATEGIES = ("tensor", "layers")
 PHASES = ("prefill", "decode", "generate")
-FULL_REPEATS = 5
 DEFAULT_RUN_S = 2.0
 """Time for the repeats of one cell where no budget is set."""
 
@@ -342,7 +341,7 @@ def _land_measured(
     busy = first.load.other_ratio([one.load for one in by_rank[1:]])
     run |= {
         "status": "ok",
-        "quality_tier": 3 if len(timing.measured) >= FULL_REPEATS else 2,
+        "quality_tier": timing.quality_tier,
         "num_samples": len(timing.measured),
         "weights_bytes": max(one.weights_bytes for one in by_rank),
         **seen,

@@ -56,6 +56,14 @@ def test_repeats_stop_at_the_maximum_while_budget_is_left():
     assert len(timing.measured) == 7
 
 
+@pytest.mark.parametrize(("repeats", "tier"), [(1, 2), (4, 2), (5, 3), (50, 3)])
+def test_five_measured_repeats_are_of_tier_3(repeats, tier):
+    def samples(phase, count):
+        return [_timing.Sample(phase, 0.0, 1.0, 1.0, None)] * count
+
+    assert _timing.Timing((*samples("warmup", 9), *samples("measured", repeats)), 0.0).quality_tier == tier
+
+
 @pytest.mark.parametrize(
     ("warmup", "execution_s", "budget_s", "count"),
     [
