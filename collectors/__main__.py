@@ -1,7 +1,7 @@
 """Run one collector: `python -m collectors NAME --landing DIR [options]`. Needs no more than that collector imports.
 
 `python -m collectors campaign NAME` runs a campaign's sweeps inside one time window; `python -m collectors pack` gathers what
-landed into the few files of a dataset.
+landed into the few files of a dataset; `python -m collectors import FILE...` reads other tools' result files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         print(__doc__)
         print("collectors:", ", ".join(collectors.names()))
         return 0 if argv else 2
-    command = {"campaign": _campaign, "pack": _pack}.get(argv[0], _collect)
+    command = {"campaign": _campaign, "pack": _pack, "import": _import}.get(argv[0], _collect)
     try:
         return command(*argv)
     except Exception as error:
@@ -69,6 +69,23 @@ def _pack(name: str, *words: str) -> int:
     parser.add_argument("folder", type=Path, help="folder to make, named like the dataset: h100-sxm-2026-11-21")
     options = parser.parse_args(words)
     for path in _dataset.pack(options.landing, options.folder):
+        print(path)
+    return 0
+
+
+def _import(name: str, *words: str) -> int:
+    from collectors import _importing
+
+    parser = _parser(
+        name, "Result files of other tools: each is recognised by its content, checked, and landed whole or not at all."
+    )
+    _importing.add_arguments(parser)
+    parser.add_argument("--tool", help=f"tool that wrote them: {', '.join(_importing.tools())}; default: recognised")
+    options = vars(parser.parse_args(words))
+    landing = options.pop("landing")
+    with _errors.explained(landing):
+        collected = _importing.collect(landing, report=_say, **options)
+    for path in collected.paths:
         print(path)
     return 0
 

@@ -79,6 +79,25 @@ class Session:
         totals, _ = evaluate(pa.Table.from_pylist([row]), with_ops=False, hardware=[hardware], llms=[llm])
         return dict(totals.to_pylist()[0])
 
+    def shares(
+        self,
+        dtype: str,
+        *,
+        flops_per_s: float | None = None,
+        bytes_per_s: float | None = None,
+        num_devices: int = 1,
+    ) -> dict[str, float]:
+        """mfu = achieved FLOP/s over the peak of `dtype`, mbu = bytes/s over the bandwidth, of `num_devices` of this device;
+        `_achievable` against the measured ceilings. Without those of an unknown rate or roof."""
+        found = {}
+        for suffix, roofs in (("", self.hardware), ("_achievable", self.ceilings or {})):
+            peak, bandwidth = roofs.get(f"peak_{dtype}_flops_per_s"), roofs.get("memory_bandwidth_bytes_per_s")
+            if flops_per_s is not None and peak is not None:
+                found[f"mfu{suffix}"] = flops_per_s / (peak * num_devices)
+            if bytes_per_s is not None and bandwidth is not None:
+                found[f"mbu{suffix}"] = bytes_per_s / (bandwidth * num_devices)
+        return found
+
     def identity(
         self,
         configuration: Mapping[str, Any],

@@ -172,6 +172,40 @@ def collect(
     load(home)
 
 
+@app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="Result files of other tools, plain or .gz.", metavar="FILE...")],
+    tool: Annotated[str | None, typer.Option(help="Tool that wrote them; default: recognised by content.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="Device measured on, where the files do not name it.")] = None,
+    model: Annotated[str | None, typer.Option(help="LLM measured, where the files do not name it.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other column, e.g. tensor_parallel=8.", metavar="COLUMN=VALUE"),
+    ] = None,
+    mapping: Annotated[Path | None, typer.Option(help="TOML that says which column of a plain CSV is what.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Import result files of other tools and load them: `rooflake import results.json --hardware h100-sxm`."""
+    from collectors import _importing
+    from warehouse.store import Home, open_store
+
+    place = Home.of(home)
+    with open_store(place) as store:
+        rows = store.sql("SELECT hardware_id FROM hardware WHERE measured_of IS NULL")
+    refused = None
+    try:
+        _importing.collect(
+            place.landing, report=_say, files=files, tool=tool, hardware_id=hardware, llm_id=model, settings=settings,
+            mapping=mapping, known_hardware=rows.column("hardware_id").to_pylist(),
+        )  # fmt: skip
+    except _importing.Unreadable as error:
+        refused = str(error)
+    if refused is None or next(place.landing.glob("*/*.parquet"), None) is not None:
+        load(home)
+    if refused is not None:
+        _fail(refused)
+
+
 @app.command()
 def refresh(
     plan: Annotated[str, typer.Argument(help="A plan: a TOML file, or the name of one in etl/plans.")] = "starter",

@@ -32,6 +32,7 @@ EXECUTIONS = ("eager", "compiled", "graph", "engine")
 BOUNDS = ("compute", "memory", "communication", "launch")
 CACHE_IMPLEMENTATIONS = ("dynamic", "static", "sliding", "paged")
 OP_LEVELS = ("module", "kernel")
+LOAD_PATTERNS = ("closed", "constant", "poisson", "burst", "replay", "ramp", "single")
 DTYPE_BYTES: dict[str, float] = {
     "fp64": 8.0, "fp32": 4.0, "tf32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "fp6": 0.75, "fp4": 0.5,
     "int4": 0.5, "nf4": 0.5, "int2": 0.25, "int1": 0.125, "nvfp4": 0.5625, "mxfp4": 0.53125,
@@ -151,6 +152,15 @@ CONFIGURATION: tuple[Column, ...] = (
         "last-level cache before each repeat of a microbench: cold (flushed) or warm",
         ("cold", "warm"),
     ),
+    Column(
+        "load_pattern",
+        _S,
+        "when requests of a served load are sent: closed (a fixed number in flight), constant or poisson (at a rate), burst (all at "
+        "once), replay (at the times of a trace), ramp (at a rising rate), single (one by hand); NULL where unknown",
+        LOAD_PATTERNS,
+    ),
+    Column("num_prefill_devices", _I, "devices of a disaggregated server that prefill; NULL where one pool does both"),
+    Column("num_decode_devices", _I, "devices of a disaggregated server that decode; NULL where one pool does both"),
 )
 """What was asked for: hashed into `config_id`, the key that joins measured, published, analytical and predicted rows.
 
@@ -162,6 +172,7 @@ CONFIGURATION_NAMES = tuple(column.name for column in CONFIGURATION)
 ADDED_TO_CONFIGURATION = (
     "prefix_tokens", "chunk_tokens", "num_micro_batches", "optimizer_dtype", "gradient_dtype", "lora_rank",
     "kernel", "m", "n", "k", "num_heads", "num_kv_heads", "head_dim", "size_bytes", "host_memory", "cache_state",
+    "load_pattern", "num_prefill_devices", "num_decode_devices",
 )  # fmt: skip
 """Configuration columns that came later: hashed into `config_id` only where they have a value, so that the ids of rows
 written before them stay."""
@@ -232,6 +243,19 @@ RUNS = Table(
         Column("num_requests", _I, "requests sent"),
         Column("num_failed_requests", _I, "requests that did not complete"),
         Column("duration_s", _F, "measured window"),
+        Column("is_output_fixed", _B, "the server was told to ignore the end of text, so that answers have the length asked for; NULL where unknown"),
+        Column("is_prefix_unique", _B, "every prompt began differently, so that no prefix cache could answer; NULL where unknown"),
+        Column("prefix_cache_hit_ratio", _F, "prompt tokens that the server took from its prefix cache over prompt tokens; NULL where it does not say"),
+        Column("concurrency_mean", _F, "requests in flight, mean over the window"),
+        Column("concurrency_max", _F, "requests in flight, most at once"),
+        Column("steady_from_s", _F, "where the steady window begins, seconds from the run's start; NULL where the load was never steady"),
+        Column("steady_s", _F, "length of the steady window"),
+        Column("is_saturated", _B, "the server took less than was offered: requests in flight or TTFT kept rising; NULL where not judged"),
+        Column("num_client_processes", _I, "processes that sent the load"),
+        Column("client_cpu_s", _F, "processor time of the client over the run"),
+        Column("client_delay_p99_s", _F, "99th percentile of what the client adds to a latency: measured against a server of known times before the run"),
+        Column("is_client_trusted", _B, "in the test before the run the client sustained 5 x the load with under 1 ms added at p99; NULL where not tested"),
+        Column("slo_e2el_s", _F, "end-to-end objective behind goodput; NULL for none"),
         Column("slo_ttft_s", _F, "TTFT objective behind goodput; NULL for none"),
         Column("slo_tpot_s", _F, "TPOT objective behind goodput; NULL for none"),
         Column("profiler_overhead_ratio", _F, "time of the profiler's pass over unprofiled time"),
@@ -315,7 +339,14 @@ REQUESTS = Table(
         Column("sent_at_s", _F, "actual send t_0, seconds from the run's start"),
         Column("ttft_s", _F, "t_1 - t_0"),
         Column("tpot_s", _F, "(e2el - ttft) / (N - 1); NULL for N < 2"),
+        Column("itl_s", _F, "mean gap between consecutive tokens; NULL where the tokens of a chunk are unknown"),
         Column("e2el_s", _F, "t_C - t_0"),
+        Column("ttfo_s", _F, "time to the first chunk that is not reasoning"),
+        Column("is_steady", _B, "within the steady window; NULL where none was looked for"),
+        Column("client_index", _I, "client process that sent it, 0-based"),
+        Column("cached_tokens", _I, "prompt tokens that the server took from its prefix cache"),
+        Column("prompt", _S, "the prompt, where one request was sent by hand; NULL in load tests"),
+        Column("text", _S, "the answer, where one request was sent by hand; NULL in load tests"),
         Column("input_tokens", _I, "prompt tokens as the server counts them"),
         Column("output_tokens", _I, "N, output tokens as the server counts them"),
         Column("requested_output_tokens", _I, "max_tokens asked for"),
@@ -352,7 +383,7 @@ TELEMETRY = Table(
     ("run_id", "device_index", "at_s"),
     (
         Column("run_id", _S, "the run", is_required=True),
-        Column("device_index", _I, "device; -1 for the host", is_required=True),
+        Column("device_index", _I, "device; -1 for the host, -2 for the engine of a server", is_required=True),
         Column("at_s", _F, "seconds from the run's start", is_required=True),
         Column("power_w", _F, "power"),
         Column("energy_j", _F, "energy counter"),
@@ -368,6 +399,114 @@ TELEMETRY = Table(
             pa.list_(_S),
             "active reasons, idleness apart; an empty list for none, NULL where unknown",
         ),
+        Column("kv_cache_ratio", _F, "share of the engine's KV cache in use, 0 to 1"),
+        Column("num_running", _F, "requests that the engine works on"),
+        Column("num_waiting", _F, "requests in the engine's queue"),
+        Column("prompt_tokens", _F, "prompt tokens that the engine has processed since it began: a counter"),
+        Column("generated_tokens", _F, "tokens that the engine has generated since it began: a counter"),
+        Column(
+            "prefix_cache_hit_tokens", _F, "prompt tokens found in the prefix cache since the engine began: a counter"
+        ),
+        Column(
+            "prefix_cache_query_tokens",
+            _F,
+            "prompt tokens looked for in the prefix cache since the engine began: a counter",
+        ),
+        Column("preemptions", _F, "requests that the engine put back for want of memory since it began: a counter"),
+    ),
+)
+
+KERNELS = Table(
+    "kernels",
+    "one shape of one kernel, layer or collective timed alone, from a table of many: the run is the table",
+    ("run_id", "kernel_index"),
+    (
+        Column("run_id", _S, "the run: one table (device, framework, kernel, dtypes) of one source", is_required=True),
+        Column("kernel_index", _I, "0-based, in the table's order", is_required=True),
+        Column(
+            "kernel", _S, "what was timed, as in runs.kernel: gemm, attention, moe, all_reduce ...", is_required=True
+        ),
+        Column("op_kind", _S, "one vocabulary for every source", OP_KINDS, is_required=True),
+        Column("name", _S, "the kernel or layer as its source calls it"),
+        Column("implementation", _S, "who issued it: cublas, flash_attention, torch ... as its source calls it"),
+        Column("phase", _S, "prefill, decode, forward, backward; NULL where the shape is of no phase"),
+        Column("llm_id", _S, "the LLM whose shape it is; NULL for a sweep over shapes"),
+        Column("batch_size", _I, "sequences, or matrices of a batched product"),
+        Column("m", _I, "GEMM rows (tokens), or vectors normalised"),
+        Column("n", _I, "GEMM columns (output features), or elements of a vector"),
+        Column("k", _I, "GEMM inner dimension"),
+        Column("input_tokens", _I, "new tokens of one sequence"),
+        Column("context_tokens", _I, "tokens of one sequence already in the KV cache"),
+        Column("num_heads", _I, "query heads on the device"),
+        Column("num_kv_heads", _I, "key and value heads on the device"),
+        Column("head_dim", _I, "elements of one head"),
+        Column("window_tokens", _I, "sliding window; NULL for full attention"),
+        Column("num_experts", _I, "experts of a mixture"),
+        Column("num_active_experts", _I, "experts that one token is routed to"),
+        Column("distribution", _S, "how tokens fall on experts, as its source calls it"),
+        Column("tensor_parallel", _I, "tensor-parallel degree the shape is cut for"),
+        Column("expert_parallel", _I, "expert-parallel degree the shape is cut for"),
+        Column("num_devices", _I, "devices of a collective; 1 for what runs on one"),
+        Column("size_bytes", _F, "bytes that are copied, or that each rank brings to a collective"),
+        Column(
+            "time_s", _F, "mean time of one execution (the source's only figure, where it gives one)", is_required=True
+        ),
+        Column("time_p50_s", _F, "median"),
+        Column("time_min_s", _F, "least"),
+        Column("time_max_s", _F, "most"),
+        Column("time_std_s", _F, "standard deviation, as its source computes it"),
+        Column("power_w", _F, "power meanwhile"),
+        Column("flops", _F, "floating-point operations, 2 per multiply-add; closed form"),
+        Column("bytes_moved", _F, "least device-memory traffic; closed form"),
+        Column("roofline_s", _F, "bound: max(F / peak, B / bandwidth) of the device and the run's dtype"),
+        Column("bound", _S, "side of the ridge point", BOUNDS),
+    ),
+)
+
+QUALITY = Table(
+    "quality",
+    "one score of what a run's model answered: is it right as well as fast",
+    ("run_id", "task", "metric"),
+    (
+        Column("run_id", _S, "the run: the load that was scored, or an imported evaluation", is_required=True),
+        Column("task", _S, "text set or benchmark: gsm8k, wikitext ...", is_required=True),
+        Column(
+            "metric",
+            _S,
+            "perplexity, exact_match, acc_norm ... with its filter, as its tool calls it",
+            is_required=True,
+        ),
+        Column("value", _F, "the score", is_required=True),
+        Column("stderr", _F, "its standard error"),
+        Column("is_higher_better", _B, "which way is better; NULL where the tool does not say"),
+        Column("num_samples", _I, "items scored"),
+        Column("num_fewshot", _I, "examples in the prompt"),
+    ),
+)
+
+FINDINGS = Table(
+    "findings",
+    "one thing that a check found wrong or doubtful in rows that were loaded; values are never changed",
+    ("finding_id",),
+    (
+        Column("finding_id", _S, "digest of the check and of what it is about", is_required=True),
+        Column("source_id", _S, "source of the rows", is_required=True),
+        Column("run_id", _S, "the run; NULL where it is about a whole table"),
+        Column(
+            "check_name", _S, "which check: point_above_roof, super_linear_scaling, unit_slip ...", is_required=True
+        ),
+        Column(
+            "severity",
+            _S,
+            "fault: cannot be right as printed; doubt: needs an explanation",
+            ("fault", "doubt"),
+            is_required=True,
+        ),
+        Column("metric", _S, "column or sample it is about"),
+        Column("value", _F, "the value found, in the column's unit"),
+        Column("expected", _F, "what would be consistent: a limit or another figure, same unit"),
+        Column("sentence", _S, "what contradicts what, with the figures", is_required=True),
+        Column("found_at", TIMESTAMP, "when", is_required=True),
     ),
 )
 
@@ -664,15 +803,15 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         RUNS, OPS, REQUESTS, SAMPLES, TELEMETRY, RANKS, ENVIRONMENTS, HARDWARE, LLMS, PRICES, SOURCES,
-        CALIBRATIONS, PREDICTORS,
+        CALIBRATIONS, KERNELS, QUALITY, FINDINGS, PREDICTORS,
         PREDICTOR_SCORES, PREDICTIONS, LOADS,
     )
 }  # fmt: skip
 
-OF_A_RUN = ("ops", "requests", "samples", "telemetry", "ranks")
+OF_A_RUN = ("ops", "requests", "samples", "telemetry", "ranks", "kernels", "quality")
 """Tables whose rows belong to a run: a file of these waits in landing until its `runs` file (same name) is there."""
 
-VOLATILE = ("collected_at", "trained_at", "fitted_at", "environment_id", "command", "snapshot_id")
+VOLATILE = ("collected_at", "trained_at", "fitted_at", "environment_id", "command", "snapshot_id", "found_at")
 """Columns left out when two rows of one key are compared: when a thing was computed does not make it another thing."""
 
 

@@ -51,7 +51,7 @@ def measured(
     work = blueprint.work(case)
     if not isinstance(work, Exception):
         definitions["flops"] = "flop_counter"
-        row |= _work(session, cell, work, latency)
+        row |= _work(session, case, run, work, latency)
     if case.phase == "decode":
         row |= _reads(session, target, run, latency)
     return row | {"metric_definitions": definitions}
@@ -101,27 +101,20 @@ def _tpots(samples: Any, case: Case, first_token_s: list[float]) -> list[float |
     ]
 
 
-def _work(session: Session, cell: Cell, work: engine.Work, latency: float) -> dict[str, Any]:
-    """FLOPs, KV cache, and mfu = F / (T x peak of the products' dtype), also against the measured ceilings."""
-    case, dtype = cell.case, engine.activation_dtype(cell.build.dtype)
+def _work(session: Session, case: Case, run: Mapping[str, Any], work: engine.Work, latency: float) -> dict[str, Any]:
+    """FLOPs, KV cache, and mfu against the peak of the products' dtype, which is that of activations."""
     flops = work.flops * case.batch_size
     kv_cache = None if work.kv_cache_bytes is None else work.kv_cache_bytes * case.batch_size
-    row: dict[str, Any] = {"flops": flops, "achieved_flops_per_s": flops / latency, "kv_cache_bytes": kv_cache}
-    for suffix, roofs in (("", session.hardware), ("_achievable", session.ceilings or {})):
-        peak = roofs.get(f"peak_{dtype}_flops_per_s")
-        row[f"mfu{suffix}"] = None if peak is None else flops / (latency * peak)
-    return row
+    shares = session.shares(run["activation_dtype"], flops_per_s=flops / latency)
+    return {"flops": flops, "achieved_flops_per_s": flops / latency, "kv_cache_bytes": kv_cache, **shares}
 
 
 def _reads(session: Session, target: engine.Target, run: Mapping[str, Any], latency: float) -> dict[str, Any]:
-    """What a decode step reads by the closed form (of experts those it is routed to, of tables the rows looked up), and mbu =
-    (weights + KV cache) / (T x bandwidth), also against the measured ceilings; none where the closed form refuses."""
+    """What a decode step reads by the closed form (of experts those it is routed to, of tables the rows looked up), and mbu
+    of weights and KV cache; none where the closed form refuses."""
     form = session.closed_form(run, target.llm)
     row = {name: form[name] for name in ("weight_bytes_read", "kv_bytes_read")}
     if None in row.values():
         return {}
-    for suffix, roofs in (("", session.hardware), ("_achievable", session.ceilings or {})):
-        bandwidth = roofs.get("memory_bandwidth_bytes_per_s")
-        if bandwidth is not None:
-            row[f"mbu{suffix}"] = (form["weight_bytes_read"] + form["kv_bytes_read"]) / (latency * bandwidth)
-    return row
+    read = form["weight_bytes_read"] + form["kv_bytes_read"]
+    return row | session.shares(run["activation_dtype"], bytes_per_s=read / latency)

@@ -432,13 +432,13 @@ def _utilisation(
     if session.device == "cpu" and planned.num_ranks > 1:
         return work, f"no MFU and MBU: {planned.num_ranks} ranks share one CPU"
     read = plain["weight_bytes_read"] + plain["kv_bytes_read"]
-    for suffix, roofs in (("", session.hardware), ("_achievable", session.ceilings or {})):
-        peak, bandwidth = roofs.get(f"peak_{options.dtype}_flops_per_s"), roofs.get("memory_bandwidth_bytes_per_s")
-        if peak is not None:
-            work[f"mfu{suffix}"] = plain["flops"] / (latency * peak * planned.num_ranks)
-        if bandwidth is not None and planned.cell.case.phase == "decode":
-            work[f"mbu{suffix}"] = read / (latency * bandwidth * planned.num_ranks)
-    return work, None
+    shares = session.shares(
+        options.dtype,
+        flops_per_s=work["achieved_flops_per_s"],
+        bytes_per_s=read / latency if planned.cell.case.phase == "decode" else None,
+        num_devices=planned.num_ranks,
+    )
+    return work | shares, None
 
 
 def _most(by_rank: list[_ranks.Measured], name: str) -> float | None:

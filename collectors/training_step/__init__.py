@@ -447,7 +447,7 @@ def _measured(
     call: _Call, cell: _trainer.Cell, plan: _trainer.Plan, outcomes: list[_trainer.Outcome]
 ) -> dict[str, Any]:
     """The columns of a run that went well. Work and tokens are of all ranks, memory of the fullest one."""
-    first, hardware = outcomes[0], call.session.hardware
+    first = outcomes[0]
     row: dict[str, Any] = {"status": "ok", **first.columns}
     for name in first.memory:
         known = [size for one in outcomes if (size := one.memory[name]) is not None]
@@ -475,9 +475,9 @@ def _measured(
         row["flops"] = plan.flops * sequences
         row["achieved_flops_per_s"] = row["flops"] / row["latency_s"]
         definitions["flops"] = "flop_counter"
-        for name, roofs in (("mfu", hardware), ("mfu_achievable", call.session.ceilings or {})):
-            peak = None if _is_shared(cell) else roofs.get(f"peak_{cell.dtype}_flops_per_s")
-            row[name] = None if peak is None else row["achieved_flops_per_s"] / (peak * cell.num_ranks)
+        if not _is_shared(cell):
+            rate = row["achieved_flops_per_s"]
+            row |= call.session.shares(cell.dtype, flops_per_s=rate, num_devices=cell.num_ranks)
     notes = _session.joined(
         *_notes(call, cell, plan, outcomes), _machine.load_note(row["other_load_ratio"]), *first.notes
     )

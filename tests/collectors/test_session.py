@@ -2,6 +2,8 @@
 
 import math
 import signal
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +64,19 @@ def test_a_failure_is_a_status_with_its_cause(error, status, detail):
 def test_what_is_said_of_a_failure_stays_short():
     for error in (ValueError("x" * 9000), _steps.UnsupportedError("x" * 9000)):
         assert len(_session.failure(error)["status_detail"]) == 500
+
+
+def test_shares_are_of_all_devices_and_only_of_what_is_known():
+    session = _session.Session(
+        collector="microbench", source={}, landing=Path(), report=lambda line: None, device="cpu",
+        hardware={"peak_bf16_flops_per_s": 100.0, "memory_bandwidth_bytes_per_s": 40.0, "peak_fp32_flops_per_s": None},
+        is_hardware_new=False, ceilings={"peak_bf16_flops_per_s": 50.0}, environment={}, known={}, refused=set(),
+    )  # fmt: skip
+    both = session.shares("bf16", flops_per_s=20.0, bytes_per_s=10.0, num_devices=2)
+    assert both == {"mfu": 0.1, "mbu": 0.125, "mfu_achievable": 0.2}
+    assert session.shares("bf16", flops_per_s=20.0) == {"mfu": 0.2, "mfu_achievable": 0.4}
+    assert session.shares("fp32", flops_per_s=20.0, bytes_per_s=10.0) == {"mbu": 0.25}
+    assert replace(session, ceilings=None).shares("bf16", flops_per_s=20.0) == {"mfu": 0.2}
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])

@@ -1,0 +1,100 @@
+"""Providers: how each kind of server is asked and how its answer is read. One file each; the wire is the transport's.
+
+A provider is a module with
+
+    NAME                                   as in --provider
+    APIS                                   the routes it knows, as in --api; the first is the default
+    target(url, model, api, ...)           checked, credentials read from the environment or the SDK's default chain
+    request(target, prompt, output_tokens) the HTTP request of one prompt: made before the clock starts
+    reader(target)                         takes the answer's bytes as they arrive
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from collectors.endpoint._stream import Answer
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """One HTTP/1.1 request. `headers` may hold a key: it is shown nowhere."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A server, a model and how to ask it. Picklable: every client process gets one. Secrets are shown nowhere."""
+
+    provider: str
+    base_url: str
+    model: str
+    api: str
+    timeout_s: float
+    is_streaming: bool = True
+    ignore_eos: bool = False
+    """Ask for exactly the output tokens wanted, where the server can."""
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    """Merged into each request's JSON; a null there removes a field."""
+    api_key_env: str | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """Texts that must not be kept, should a server repeat them."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What one provider needs beyond that: project, region, api-version."""
+
+
+class Reader(Protocol):
+    """Takes the body of one answer. Raises collectors.endpoint._stream.StreamError where it is broken or reports a failure."""
+
+    answer: Answer
+
+    def feed(self, piece: bytes, at_s: float) -> None:
+        """A piece of the body, decoded from its transfer encoding, and when its last byte came, seconds after the send."""
+
+    def close(self, at_s: float) -> None:
+        """The body has ended."""
+
+
+class Provider(Protocol):
+    """The functions of a provider module."""
+
+    NAME: str
+    APIS: tuple[str, ...]
+
+    def target(
+        self,
+        url: str | None,
+        model: str,
+        *,
+        api: str,
+        timeout_s: float,
+        is_streaming: bool,
+        ignore_eos: bool,
+        extra_body: Mapping[str, Any],
+        api_key_env: str | None,
+        options: Mapping[str, str],
+    ) -> Target: ...
+
+    def request(self, target: Target, prompt: str, output_tokens: int) -> HttpRequest: ...
+
+    def reader(self, target: Target) -> Reader: ...
+
+
+def names() -> list[str]:
+    """Every provider's name."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+
+
+def find(name: str) -> Provider:
+    """The provider of a name. Raises ValueError listing the known ones."""
+    if name not in names():
+        raise ValueError(f"'{name}' is not a provider. Known: {', '.join(names())}. Set it with --provider.")
+    return cast(Provider, importlib.import_module(f"{__name__}.{name}"))
