@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 import pytest
+from landed_rows import landed
+from tiny_llms import BERT, HEADS, HIDDEN, INNER, KV_HEADS, LAYERS, LLAMA, T5, VOCABULARY, bare
 
 psutil = pytest.importorskip("psutil")
 torch = pytest.importorskip("torch")
@@ -26,24 +28,10 @@ from collectors import _transformers as engine  # noqa: E402
 from collectors.local_profile import _cells, _measure  # noqa: E402
 from warehouse import catalog, metrics, parquet, schema  # noqa: E402
 
-HIDDEN, HEADS, KV_HEADS, INNER, VOCABULARY, LAYERS = 64, 4, 2, 128, 256, 2
-LLAMA = {
-    "model_type": "llama", "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-    "num_key_value_heads": KV_HEADS, "intermediate_size": INNER, "vocab_size": VOCABULARY,
-    "max_position_embeddings": 128, "tie_word_embeddings": False,
-}  # fmt: skip
-T5 = {
-    "model_type": "t5", "d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2,
-    "vocab_size": 256, "decoder_start_token_id": 0,
-}  # fmt: skip
 BART = {
     "model_type": "bart", "d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "vocab_size": 256,
     "max_position_embeddings": 64,
-}  # fmt: skip
-BERT = {
-    "model_type": "bert", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
-    "vocab_size": 256, "max_position_embeddings": 32,
 }  # fmt: skip
 
 
@@ -75,20 +63,6 @@ def swept(tmp_path_factory, llama):
         collected, _ = measure(folder / "landing", llama, batch_size=[1, 2])
     assert (collected.num_runs, collected.num_failed) == (6, 0)
     return folder / "landing"
-
-
-def bare(tmp_path, config, name="tiny"):
-    """A folder that holds a config.json and no weights."""
-    folder = tmp_path / name
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    return str(folder)
-
-
-def landed(landing, table):
-    return [
-        row for path in sorted((landing / table).glob("*.parquet")) for row in parquet.read(table, path).to_pylist()
-    ]
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from landed_rows import landed
 
 torch = pytest.importorskip("torch")
 
@@ -41,12 +42,6 @@ def apart(tmp_path, monkeypatch):
 
 def hardware():
     return {"hardware_id": _machine.hardware_id("cpu"), "kind": "cpu", **HARDWARE}
-
-
-def landed(landing, table):
-    return [
-        row for path in sorted((landing / table).glob("*.parquet")) for row in parquet.read(table, path).to_pylist()
-    ]
 
 
 def measure(landing, **options):

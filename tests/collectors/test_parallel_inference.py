@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from landed_rows import landed
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -24,7 +25,7 @@ from collectors import _steps, _telemetry, _workers, parallel_inference  # noqa:
 from collectors import _transformers as engine  # noqa: E402
 from collectors.parallel_inference import _ranks, _sharding  # noqa: E402
 from models.analytical import evaluate  # noqa: E402
-from warehouse import catalog, metrics, parquet, schema  # noqa: E402
+from warehouse import catalog, metrics, schema  # noqa: E402
 from warehouse.catalog.llm import Llm  # noqa: E402
 
 SHAPE = {
@@ -67,12 +68,6 @@ def job(family, strategy):
         target(family), strategy, "fp32", "eager" if family in ("bloom", "gemma2") else "sdpa", "cpu", threads=1, cells={},
         repeats_s=0.0, limit_s=None, until=None,
     )  # fmt: skip
-
-
-def landed(landing, table):
-    return [
-        row for path in sorted((landing / table).glob("*.parquet")) for row in parquet.read(table, path).to_pylist()
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import json
 import math
 import multiprocessing
 import os
@@ -14,6 +13,8 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
+from landed_rows import landed
+from tiny_llms import BERT, HEADS, HIDDEN, INNER, KV_HEADS, LAYERS, LLAMA, T5, VOCABULARY, bare
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -24,25 +25,11 @@ from collectors import _machine, _timing, roofline, training_step  # noqa: E402
 from collectors import _transformers as engine  # noqa: E402
 from collectors.training_step import _trainer  # noqa: E402
 from models.analytical import evaluate  # noqa: E402
-from warehouse import metrics, parquet, schema  # noqa: E402
+from warehouse import metrics, schema  # noqa: E402
 
-HIDDEN, HEADS, KV_HEADS, INNER, VOCABULARY, LAYERS = 64, 4, 2, 128, 256, 2
-LLAMA = {
-    "model_type": "llama", "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-    "num_key_value_heads": KV_HEADS, "intermediate_size": INNER, "vocab_size": VOCABULARY,
-    "max_position_embeddings": 128, "tie_word_embeddings": False,
-}  # fmt: skip
 GPT2 = {
     "model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 256, "n_positions": 64,
     "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
-}  # fmt: skip
-T5 = {
-    "model_type": "t5", "d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2,
-    "vocab_size": 256, "decoder_start_token_id": 0, "dropout_rate": 0.0,
-}  # fmt: skip
-BERT = {
-    "model_type": "bert", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
-    "vocab_size": 256, "max_position_embeddings": 32,
 }  # fmt: skip
 KV_WIDTH = KV_HEADS * HIDDEN // HEADS
 PRODUCTS = (
@@ -82,19 +69,6 @@ def apart(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("locks")))
         yield
-
-
-def bare(folder, config, name="tiny"):
-    """A folder that holds a config.json and no weights."""
-    (folder / name).mkdir(exist_ok=True)
-    (folder / name / "config.json").write_text(json.dumps(config))
-    return str(folder / name)
-
-
-def landed(landing, table):
-    return [
-        row for path in sorted((landing / table).glob("*.parquet")) for row in parquet.read(table, path).to_pylist()
-    ]
 
 
 def train(landing, checkpoint, **options):
