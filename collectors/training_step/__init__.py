@@ -163,10 +163,11 @@ def collect(
 ) -> Collected:
     """Measure every combination of LLM, phase, shape, dtype, optimizations and ranks; the runs of one land as one batch.
 
-    Sets of optimizations are joined by '+', 'none' (and 'ddp', which ranks without zero3 are) is the empty one; adapters are
-    left out of pretrain_step. `skip` holds repeat_group_ids that need no measuring. What cannot be run here is a row of
-    status unsupported, oom, timeout or error; what is left out (budget, free memory, context length, ranks) is reported and
-    is no row. Raises LookupError for an unknown LLM, ValueError for an unknown option.
+    Sets of optimizations are joined by '+', 'none' (and 'ddp', which ranks without zero3 are) is the empty one. Without
+    `phase`, a set with adapters trains in finetune_step, any other in pretrain_step. `skip` holds repeat_group_ids that need
+    no measuring. What cannot be run here is a row of status unsupported, oom, timeout or error; what is left out (adapters
+    asked for in pretrain_step, budget, free memory, context length, ranks) is reported and is no row. Raises LookupError for
+    an unknown LLM, ValueError for an unknown option.
     """
     grid = _Grid(
         phases=[None] if phase is None else _session.several(phase), batches=_session.several(batch_size), inputs=_session.several(input_tokens),
