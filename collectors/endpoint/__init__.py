@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 
 from collectors import Collected, Report, _machine, silent
 from collectors.endpoint import _load, _rows
-from collectors.endpoint._client import APIS, Reply, Target, ask, client, target
+from collectors.endpoint._client import APIS, Target, ask, client, target
+from collectors.endpoint._stream import Reply
 from warehouse import catalog, metrics, parquet, schema
 
 __all__ = ["Reply", "add_arguments", "collect", "complete"]

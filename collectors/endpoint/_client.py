@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 from collectors.endpoint._stream import (
     MAX_PENDING_BYTES,
     Answer,
+    Reply,
     SseDecoder,
     StreamError,
-    TokenCountSource,
     error_message,
     gaps_s,
     joined,
@@ -76,32 +76,6 @@ class Target:
         """A text that may quote the server, fit to be kept: no key, one line, at most 500 characters."""
         plain = " ".join(self.hide(joined([text])).split())
         return plain if len(plain) <= MAX_SENTENCE else plain[: MAX_SENTENCE - 1] + "…"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """One answer and its times. Latencies are seconds after the send, None where they were not observed."""
-
-    status: str
-    status_detail: str | None
-    http_status: int | None
-    text: str
-    reasoning: str
-    scheduled_at_s: float
-    """When its slot was free; `sent_at_s` is when its first byte went out. Both count from the level's start."""
-    sent_at_s: float
-    ended_at_s: float
-    ttft_s: float | None
-    tpot_s: float | None
-    itl_s: float | None
-    """Mean of the request's inter-token gaps."""
-    e2el_s: float | None
-    input_tokens: int | None
-    output_tokens: int | None
-    token_count_source: TokenCountSource | None
-    finish_reason: str | None
-    chunk_times_s: list[float]
-    chunk_tokens: list[int] | None
 
 
 class _RequestError(Exception):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import secrets
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from collectors.endpoint._client import Reply, Target, ask, client
+from collectors.endpoint._client import Target, ask, client
+from collectors.endpoint._stream import Reply
 
 if TYPE_CHECKING:
     import httpx
@@ -48,25 +50,42 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Level:
-    """One level of the sweep."""
+    """One load on the server: one run."""
 
-    concurrency: int
+    concurrency: int | None
+    """Requests kept in flight in a closed loop; in an open one the most at once, None for no limit."""
     num_requests: int
     num_warmup: int
     output_tokens: int
+    pattern: str = "closed"
+    """One of warehouse.schema.LOAD_PATTERNS."""
+    request_rate_per_s: float | None = None
+    """Offered rate of an open loop; None where the pattern has none."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one level brought, in order of sending. `sent_at_s` counts from the start of the level."""
+    """What one level brought, in the order in which requests were due. Times of replies count from `started_at`."""
 
     warmup: list[Reply] = field(default_factory=list)
     measured: list[Reply] = field(default_factory=list)
+    started_at: datetime.datetime | None = None
+    """Zero of the level's times, UTC."""
+    zero_s: float = 0.0
+    """The same instant on this machine's monotonic clock (`time.perf_counter`, the same in every process)."""
+    num_client_processes: int = 1
+    client_cpu_s: float | None = None
+    """Processor time of all client processes from the first send to the last end."""
+    client_delay_p99_s: float | None = None
+    is_client_trusted: bool | None = None
+    """What the test against the null server said; None where it was not done."""
+    remarks: tuple[str, ...] = ()
+    """Sentences for a reader of the run: what the server refused, which client process died, why it was stopped."""
 
 
 async def run(target: Target, level: Level, prompts: Prompts) -> Outcome:
     """Warm up, wait for the answers, then measure. No request is retried."""
-    async with client(level.concurrency) as http:
+    async with client(level.concurrency or 1) as http:
         zero = time.perf_counter()
         return Outcome(
             await _closed_loop(http, target, level, prompts, count=level.num_warmup, zero=zero),
@@ -123,11 +142,11 @@ async def _closed_loop(
 
     async def worker() -> None:
         nonlocal num_sent, failures_in_a_row
-        while num_sent < count and failures_in_a_row < max(GIVE_UP_AFTER, level.concurrency):
+        while num_sent < count and failures_in_a_row < max(GIVE_UP_AFTER, level.concurrency or 1):
             index, num_sent = num_sent, num_sent + 1
             reply = await ask(http, target, prompts.make(), level.output_tokens, zero)
             replies[index] = reply
             failures_in_a_row = 0 if reply.status == "ok" else failures_in_a_row + 1
 
-    await asyncio.gather(*(worker() for _ in range(level.concurrency)))
+    await asyncio.gather(*(worker() for _ in range(level.concurrency or 1)))
     return [replies[index] for index in sorted(replies)]

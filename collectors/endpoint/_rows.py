@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from collectors import _timing
-from collectors.endpoint._client import Reply
 from collectors.endpoint._load import Level, Outcome
+from collectors.endpoint._stream import Reply
 
 LATENCIES = {
     "ttft_s": "first_nonempty_chunk",

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-TokenCountSource = Literal["usage", "chunks"]
+TokenCountSource = Literal["usage", "tokenizer", "chunks"]
 
 MAX_PENDING_BYTES = 16 * 2**20
 """An event longer than this is no chunk of an answer; without a bound a broken server could fill the memory."""
@@ -177,6 +177,41 @@ class Answer:
             return None
         gains = [after - before for before, after in itertools.pairwise(counted)]  # type: ignore[operator]
         return gains if min(gains) > 0 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One request and its answer as they are kept. Latencies are seconds after the send, None where they were not observed."""
+
+    status: str
+    status_detail: str | None
+    http_status: int | None
+    text: str
+    reasoning: str
+    scheduled_at_s: float
+    """When it was due (open loop) or its slot was free (closed loop); `sent_at_s` is when its first byte went out. All
+    times count from the start of the level."""
+    sent_at_s: float
+    ended_at_s: float
+    ttft_s: float | None
+    tpot_s: float | None
+    itl_s: float | None
+    """Mean of the request's inter-token gaps."""
+    e2el_s: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    token_count_source: TokenCountSource | None
+    finish_reason: str | None
+    chunk_times_s: list[float]
+    chunk_tokens: list[int] | None
+    ttfo_s: float | None = None
+    """The first chunk that is not reasoning."""
+    cached_tokens: int | None = None
+    """Prompt tokens that the server took from its prefix cache, where it says so."""
+    requested_output_tokens: int | None = None
+    client_index: int = 0
+    prompt: str | None = None
+    """Kept where one request is sent by hand; None in load tests."""
 
 
 def tpot_s(ttft_s: float | None, e2el_s: float | None, output_tokens: int | None, num_chunks: int) -> float | None:

@@ -25,8 +25,7 @@ from hypothesis import strategies as st
 import collectors.__main__
 from collectors import Collected, endpoint
 from collectors.endpoint import _client, _load, _rows, _stream
-from collectors.endpoint._client import Reply
-from collectors.endpoint._stream import Answer, SseDecoder, StreamError
+from collectors.endpoint._stream import Answer, Reply, SseDecoder, StreamError
 from warehouse import parquet, schema
 from warehouse.catalog import UnknownEntryError
 from warehouse.metrics import DEFINITIONS
