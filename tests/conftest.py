@@ -50,7 +50,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data beside the repository; it is no part of it."""
-    folder = ROOT.parent / "shared"
+    folder = Path(os.environ.get("ROOFLAKE_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
         pytest.skip(f"no reference data: '{folder.name}' does not lie beside the repository")
     return folder
