@@ -12,12 +12,15 @@ A provider is a module with
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from collectors.endpoint._stream import Answer
+from collectors.endpoint._stream import Answer, joined
+
+MAX_SENTENCE = 500
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,18 @@ class Target:
     """Texts that must not be kept, should a server repeat them."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What one provider needs beyond that: project, region, api-version."""
+
+    def hide(self, text: str) -> str:
+        """The text without any secret, should somebody have repeated one."""
+        for secret in self.secrets:
+            for form in (secret, json.dumps(secret)[1:-1], secret.replace("/", "\\/")):
+                text = text.replace(form, "[key]")
+        return text
+
+    def sentence(self, text: str) -> str:
+        """A text that may quote the server, fit to be kept: no secret, one line, at most 500 characters."""
+        plain = " ".join(self.hide(joined([text])).split())
+        return plain if len(plain) <= MAX_SENTENCE else plain[: MAX_SENTENCE - 1] + "…"
 
 
 class Reader(Protocol):
