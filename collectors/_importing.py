@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
+import numpy as np
 import pyarrow as pa
 
 import collectors
@@ -194,6 +195,8 @@ class Run:
     status: str = "ok"
     notes: list[str] = field(default_factory=list)
     """Sentences for `status_detail`: why a value is absent, what was assumed."""
+    exclusion_reason: str | None = None
+    """Why the run is kept out of charts: its own source doubts it. None where it does not."""
     environment: dict[str, Any] | None = None
     samples: Rows = ()
     requests: Rows = ()
@@ -403,7 +406,8 @@ def _row(tool: Importer, file: File, said: Said, run: Run, source_id: str) -> di
         "collected_at": run.collected_at or datetime.datetime.fromtimestamp(file.path.stat().st_mtime, datetime.UTC),
         "status": run.status,
         "status_detail": " ".join(notes) or None,
-        "is_excluded": False,
+        "is_excluded": run.exclusion_reason is not None,
+        "exclusion_reason": run.exclusion_reason,
         "command": _command(tool, file, said),
         "metric_definitions": run.definitions,
     }
@@ -428,7 +432,7 @@ _INDEX = {"ops": "op_index", "requests": "request_index", "kernels": "kernel_ind
 
 def _numbered(name: str, rows: pa.Table, run_id: str) -> pa.Table:
     if name in _INDEX and _INDEX[name] not in rows.column_names:
-        rows = rows.append_column(_INDEX[name], pa.array(range(rows.num_rows), pa.int64()))
+        rows = rows.append_column(_INDEX[name], pa.array(np.arange(rows.num_rows)))
     return rows.append_column("run_id", pa.repeat(run_id, rows.num_rows))
 
 
