@@ -201,7 +201,6 @@ DEFINITIONS: dict[str, str] = {
     "rapl_package": "energy: the processor packages' counters over a window of repeated executions, over their number",
     "first_token_of_generate": "ttft: start of generate to the first token chosen, no network",
     "torch_max_reserved": "memory: torch.cuda.max_memory_reserved",
-    "converted": "computed from other figures of the same row, exactly",
     "nvml_process": "memory: bytes of this process on the device as the driver reports, sampled",
     "rss_peak_delta": "memory: peak resident set of the process during the phase, sampled, minus the set before the model was built",
     "driver_used": "memory: bytes in use as the device driver reports",
