@@ -1,0 +1,86 @@
+"""What an importer gathers of one run: figures under a definition of ours as columns, every other one as a sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from collectors import _importing
+from warehouse import metrics
+
+STATISTICS: dict[str, str | None] = {
+    "mean": None, "avg": None, "p25": "p25", "median": "p50", "p50": "p50", "p75": "p75", "p90": "p90", "p95": "p95",
+    "p99": "p99",
+}  # fmt: skip
+"""A statistic as tools call it -> ours; None is the mean. A tool's SD is no statistic of ours before its n is known."""
+
+
+@dataclass
+class Figures:
+    """Columns, their definitions and samples of one run of `tool`. What is no finite number adds nothing."""
+
+    tool: str
+    columns: dict[str, Any] = field(default_factory=dict)
+    definitions: dict[str, str] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    def metric(
+        self, key: str, value: object, definition: str, *, statistic: str | None = None, scale: float = 1.0
+    ) -> None:
+        """One figure of a metric; `scale` turns the tool's unit into ours."""
+        found = number(value)
+        if found is not None:
+            self.columns[metrics.metric(key).column(statistic)] = found * scale
+            self.definitions[key] = definition
+
+    def distribution(
+        self, key: str, found: Mapping[str, Any], definition: str, *, name: str, unit: str = "s", scale: float = 1.0
+    ) -> None:
+        """Mean and percentiles of a metric as columns, by `STATISTICS`; the rest as samples `name.statistic` in the tool's unit."""
+        for printed, value in found.items():
+            if printed in STATISTICS:
+                self.metric(key, value, definition, statistic=STATISTICS[printed], scale=scale)
+            else:
+                self.other(f"{name}.{printed}", value, unit)
+
+    def spread(self, key: str, value: object, n: int | None, *, name: str, unit: str = "s", scale: float = 1.0) -> None:
+        """A population SD over `n` values as our sample SD, x sqrt(n / (n - 1)); a sample `name` where n is not known."""
+        found = number(value)
+        if found is not None and n is not None and n > 1:
+            self.columns[metrics.metric(key).column("std")] = found * scale * math.sqrt(n / (n - 1))
+        else:
+            self.other(name, value, unit)
+
+    def other(self, name: str, value: object, unit: str) -> None:
+        """A figure without a column, under the tool's own name and unit."""
+        self.samples += _importing.sample(f"{self.tool}:{name}", number(value), unit)
+
+    def others(self, found: Mapping[str, Any], unit: str, prefix: str = "") -> None:
+        """Every number of a mapping that `other` takes."""
+        for name, value in found.items():
+            self.other(prefix + name, value, unit)
+
+
+def number(value: object) -> float | None:
+    """A finite number, or text of one; None for anything else, booleans included."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def whole(value: object) -> int | None:
+    """The nearest whole number, None for no number."""
+    found = number(value)
+    return None if found is None else round(found)
+
+
+def positive(value: object) -> int | None:
+    """A whole number from 1 on; None for no number and for less: where a degree or a length of 0 means that there is none."""
+    found = whole(value)
+    return found if found is not None and found > 0 else None
