@@ -90,7 +90,7 @@ def attention(
 
 
 def bounds(work: Work, device: catalog.Hardware, weight: str, activation: str) -> dict[str, Any]:
-    """`roofline_s` and `bound` of every row on a device; none where it has no peak for the dtypes."""
+    """`roofline_s` and `bound` of every row on a device; none where it has no peak for the dtypes. FLOPs that are NaN do not bound."""
     flops, moved = work
     low = {weight, activation} <= {"nvfp4", "mxfp4", "fp4"}
     peak = device.peak("fp4" if low else _BLOCK_FORMATS.get(activation, activation))
@@ -99,11 +99,11 @@ def bounds(work: Work, device: catalog.Hardware, weight: str, activation: str) -
     if peak is None:
         return {}
     compute_s, memory_s = flops / peak, moved / device.memory_bandwidth_bytes_per_s
-    known = np.isfinite(compute_s + memory_s)
+    longest_s = np.fmax(compute_s, memory_s)
     sides = pa.DictionaryArray.from_arrays(
-        pa.array((memory_s > compute_s).astype(np.int8), mask=~known), pa.array(["compute", "memory"])
+        pa.array((memory_s >= longest_s).astype(np.int8), mask=np.isnan(longest_s)), pa.array(["compute", "memory"])
     )
-    return {"roofline_s": quantities(np.maximum(compute_s, memory_s)), "bound": sides}
+    return {"roofline_s": quantities(longest_s), "bound": sides}
 
 
 def quantities(values: Array) -> pa.Array:

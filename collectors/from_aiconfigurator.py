@@ -43,7 +43,7 @@ DTYPES = {
 UNGATED = ((2688, 1856), (2048, 5120), (1024, 2688))
 """Model width and width of an expert of the Nemotron-3 family: squared ReLU without a gate, so two matrices for three."""
 
-TOKENS_OF_EACH_EXPERT = 8
+TOKENS_OF_EACH_EXPERT = 32
 """Tokens of each expert in the mean from which on a balanced load is taken to meet every expert."""
 
 _COLLECTIVES = {"all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter",
