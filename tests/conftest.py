@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     keeps its cache and its configuration.
     """
     real_home = Path.home()
-    for name in [name for name in os.environ if name.startswith(FORGOTTEN)]:
+    for name in [name for name in os.environ if name.startswith(FORGOTTEN) and name != "ROOFLAKE_SHARED"]:
         del os.environ[name]
     os.environ.update(SETTINGS)
     os.environ.setdefault("PIP_CACHE_DIR", str(real_home / ".cache" / "pip"))
