@@ -57,8 +57,13 @@ class Window:
     def length_s(self) -> float:
         return self.end_s - self.begin_s
 
-    def holds(self, at_s: float) -> bool:
-        return self.begin_s <= at_s <= self.end_s
+    def holds(self, sent_s: float) -> bool:
+        """Was it sent in the window?"""
+        return self.begin_s <= sent_s <= self.end_s
+
+    def brought(self, at_s: float) -> bool:
+        """Did it arrive in the window? What arrived as it began came before it."""
+        return self.begin_s < at_s <= self.end_s
 
 
 def steady_window(sent_s: Sequence[float], ended_s: Sequence[float], ttft_s: Sequence[float | None]) -> Window | None:
@@ -99,8 +104,9 @@ def concurrency(
     (2.0, 2.0)
     """
     sent, ended, _ = _arrays(sent_s, ended_s, [])
-    if window is None:
-        window = Window(float(sent.min(initial=0.0)), float(ended.max(initial=0.0)))
+    if not len(sent):
+        return None
+    window = window or Window(float(sent.min()), float(ended.max()))
     if window.length_s <= 0:
         return None
     at_s, level = in_flight(sent, ended)
