@@ -207,7 +207,7 @@ def _scaled(value: object, scale: float) -> float | None:
 
 _NAMES = {
     "Organization": "Submitter", "MlperfModel": "Model", "accelerator_model_name": "Accelerator", "accelerators_per_node": "a#",
-    "positionof_nodes": "Nodes", "framework": "Software", "Result": "Performance_Result", "Units": "Performance_Units",
+    "number_of_nodes": "Nodes", "framework": "Software", "Result": "Performance_Result", "Units": "Performance_Units",
 }  # fmt: skip
 """Column of the checker's CSV -> key of summary_results.json."""
 
@@ -231,7 +231,8 @@ def _table(file: File) -> Iterator[Run]:
         else:
             runs.append(_submitted(row, index, model, device))
     if unknown:
-        left_out = f"Left out, on devices that are not in the hardware catalogue: {', '.join(f'{name} ({count})' for name, count in sorted(unknown.items()))}."
+        counted = ", ".join(f"{name} ({count})" for name, count in sorted(unknown.items()))
+        left_out = f"Left out, on devices that are not in the hardware catalogue: {counted}."
         if not runs:
             raise Unreadable(
                 f"{file.name} holds no result that can be placed. {left_out} Add them in warehouse/catalog/hardware.toml."

@@ -126,9 +126,7 @@ def test_results_of_unknown_devices_are_left_out_and_named(tmp_path: Path) -> No
     path = tmp_path / "summary_results.json"
     path.write_text(json.dumps(rows))
     (run,) = imported(tmp_path / "out", path)
-    assert (
-        "1 results on devices that are not in the hardware catalogue are left out: Abacus 9000." in run["status_detail"]
-    )
+    assert "Left out, on devices that are not in the hardware catalogue: Abacus 9000 (1)." in run["status_detail"]
     path.write_text(json.dumps(rows[2:]))
     with pytest.raises(_importing.Unreadable, match="holds no result that can be placed"):
         imported(tmp_path / "none", path)
