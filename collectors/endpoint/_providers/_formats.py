@@ -29,7 +29,7 @@ NO_METRICS = ("choices", "usage", "created", "details", "index", "token")
 MAX_SERVER_METRICS = 2000
 """A value a layer for several hundred layers; what comes after is dropped."""
 
-_VLLM_PREDICTION = re.compile(r"Prompt:\n.*?\nOutput:\n", re.DOTALL)
+_VLLM_PREDICTION = re.compile(r"\APrompt:\n.*?\nOutput:\n", re.DOTALL)
 """Model Garden's vLLM repeats the prompt before its text."""
 
 
@@ -92,7 +92,8 @@ class FormatReader:
     """Reads server-sent events, JSON lines, or one JSON value; which of them, it sees by the first bytes."""
 
     def __init__(self) -> None:
-        self.answer = ServerAnswer()
+        self._server_metrics: dict[str, float] = {}
+        self.answer: Answer = ServerAnswer(server_metrics=self._server_metrics)
         self._decoder = SseDecoder()
         self._pending = bytearray()
         self._is_json: bool | None = None
@@ -118,12 +119,13 @@ class FormatReader:
             self._take_lines(at_s)
 
     def close(self, at_s: float) -> None:
-        """The body has ended."""
+        """The body has ended; another may follow. Raises StreamError as `feed` does."""
         for data in self._decoder.close():
             self._take(data, at_s)
-        if self._is_json and self._pending.strip():
-            self._take(self._pending.decode("utf-8", "replace"), at_s)
-            self._pending.clear()
+        is_json, pending = self._is_json, bytes(self._pending)
+        self._is_json, self._is_lines, self._pending = None, None, bytearray()
+        if is_json and pending.strip():
+            self._take(pending.decode("utf-8", "replace"), at_s)
 
     def _take_lines(self, at_s: float) -> None:
         """The complete lines of the body, unless the first is no JSON value by itself: then it is one value in many lines."""
@@ -147,27 +149,25 @@ class FormatReader:
 
     def _chunks(self, value: Any) -> Iterator[Mapping[str, Any]]:
         """The OpenAI chunks that say what a value of the body says."""
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
+        value = _only(value)
         if isinstance(value, dict) and "predictions" in value:
             self._note(value, skip=("predictions",))
-            value = value["predictions"]
-            value = value[0] if isinstance(value, list) and value else value
-        if isinstance(value, str) and not self.answer.num_events:
-            value = {"text": _VLLM_PREDICTION.sub("", value, count=1) if value.startswith("Prompt:\n") else value}
+            value = _only(value["predictions"])
+            value = {"text": _VLLM_PREDICTION.sub("", value, count=1)} if isinstance(value, str) else value
         if not isinstance(value, dict):
             raise StreamError(f"The answer is no text and no object that holds one: {json.dumps(value)}")
-        if isinstance(value.get("token"), dict):
-            yield from self._token(value, value["token"])
-        elif "choices" not in value and (text := _text_of(value)) is not None:
-            self._note(value)
+        token, choices = value.get("token"), value.get("choices")
+        if isinstance(token, dict):
+            yield from self._token(value, token)
+            return
+        self._note(value)
+        if choices is None and (text := _text_of(value)) is not None:
             self._whole()
             yield _chunk("message", text, _finish_of(value), _usage_of(value))
-        else:
-            self._note(value)
-            if any(isinstance(choice, dict) and "message" in choice for choice in value.get("choices") or ()):
-                self._whole()
-            yield value
+            return
+        if isinstance(choices, list) and any(isinstance(choice, dict) and "message" in choice for choice in choices):
+            self._whole()
+        yield value
 
     def _token(self, value: Mapping[str, Any], token: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """One token of text-generation-inference or DJL serving; special ones are counted and are no text."""
@@ -184,11 +184,18 @@ class FormatReader:
 
     def _note(self, value: Mapping[str, Any], skip: tuple[str, ...] = ()) -> None:
         """Keep the numbers of an answer that are neither text nor counts of tokens."""
-        found = self.answer.server_metrics
+        found = self._server_metrics
         for path, number in _numbers({k: v for k, v in value.items() if k not in (*skip, *NO_METRICS)}):
             if len(found) >= MAX_SERVER_METRICS:
                 return
             found[path] = number
+
+
+def _only(value: Any) -> Any:
+    """The one item of a list of one, or of such lists in each other; anything else as it is."""
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value
 
 
 def _is_json(text: bytes | bytearray) -> bool:
