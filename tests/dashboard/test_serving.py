@@ -1,0 +1,171 @@
+"""The Serving page over loads with round numbers: its answer, its charts, what it keeps apart, and its queries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+import serving_lake
+
+from dashboard import definitions, serving_figures
+from dashboard.data import Lake
+from dashboard.pages import serving
+from warehouse.metrics import BY_KEY
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    filled = Lake(serving_lake.build(tmp_path_factory.mktemp("served")))
+    yield filled
+    filled.close()
+
+
+def said(component: Any) -> str:
+    return json.dumps(
+        component,
+        default=lambda part: part.to_plotly_json() if hasattr(part, "to_plotly_json") else str(part),
+        ensure_ascii=False,
+    )
+
+
+def words(component: Any) -> str:
+    """The text that a reader sees, without links, names and ids."""
+    if isinstance(component, list | tuple):
+        return " ".join(map(words, component))
+    return component if isinstance(component, str) else words(getattr(component, "children", None) or "")
+
+
+def rows_of(served: Lake, **values: Any) -> list[dict[str, Any]]:
+    return serving._named(served.rows("serving_runs", served_id="llama-2-7b", workload="512 in, 128 out", **values))
+
+
+def figure_of(component: Any, name: str) -> go.Figure:
+    return next(part.figure for part in component._traverse() if getattr(part, "id", None) == {"graph": name})
+
+
+CHOICE = serving.Choice("llama-2-7b", "512 in, 128 out")
+
+
+def test_the_page_opens_on_the_workload_known_at_most_loads(served: Lake) -> None:
+    choice = serving.read(served, {}, served.rows("serving_choices"), None)
+    assert (choice.llm, choice.workload, choice.metric, choice.axis) == (
+        "llama-2-7b",
+        "512 in, 128 out",
+        "ttft_s",
+        "concurrency",
+    )
+
+
+def test_the_answer_names_who_gives_most_who_is_first_and_who_is_saturated(served: Lake) -> None:
+    rows = [row for row in rows_of(served) if row["status"] == "ok" and not row["num_faults"]]
+    (most,) = serving.most_output(rows, CHOICE)
+    assert most[1].startswith("NVIDIA H100 SXM5 80 GB with vllm with 800 tokens/s per device at 8 at once")
+    assert "2 times NVIDIA A100 SXM4 80 GB with vllm (400 tokens/s at 8 at once)." in most[1]
+    assert most[2]["run_id"] == "vllm-8"
+    (first,) = serving.first_answer(rows, CHOICE)
+    assert first[1].startswith("NVIDIA H100 SXM5 80 GB with vllm with 50 ms at 1 at once, 2 times less than")
+    assert [line[2]["run_id"] for line in serving.saturated(rows)] == ["vllm-16"]
+
+
+def test_throughput_under_two_definitions_is_never_ranked_together(served: Lake) -> None:
+    rate = BY_KEY["output_tokens_per_s"]
+    rows = rows_of(served)
+    which = definitions.choose(rows, rate)
+    assert which.counts == {serving_lake.STEADY: 9, serving_lake.WHOLE: 3}
+    kept = [row for row in which.kept(rows) if row["output_tokens_per_s"] is not None]
+    assert {row["framework"] for row in kept} == {"vllm"}
+    asked = definitions.choose(rows, rate, serving_lake.WHOLE)
+    assert {row["framework"] for row in asked.kept(rows) if row["output_tokens_per_s"] is not None} == {"tgi"}
+    badge = words(definitions.badge(which, lambda definition: f"/serving?definition={definition}"))
+    assert "known here under 2 definitions" in badge
+    assert "3 rows under another left out" in badge
+
+
+def test_a_row_without_a_definition_is_one_of_its_own(served: Lake) -> None:
+    which = definitions.choose(rows_of(served, with_excluded=True), BY_KEY["output_tokens_per_s"])
+    assert which.counts["unknown"] == 1
+    assert not which.keeps({**rows_of(served)[0], "metric_definitions": None, "source_kind": "published"})
+
+
+def test_all_definitions_are_shown_only_on_request_and_each_is_named(served: Lake) -> None:
+    card = serving.pareto_card(rows_of(served), serving.Choice("llama-2-7b", definition="all"), None)
+    names = [str(trace.name).replace("<br>", " ") for trace in figure_of(card, "pareto").data]
+    assert any(serving_lake.WHOLE in name for name in names)
+    assert any(serving_lake.STEADY in name for name in names)
+    assert "They are not the same quantity" in words(card)
+
+
+def test_load_curves_mark_saturated_and_faulty_points(served: Lake) -> None:
+    figure = figure_of(serving.curves_card(rows_of(served), CHOICE, None), "curve-ttft_s")
+    traces = {str(trace.name).partition(",")[0]: trace for trace in figure.data}
+    assert list(traces["saturated"].x) == [16]
+    assert list(traces["a check found a fault"].x) == [4]
+    fast = next(trace for trace in figure.data if "vllm-8" in str(trace.customdata))
+    assert list(fast.x) == [1, 2, 4, 8, 16]
+    assert list(fast.y) == pytest.approx([50, 100, 200, 400, 800])
+
+
+def test_rows_kept_out_come_only_when_asked_for_and_are_ringed(served: Lake) -> None:
+    assert "tgi-odd" not in {row["run_id"] for row in rows_of(served)}
+    choice = serving.Choice("llama-2-7b", "512 in, 128 out", definition="all", excluded=True)
+    figure = figure_of(serving.curves_card(rows_of(served, with_excluded=True), choice, None), "curve-ttft_s")
+    assert [list(trace.x) for trace in figure.data if trace.name == "kept out of charts"] == [[2]]
+
+
+def test_the_distribution_counts_completed_requests_after_warm_up(served: Lake) -> None:
+    rows = served.rows("serving_cdf", run_ids=["vllm-8"], metric="ttft_s")
+    assert {row["num_requests"] for row in rows} == {20}
+    assert (rows[0]["value_s"], rows[100]["value_s"]) == (pytest.approx(0.12), pytest.approx(0.31))
+    card = serving.cdf_card(served, rows_of(served), CHOICE, None)
+    assert "40 completed requests of 2 runs at 8 at once, warm-up left out." in words(card)
+    assert len(figure_of(card, "cdf").data) == 2
+
+
+def test_the_frontier_is_what_nothing_beats() -> None:
+    points = [(1.0, 9.0), (2.0, 8.0), (1.5, 7.0), (3.0, 1.0), (2.5, 1.0)]
+    assert serving_figures.frontier(points) == [(1.0, 9.0), (2.0, 8.0), (3.0, 1.0)]
+
+
+def test_a_fault_is_not_on_the_frontier(served: Lake) -> None:
+    row = rows_of(served)[0]
+    points = [(10.0, 90.0, 0), (20.0, 50.0, 0), (30.0, 1e6, 1)]
+    rows = [
+        {**row, "interactivity": x, "output_tokens_per_s_per_device": y, "num_faults": faults}
+        for x, y, faults in points
+    ]
+    figure = serving_figures.pareto(rows)
+    best = next(trace for trace in figure.data if trace.name == "best of all")
+    assert list(best.x) == [10.0, 20.0]
+    assert [list(trace.x) for trace in figure.data if trace.name == "a check found a fault"] == [[30.0]]
+
+
+def test_goodput_shows_the_best_load_under_its_objectives(served: Lake) -> None:
+    (bar,) = figure_of(serving.goodput_card(rows_of(served), CHOICE, None), "goodput").data
+    assert bar.name == "TTFT 500 ms, TPOT 15 ms"
+    assert list(bar.x) == [pytest.approx(400 / 128)]
+
+
+def test_quality_stands_beside_the_speed_of_the_run_that_was_scored(served: Lake) -> None:
+    figure = figure_of(serving.quality_card(served, CHOICE, None), "quality")
+    assert sorted((trace.x[0], trace.y[0]) for trace in figure.data) == [(400.0, 0.71), (800.0, 0.75)]
+
+
+def test_a_failed_load_is_a_row_and_has_no_point(served: Lake) -> None:
+    card = serving.rows_card(rows_of(served), CHOICE, None)
+    grid = next(part for part in card._traverse() if getattr(part, "id", None) == {"grid": "serving-rows"})
+    assert grid.rowData[-1]["status"] == "timeout"
+
+
+def test_a_statistic_that_no_load_has_says_what_there_is(served: Lake) -> None:
+    card = serving.curves_card(rows_of(served), serving.Choice("llama-2-7b", stat="p95"), None)
+    assert "None of the 14 loads has its p95. They have: mean, p50, p99." in words(card)
+
+
+def test_requests_in_flight_come_from_their_ends(served: Lake) -> None:
+    rows = served.rows("serving_in_flight", run_id="vllm-8")
+    assert max(row["in_flight"] for row in rows) == 4  # one each half second, 1.4 to 1.61 s long
+    assert rows[0]["at_s"] == 0.0
+    assert rows[-1]["in_flight"] == 0
