@@ -138,7 +138,7 @@ def serving(double: Double) -> Iterator[None]:
 def container(body: Mapping[str, Any], is_streaming: bool) -> tuple[Any, list[bytes]]:
     """The answer of a model server: in one piece, or as the pieces of a stream, in the style it was asked in."""
     if "inputs" in body:
-        words = WORDS[: body["parameters"]["max_new_tokens"]]
+        words = WORDS[: int(body["parameters"]["max_new_tokens"])]
         details = {
             "finish_reason": "length",
             "generated_tokens": len(words),
@@ -157,7 +157,7 @@ def container(body: Mapping[str, Any], is_streaming: bool) -> tuple[Any, list[by
         return {"generated_text": "".join(words), "details": details}, [
             json.dumps(line).encode() + b"\n" for line in lines
         ]
-    words = WORDS[: body["max_tokens"]]
+    words = WORDS[: int(body["max_tokens"])]
     usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": len(words)}
     message = {"role": "assistant", "content": "".join(words)}
     whole = {"choices": [{"index": 0, "message": message, "finish_reason": "length"}], "usage": usage}
@@ -220,7 +220,7 @@ class VertexDouble(Double):
         path = urlsplit(asked.path).path
         if path == "/token":
             return self._token(asked)
-        if asked.headers.get("authorization") not in {f"Bearer {token}" for token in self.tokens[-1:]}:
+        if not self._is_known(asked.headers.get("authorization", "")):
             return _google_error(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
         if path == f"/v3/projects/{PROJECT}/timeSeries":
             return self._time_series(parse_qs(urlsplit(asked.path).query))
@@ -232,11 +232,20 @@ class VertexDouble(Double):
             return self._poll(path.removeprefix("/v1/"))
         return Reply({"name": RESOURCE, "displayName": "demo"})
 
-    def _token(self, asked: Asked) -> Reply:
-        from google.auth import jwt
+    def _is_known(self, authorization: str) -> bool:
+        """The last token issued, or, as Google's SDK of Vertex AI sends it, a token that the service account signed itself."""
+        kind, _, token = authorization.partition(" ")
+        if kind != "Bearer" or token in self.tokens:
+            return kind == "Bearer" and token == self.tokens[-1]
+        try:
+            return bool(_decoded(token, self._public_key)["iss"])
+        except ValueError:
+            return False
 
+    def _token(self, asked: Asked) -> Reply:
         (assertion,) = parse_qs(asked.body.decode())["assertion"]
-        claims: Any = jwt.decode(assertion, certs=self._public_key, audience="https://oauth2.googleapis.com/token")  # type: ignore[no-untyped-call]
+        claims = _decoded(assertion, self._public_key)
+        assert claims["aud"] == "https://oauth2.googleapis.com/token", claims
         assert "cloud-platform" in claims["scope"], claims
         self.tokens.append(f"ya29.secret-{len(self.tokens)}-{hashlib.sha256(self.url.encode()).hexdigest()[:20]}")
         return Reply({"access_token": self.tokens[-1], "expires_in": self.lifetime_s, "token_type": "Bearer"})
@@ -266,7 +275,7 @@ class VertexDouble(Double):
 
     def _prediction(self, instance: Mapping[str, Any]) -> Any:
         if "prompt" in instance and not self.extra:
-            text = "".join(WORDS[: instance["max_tokens"]])
+            text = "".join(WORDS[: int(instance["max_tokens"])])
             return f"Prompt:\n{instance['prompt']}\nOutput:\n{text}"
         whole, _ = container(instance, False)
         return {**whole, **self.extra}
@@ -289,6 +298,13 @@ class VertexDouble(Double):
         page = int(query.get("pageToken", ["0"])[0])
         more = {"nextPageToken": str(page + 1)} if page + 1 < len(pages) else {}
         return Reply({"timeSeries": [one for one in pages[page : page + 1] if one], **more})
+
+
+def _decoded(token: str, public_key: bytes) -> Any:
+    """The claims of a JSON web token signed with the key. Raises ValueError for any other."""
+    from google.auth import jwt
+
+    return jwt.decode(token, certs=public_key)  # type: ignore[no-untyped-call]
 
 
 def series(replica: str, points: Mapping[datetime.datetime, float], kind: str = "doubleValue") -> dict[str, Any]:
