@@ -14,7 +14,9 @@ def name(options: Mapping[str, str], option: str, *variables: str) -> str | None
     """
     found = options.get(option) or next((text for one in variables if (text := os.environ.get(one))), None)
     if found is not None and not re.fullmatch(r"(?!\.+\Z)[A-Za-z0-9][A-Za-z0-9._:-]{0,199}", found):
-        raise ValueError(f"'{found[:60]}' is no {option} that an address can hold. Set it with the option {option}.")
+        raise ValueError(
+            f"'{found[:60]}' is no {option} that an address can hold. Set it with --provider-options {option}=..."
+        )
     return found
 
 
@@ -22,7 +24,7 @@ def needed(options: Mapping[str, str], option: str, *variables: str) -> str:
     """As `name`; raises ValueError where nothing says it."""
     found = name(options, option, *variables)
     if found is None:
-        where = " or ".join([f"the option {option}", *variables])
+        where = " or ".join([f"--provider-options {option}=...", *variables])
         raise ValueError(f"No {option} is named. Set it with {where}.")
     return found
 

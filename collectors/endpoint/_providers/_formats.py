@@ -84,7 +84,9 @@ def check_style(options: Mapping[str, str], default: str) -> str:
     """The body asked for in the option `format`. Raises ValueError for one that is none of FORMATS."""
     style = options.get("format", default)
     if style not in FORMATS:
-        raise ValueError(f"'{style}' is not a format of a request. Known: {', '.join(FORMATS)}.")
+        raise ValueError(
+            f"'{style}' is not a format of a request. Known: {', '.join(FORMATS)}. Set it with --provider-options format=..."
+        )
     return style
 
 

@@ -134,7 +134,9 @@ def poll_s(options: Mapping[str, str]) -> float:
     except ValueError:
         wait_s = -1.0
     if not 0 < wait_s < 3600:
-        raise ValueError(f"'{options['poll-s']}' is no time between two polls. Give seconds with the option poll-s.")
+        raise ValueError(
+            f"'{options['poll-s']}' is no time between two polls. Give seconds with --provider-options poll-s=..."
+        )
     return wait_s
 
 
