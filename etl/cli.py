@@ -106,11 +106,11 @@ def sql(
 
 @app.command()
 def load(home: HomeOption = None) -> None:
-    """Load every landing file exactly once, and add the analytical bound of what came in.
+    """Load every landing file exactly once, add the analytical bound of what came in, and check it.
 
-    Files off the contract go to quarantine with the reason.
+    Files off the contract go to quarantine with the reason; what the checks find wrong in rows are findings (`rooflake lint`).
     """
-    from etl import twins
+    from etl import lint, twins
     from warehouse.store import Home, open_store
 
     place = Home.of(home)
@@ -122,7 +122,44 @@ def load(home: HomeOption = None) -> None:
         refused = loaded.quarantined
         if any(loaded.new_rows.values()):
             refused = refused | twins.add(store, _say).quarantined
+        refused = refused | lint.add(store, _say).quarantined
     _exit_if_refused(refused)
+
+
+@app.command("lint")
+def lint_(
+    source: Annotated[
+        str, typer.Argument(help="A source id, what stands before the / in it, or a file that was imported.")
+    ],
+    severity: Annotated[
+        str | None,
+        typer.Option(help="fault (cannot be right as printed) or doubt (needs an explanation); default: both."),
+    ] = None,
+    past: Annotated[bool, typer.Option("--past", help="Findings too that no longer hold.")] = False,
+    home: HomeOption = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="Output format.")] = Format.table,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; parquet needs one.")] = None,
+) -> None:
+    """Print what the checks found in a source's rows: `rooflake lint zhang-2023-dissecting`. They run at every load.
+
+    Physics (points above their roof, more than the peak, weights that do not fit) and what figures say of one another (sums,
+    shares, rates and latencies, percentiles, copies, lost decimal points).
+    """
+    from etl import lint
+    from etl import output as writers
+    from warehouse.store import open_store
+
+    writers.check(format.value, output)
+    if severity not in (None, "fault", "doubt"):
+        raise ValueError(f"'{severity}' is not a severity. Known: fault, doubt.")
+    with open_store(_existing(home), read_only=True) as store:
+        found = lint.find(store, source, severity=severity, with_past=past)
+    if format is Format.table:
+        found = found.select(["severity", "check_name", "source_id", "sentence"])
+    if found.num_rows or format is not Format.table:
+        writers.write(found, format.value, output)
+    else:
+        _say(f"Nothing found in {source}.")
 
 
 @app.command()

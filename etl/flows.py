@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import collectors
-from etl import machine, plans, training, twins
+from etl import lint, machine, plans, training, twins
 from warehouse.store import Home, LoadReport, open_store
 
 
@@ -68,6 +68,13 @@ def add_twins(home: str, report: Callable[[str], None]) -> LoadReport:
 
 
 @task(cache_policy=NO_CACHE)
+def lint_sources(home: str, report: Callable[[str], None]) -> LoadReport:
+    """Check the rows of every source that has new ones; what is found are rows, not failures."""
+    with open_store(home) as store:
+        return lint.add(store, report)
+
+
+@task(cache_policy=NO_CACHE)
 def train_predictors(home: str, report: Callable[[str], None]) -> LoadReport:
     """Train on the measured rows of the lake; too few rows is a sentence, not a failure."""
     with open_store(home) as store:
@@ -87,7 +94,7 @@ def refresh(plan: str = "starter", home: str = "rooflake-data") -> dict[str, Any
         failures = _quarantined(store.load())  # what an interrupted run left behind, and the catalogue
     console = Console(stderr=True, highlight=False, markup=False)
     say = partial(console.print, soft_wrap=True)
-    steps = len(chosen.sweeps) + chosen.twins + chosen.train
+    steps = len(chosen.sweeps) + chosen.twins + 1 + chosen.train
     columns = (
         SpinnerColumn(),
         TextColumn("{task.completed}/{task.total}", style="bold"),
@@ -117,6 +124,7 @@ def refresh(plan: str = "starter", home: str = "rooflake-data") -> dict[str, Any
             progress.advance(bar)
         for title, step, is_wanted in (
             ("analytical twins", add_twins, chosen.twins),
+            ("checking rows", lint_sources, True),
             ("training predictors", train_predictors, chosen.train),
         ):
             if is_wanted:

@@ -506,7 +506,30 @@ FINDINGS = Table(
         Column("value", _F, "the value found, in the column's unit"),
         Column("expected", _F, "what would be consistent: a limit or another figure, same unit"),
         Column("sentence", _S, "what contradicts what, with the figures", is_required=True),
+        Column("found_by", _S, "`lint`, or the collector that landed it beside the rows", is_required=True),
+        Column(
+            "is_current",
+            _B,
+            "false where a later lint of the source, of more rows or by newer checks, no longer finds it",
+            is_required=True,
+        ),
         Column("found_at", TIMESTAMP, "when", is_required=True),
+    ),
+)
+
+LINTS = Table(
+    "lints",
+    "the last lint of one family of sources: what stands before the / in their ids",
+    ("family",),
+    (
+        Column("family", _S, "a paper, a tool, rooflake itself", is_required=True),
+        Column(
+            "state", _S, "revision of the checks and of the engine, and how many rows of which kind", is_required=True
+        ),
+        Column("num_runs", _I, "measured and published runs read", is_required=True),
+        Column("num_faults", _I, "findings that cannot be right as printed", is_required=True),
+        Column("num_doubts", _I, "findings that need an explanation", is_required=True),
+        Column("linted_at", TIMESTAMP, "when", is_required=True),
     ),
 )
 
@@ -803,7 +826,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         RUNS, OPS, REQUESTS, SAMPLES, TELEMETRY, RANKS, ENVIRONMENTS, HARDWARE, LLMS, PRICES, SOURCES,
-        CALIBRATIONS, KERNELS, QUALITY, FINDINGS, PREDICTORS,
+        CALIBRATIONS, KERNELS, QUALITY, FINDINGS, LINTS, PREDICTORS,
         PREDICTOR_SCORES, PREDICTIONS, LOADS,
     )
 }  # fmt: skip
@@ -811,7 +834,16 @@ TABLES: dict[str, Table] = {
 OF_A_RUN = ("ops", "requests", "samples", "telemetry", "ranks", "kernels", "quality")
 """Tables whose rows belong to a run: a file of these waits in landing until its `runs` file (same name) is there."""
 
-VOLATILE = ("collected_at", "trained_at", "fitted_at", "environment_id", "command", "snapshot_id", "found_at")
+VOLATILE = (
+    "collected_at",
+    "trained_at",
+    "fitted_at",
+    "environment_id",
+    "command",
+    "snapshot_id",
+    "found_at",
+    "linted_at",
+)
 """Columns left out when two rows of one key are compared: when a thing was computed does not make it another thing."""
 
 

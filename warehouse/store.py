@@ -30,7 +30,7 @@ from warehouse import catalog, parquet, schema
 SQL = Path(__file__).parent / "sql"
 CATALOGUES = ("hardware", "llms", "prices")
 """Tables that the TOML catalogue fills at every load; its own entries win over landed ones."""
-ENTRY_TABLES = (*CATALOGUES, "sources")
+ENTRY_TABLES = (*CATALOGUES, "sources", "findings", "lints")
 """Tables of entries: a landed entry replaces the one of the same id. Every other table refuses different content for a key."""
 ROWS_PER_TRANSACTION = 1_000_000
 RETRY_S = 60.0

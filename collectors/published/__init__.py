@@ -13,7 +13,7 @@ from pathlib import Path
 from collectors import Collected, Report, _dataset, silent
 from collectors.published import _checks, _transcription
 from collectors.published._transcription import papers as known
-from warehouse import parquet
+from warehouse import parquet, schema
 
 MEASURED = Path(__file__).parent / "measured"
 
@@ -32,11 +32,12 @@ def collect(landing: Path, *, report: Report = silent, papers: list[str] | None 
     batches = {source: _transcription.read(source) for source in (known() if papers is None else papers)}
     runs, paths = [], []
     for source, rows in batches.items():
-        faults = _checks.apply(rows)
-        paths += parquet.land(landing, f"published-{source}", rows)
+        found = _checks.apply(rows)
+        tables = {name: rows[name] for name in schema.TABLES if name in rows}
+        paths += parquet.land(landing, f"published-{source}", tables)
         runs += rows["runs"]
         excluded = sum(run["is_excluded"] for run in rows["runs"])
-        report(f"{source}: {len(rows['runs'])} runs, {excluded} excluded; {len(faults)} faults noted")
+        report(f"{source}: {len(rows['runs'])} runs, {excluded} excluded; {len(found)} faults and doubts found")
     for folder in sorted(MEASURED.glob("*/")) if papers is None else ():
         tables = _dataset.read(folder)
         paths += parquet.land(landing, f"measured-{folder.name}", tables)

@@ -22,8 +22,8 @@ AGAIN = " (again)"
 """Ends the cell of a row that the table prints a second time under the same labels."""
 
 Row = dict[str, Any]
-Rows = dict[str, list[Row]]
-"""Table name -> rows."""
+Rows = dict[str, Any]
+"""Table name -> rows; beside them `claims`, rules that a paper's text states (with source_id), and `at`, its date: neither lands."""
 
 _SCALES = {
     "": "1", "tokens/s": "1", "tokens/sec": "1", "s": "1", "ms": "1e-3", "%": "1e-2", "K": "1e3", "M": "1e6", "G": "1e9",
@@ -45,11 +45,13 @@ def read(source: str) -> Rows:
         )
     with (FOLDER / f"{source}.toml").open("rb") as file:
         paper = tomllib.load(file)
-    rows: Rows = {name: [] for name in _TABLES}
+    at = datetime.combine(paper["published_at"], datetime.min.time(), UTC)
+    rows: Rows = {name: [] for name in (*_TABLES, "claims")} | {"at": at}
     environments = {label: _environment(entry) for label, entry in paper.get("environments", {}).items()}
     rows["environments"].extend(environments.values())
     for table in paper["tables"]:
         rows["sources"].append(_source(paper, table))
+        rows["claims"].append({"source_id": f"{source}/{table['id']}", **table.get("claims", {})})
         reader = _Reader(paper, table, environments, rows)
         reader.read_grid()
         for entry in table.get("runs", ()):
@@ -99,7 +101,7 @@ class _Reader:
         self.environments = environments
         self.rows = rows
         self.source_id = f"{paper['source']}/{table['id']}"
-        self.at = datetime.combine(paper["published_at"], datetime.min.time(), UTC)
+        self.at = rows["at"]
         self.cells: set[str] = set()
 
     def read_grid(self) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from collectors import published
 from collectors.published import _checks, _transcription
+from models.lint import Finding
 from warehouse import catalog, metrics, parquet, schema
 
 ROOT = Path(__file__).parents[2]
@@ -400,8 +401,8 @@ def test_a_check_the_paper_passes_finds_a_slip(table: str, cell: str, check: _ch
     """Gains, peaks and shares that follow from the printed times do so no more when one time is 10 % off."""
     rows = _transcription.read("zhang-2023-dissecting")
 
-    def found() -> list[_checks.Fault]:
-        return [fault for fault in check(rows) if fault.source_id.endswith(table) and (fault.run_ids or fault.samples)]
+    def found() -> list[Finding]:
+        return [one for one in check(rows) if one.source_id.endswith(table) and (one.metric or one.samples)]
 
     assert found() == []
     run = cells(rows, f"zhang-2023-dissecting/{table}")[cell]
@@ -411,6 +412,27 @@ def test_a_check_the_paper_passes_finds_a_slip(table: str, cell: str, check: _ch
     _checks.apply(rows)
     flagged = [s for s in rows["samples"] if s["run_id"] == run["run_id"] and s["flags"] == ["inconsistent"]]
     assert run["is_excluded"] or flagged
+
+
+def test_what_contradicts_a_text_lands_as_findings(landed: Rows) -> None:
+    found = {(row["check_name"], row["source_id"].partition("/")[2], row["severity"]) for row in landed["findings"]}
+    assert found >= {
+        ("printed_twice", "table-9", "fault"), ("share_of_whole", "table-10", "fault"), ("tokens_of_shape", "table-12", "fault"),
+        ("claim_against_table", "table-2", "fault"), ("claim_against_table", "table-16", "fault"), ("claim_against_table", "text", "fault"),
+        ("claim_against_table", "section-5.6", "fault"),
+    }  # fmt: skip
+    assert len({row["finding_id"] for row in landed["findings"]}) == len(landed["findings"])
+    assert all(row["found_by"] == "published" and row["is_current"] for row in landed["findings"])
+    (rule,) = [row for row in landed["findings"] if row["source_id"] == "chilka-nyu/section-5.6"]
+    assert "No point can lie above its own roof" in rule["sentence"]
+
+
+def test_a_fault_of_counted_work_leaves_the_times_in_charts(landed: Rows) -> None:
+    notes = {row["source_id"]: row["note"] for row in landed["sources"]}
+    assert "13.5 GB in fp16. What is missing is the embedding and the output head" in notes["chilka-nyu/table-1"]
+    assert not any(run["is_excluded"] for run in of(landed, "chilka-nyu/table-1"))
+    flagged = {row["metric"] for row in landed["samples"] if row["flags"] == ["inconsistent"]}
+    assert "paper:Memory Consumption (Weights)" in flagged
 
 
 # the collector
