@@ -84,3 +84,9 @@ def positive(value: object) -> int | None:
     """A whole number from 1 on; None for no number and for less: where a degree or a length of 0 means that there is none."""
     found = whole(value)
     return found if found is not None and found > 0 else None
+
+
+def image_version(image: str | None) -> str | None:
+    """Tag of a container image without its v: `vllm/vllm-openai:v0.21.0` is 0.21.0; None without a tag."""
+    tag = (image or "").rpartition(":")[2] if ":" in (image or "") else ""
+    return tag.removeprefix("v") if tag and "/" not in tag else None

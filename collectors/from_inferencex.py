@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from collectors import _importing
-from collectors._figures import Figures, positive, whole
+from collectors._figures import Figures, image_version, positive, whole
 from collectors._importing import File, Run, Said
 
 TOOL = "inferencex"
@@ -241,7 +241,7 @@ def _configuration(one: Mapping[str, Any]) -> dict[str, Any]:
         "pipeline_parallel": pipeline,
         "weight_dtype": _importing.dtype(one.get("precision")),
         "framework": one.get("framework"),
-        "framework_version": _version(one.get("image")),
+        "framework_version": image_version(one.get("image")),
         "optimizations": sorted(optimizations),
         "execution": "engine",
     }
@@ -269,12 +269,6 @@ def _device(name: str) -> str:
     """`cluster:mi355x-amds` is mi355x: what stands before and behind names who owns it."""
     found = re.fullmatch(r"(?:cluster:)?([a-z]+\d+[a-z]*)(?:[-_].*)?", name.strip().lower())
     return found.group(1) if found else name
-
-
-def _version(image: str | None) -> str | None:
-    """Tag of a container image without its v; None without one."""
-    tag = (image or "").rpartition(":")[2] if ":" in (image or "") else ""
-    return tag.removeprefix("v") if tag and "/" not in tag else None
 
 
 def _is_true(value: object) -> bool:
