@@ -289,7 +289,7 @@ def collect(
     num_runs = num_failed = 0
     for file in [File(Path(one)) for one in ([files] if isinstance(files, Path | str) else files)]:
         try:
-            found = importer(file, tool)
+            found = importer(file, "csv" if tool is None and mapping is not None else tool)
             batch = _batch(found, file, said)
             landed = parquet.land(landing, f"from_{found.TOOL}-{file.digest}-{schema.digest(batch['runs'])[:8]}", batch)
         except (Unreadable, catalog.UnknownEntryError, parquet.ContractError) as error:
