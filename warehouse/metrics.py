@@ -199,6 +199,7 @@ DEFINITIONS: dict[str, str] = {
     "profiler_busy": "kernel time: union of the kernels' intervals in the profiler's trace, over its executions",
     "nvml_total_energy": "energy: the driver's energy counter over a window of repeated executions, over their number",
     "nvml_power_integral": "energy: the driver's power readings integrated over a window of repeated executions, over their number",
+    "nvml_steady_window": "energy: the driver's energy counter over the steady part of a load, over the output tokens in it",
     "telemetry_mean": "power: mean of the readings during warm-up and repeats",
     "energy_window": "power: energy of the energy window over its length",
     "rapl_package": "energy: the processor packages' counters over a window of repeated executions, over their number",
