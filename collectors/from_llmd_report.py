@@ -292,7 +292,12 @@ def _requests(figures: Figures, found: Mapping[str, Any]) -> None:
         lengths = found.get(name) or {}
         if figures.columns.get(column) is None:
             figures.columns[column] = whole(lengths.get("mean"))
-        _walk(figures, f"requests.{name}", lengths)
+        is_said = figures.columns[column] == lengths.get("mean")
+        _walk(
+            figures,
+            f"requests.{name}",
+            {key: value for key, value in lengths.items() if not (is_said and key == "mean")},
+        )
 
 
 def _walk(figures: Figures, path: str, node: Any) -> None:
