@@ -8,7 +8,7 @@ arrived and requests that ended in it over its length (`tokens_over_steady_windo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,6 @@ RATES = (
 OPEN_PATTERNS = ("constant", "poisson", "replay", "ramp")
 """Loads that do not wait for the server, which it can fall behind of."""
 
-SATURATED = "Stopped: the server took less than was offered, requests in flight and TTFT kept rising."
-
 
 def columns(
     outcome: Outcome, level: Level, objectives: Objectives = NONE, prefix_cache_hit_ratio: float | None = None
@@ -53,10 +51,9 @@ def columns(
     `prefix_cache_hit_ratio` is what the engine's own counters say (`_scrape`), for servers that do not tell it in each answer.
     """
     replies = outcome.measured
-    is_saturated = SATURATED in outcome.remarks or _steady.is_saturated(*_times(replies))
     found = {
         **run_columns(replies, objectives.ttft_s, objectives.tpot_s, slo_e2el_s=objectives.e2el_s),
-        "is_saturated": is_saturated if level.pattern in OPEN_PATTERNS else None,
+        "is_saturated": _steady.is_saturated(*_times(replies)) if level.pattern in OPEN_PATTERNS else None,
         "num_client_processes": outcome.num_client_processes,
         "client_cpu_s": outcome.client_cpu_s,
         "client_delay_p99_s": outcome.client_delay_p99_s,
@@ -65,21 +62,6 @@ def columns(
     if found["prefix_cache_hit_ratio"] is None:
         found["prefix_cache_hit_ratio"] = prefix_cache_hit_ratio
     return found
-
-
-def saturation_watch(level: Level) -> Callable[[Sequence[Reply]], str | None]:
-    """What `_clients.run` asks about once a second: a sentence stops an open loop that the server cannot take."""
-    saturation, known = _steady.Saturation(), 0
-
-    def watch(replies: Sequence[Reply]) -> str | None:
-        nonlocal known
-        for reply in replies[known:]:
-            saturation.add(reply.sent_at_s, reply.ended_at_s, reply.ttft_s)
-        known = len(replies)
-        now_s = max((reply.ended_at_s for reply in replies), default=0.0)
-        return SATURATED if level.pattern in OPEN_PATTERNS and saturation.is_saturated(now_s) else None
-
-    return watch
 
 
 def run_columns(

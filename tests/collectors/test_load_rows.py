@@ -140,23 +140,6 @@ def test_saturation_is_judged_for_open_loops_alone() -> None:
     assert _rows.columns(Outcome([], even[:50]), open_loop)["is_saturated"] is None
 
 
-def test_a_watch_stops_an_open_loop_that_the_server_cannot_take() -> None:
-    replies = growing()
-
-    def stopped_after(level: Level, replies: list[Reply]) -> int | None:
-        watch = _rows.saturation_watch(level)
-        return next((count for count in range(1, len(replies) + 1) if watch(replies[:count])), None)
-
-    open_loop = Level(None, 240, 0, 4, pattern="constant", request_rate_per_s=2.0)
-    count = stopped_after(open_loop, replies)
-    assert count is not None
-    assert 100 <= count < 130  # judged from 100 answers on, and lasting 10 s
-    stopped = Outcome([], replies[:count], remarks=(_rows.SATURATED,))
-    assert _rows.columns(stopped, open_loop)["is_saturated"] is True
-    assert stopped_after(LEVEL, replies) is None
-    assert stopped_after(open_loop, [reply(0.5 + index / 2) for index in range(240)]) is None
-
-
 def test_nothing_sent_is_an_error() -> None:
     columns = _rows.run_columns([])
     assert (columns["status"], columns["num_samples"], columns["success_rate"]) == ("error", 0, None)
