@@ -14,10 +14,21 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html
 from dashboard import api
 from dashboard import components as c
 from dashboard.data import Lake
-from dashboard.pages import compare, layers, machine, overview, predict, roofline, run, serving, training
+from dashboard.pages import compare, findings, layers, machine, overview, predict, roofline, run, serving, training
 from warehouse.store import Home
 
-PAGES: tuple[ModuleType, ...] = (overview, compare, serving, roofline, layers, machine, training, predict, run)
+PAGES: tuple[ModuleType, ...] = (
+    overview,
+    compare,
+    serving,
+    roofline,
+    layers,
+    machine,
+    training,
+    predict,
+    findings,
+    run,
+)
 """In the order of the menu. A page module has NAME, TITLE, ICON, layout(lake, params) and register(app, lake)."""
 
 INDEX = """<!DOCTYPE html>

@@ -71,7 +71,7 @@ def choose(rows: Sequence[Row], metric: Metric, asked: str | None = None) -> Cho
 def meaning(definition: str) -> str:
     """A definition in words."""
     if definition == UNKNOWN:
-        return "the source does not say how it was measured"
+        return "its row names no definition"
     return DEFINITIONS.get(definition, definition)
 
 

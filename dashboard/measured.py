@@ -209,6 +209,8 @@ def telemetry_card(lake: Lake, run: Row, snapshot: str | None) -> c.Component | 
         c.number_column("temperature_c", "Temperature (°C)"), c.metric_column("mfu", "utilization", "Busy"),
         c.metric_column("mfu", "memory_utilization", "Memory busy"), c.metric_column("memory_peak_bytes", "memory_used_bytes", "Memory in use"),
         c.metric_column("memory_peak_bytes", "process_memory_bytes", "Of the process"), c.text_column("throttle", "Throttle reasons"),
+        c.metric_column("mfu", "kv_cache_ratio", "KV cache in use"), c.number_column("num_running", "Running"), c.number_column("num_waiting", "Waiting"),
+        c.number_column("generated_tokens", "Generated tokens"), c.number_column("preemptions"),
     ]  # fmt: skip
     shown = [{**row, "throttle": ", ".join(row["throttle_reasons"] or []) or None} for row in table]
     used = [column for column in columns if any(row[column["field"]] is not None for row in shown)]

@@ -59,6 +59,8 @@ TELEMETRY: tuple[tuple[str, str, float, tuple[tuple[str, str], ...]], ...] = (
     ("Temperature", "°C", 1.0, (("temperature_c", "temperature"),)),
     ("Utilisation", "%", 100.0, (("utilization", "busy"), ("memory_utilization", "memory busy"))),
     ("Memory", "GiB", 1 / 2**30, (("memory_used_bytes", "in use"), ("process_memory_bytes", "of this process"))),
+    ("KV cache", "%", 100.0, (("kv_cache_ratio", "in use"),)),
+    ("Requests", "engine", 1.0, (("num_running", "running"), ("num_waiting", "waiting"))),
 )
 """Strips of the telemetry chart: title, unit, factor, (column, name of its line)."""
 
@@ -296,7 +298,7 @@ def status_grid(rows: pa.Table) -> go.Figure:
 def telemetry(rows: pa.Table) -> go.Figure:
     """Device counters over the time of a run, strip under strip; spans under a throttle reason are shaded.
 
-    Rows of the query `run_telemetry`. Counters that nobody read have no strip; the host is device -1.
+    Rows of the query `run_telemetry`. Counters that nobody read have no strip; the host is device -1, the engine of a server device -2.
     """
     table = rows.to_pylist()
     strips = [one for one in TELEMETRY if any(row[key] is not None for row in table for key, _ in one[3])]
@@ -309,10 +311,10 @@ def telemetry(rows: pa.Table) -> go.Figure:
             mine = [row for row in table if row["device_index"] == device and row[key] is not None]
             if not mine:
                 continue
-            where = "host" if device == -1 else f"device {device}"
+            where = {-1: "host", -2: "engine"}.get(device, f"device {device}")
             figure.add_scatter(
                 x=[row["at_s"] for row in mine], y=[row[key] * factor for row in mine], mode="lines", name=f"{title}: {name}, {where}",
-                line={"width": 1.5, "color": SERIES_COLOURS[index % len(SERIES_COLOURS)]}, showlegend=False,
+                line={"width": 1.5, "color": SERIES_COLOURS[index % len(SERIES_COLOURS)]}, showlegend=device == -2 and len(keys) > 1,
                 hovertemplate=f"{where}, {name}<br>%{{x:.2f}} s: %{{y:.4g}} {unit}<extra></extra>", row=place, col=1,
             )  # fmt: skip
         figure.update_yaxes(title=f"{title}<br>({unit})", rangemode="tozero", row=place, col=1)

@@ -163,11 +163,18 @@ def scores() -> list[dict[str, Any]]:
 
 
 def findings() -> list[dict[str, Any]]:
-    found = {"found_at": WHEN, "severity": "doubt", "source_id": "paper/serving"}
+    found = {
+        "found_at": WHEN,
+        "found_by": "tests",
+        "is_current": True,
+        "severity": "doubt",
+        "source_id": "paper/serving",
+    }
     return [
         {**found, "finding_id": "f1", "run_id": "tgi-4", "check_name": "throughput_times_latency", "severity": "fault", "metric": "output_tokens_per_s",
          "value": 160.0, "expected": 140.0, "sentence": "160 tokens/s and 4 at once need 25 ms a token, not the 29 ms of the same row."},
         {**found, "finding_id": "f2", "run_id": "tgi-16", "check_name": "super_linear_scaling", "sentence": "16 at once are more than 4 times as fast as 4."},
+        {**found, "finding_id": "f4", "run_id": "tgi-1", "check_name": "unit_slip", "is_current": False, "sentence": "No longer so."},
         {**found, "finding_id": "f3", "run_id": None, "check_name": "unit_slip", "sentence": "The table's heading says s where its text says ms."},
     ]  # fmt: skip
 

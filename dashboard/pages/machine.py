@@ -9,13 +9,13 @@ import pyarrow as pa
 from dash import Dash, Input, Output, dcc, html
 
 from dashboard import components as c
+from dashboard import kernel_tables, text
 from dashboard import measured_figures as charts
-from dashboard import text
 from dashboard.data import Lake
 from warehouse.metrics import BY_KEY, Metric
 
 NAME, TITLE, MENU = "machine", "Machine", "what a device really reaches"
-STATE = ("device", "cache", "dtype")
+STATE = ("device", "cache", "dtype", "kernel")
 COPIES = ("memcpy", "triad", "read", "memcpy_h2d", "memcpy_d2h")
 COLLECTIVES = (
     "all_reduce", "all_gather", "reduce_scatter", "reduce", "broadcast", "all_to_all", "send_recv", "communication",
@@ -47,6 +47,8 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
     dtypes = _dtypes(lake, device, snapshot)
     cache = c.chosen(params, "cache", [key for key, _ in CACHES], c.ANY)
     dtype = c.chosen(params, "dtype", [c.ANY, *dtypes], c.ANY)
+    kernels = kernel_tables.kernels_of(lake, device, snapshot)
+    kernel = c.chosen(params, "kernel", [*kernels, c.ANY])
     return c.page(
         "What a machine reaches",
         "A datasheet says what a device can do; GEMMs, copies and collectives of every size say how much of it comes out.",
@@ -56,8 +58,9 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             c.select(NAME, "device", "Device", [{"value": key, "label": name} for key, name in names.items()], device, width=320),
             c.select(NAME, "dtype", "Number format", [{"value": c.ANY, "label": "Any"}, *dtypes], dtype, width=160),
             c.segments(NAME, "cache", "Cache", CACHES, cache),
+            c.select(NAME, "kernel", "Kernel timed by others", _kernels(kernels), kernel, width=220),
         ),
-        c.loading(content(lake, device, cache, dtype, snapshot), "machine-content"),
+        c.loading(content(lake, device, cache, dtype, kernel, snapshot), "machine-content"),
         snapshot=snapshot,
         path=c.href(NAME),
     )  # fmt: skip
@@ -70,24 +73,34 @@ def register(app: Dash, lake: Lake) -> None:
         prevent_initial_call=True,
     )
     def show(state: dict[str, str]) -> c.Component:
-        return c.guarded(lambda: content(lake, state["device"], state["cache"], state["dtype"], state["snapshot"]))
+        return c.guarded(lambda: content(lake, *(state[name] for name in (*STATE, "snapshot"))))
 
     @app.callback(
         Output(c.control(NAME, "dtype"), "data"),
         Output(c.control(NAME, "dtype"), "value"),
+        Output(c.control(NAME, "kernel"), "data"),
+        Output(c.control(NAME, "kernel"), "value"),
         Input(c.control(NAME, "device"), "value"),
         Input(c.control(NAME, "dtype"), "value"),
+        Input(c.control(NAME, "kernel"), "value"),
         Input(c.control(NAME, "snapshot"), "value"),
         prevent_initial_call=True,
     )
-    def narrow(device: str, dtype: str, snapshot: str) -> tuple[Any, ...]:
-        """Offer the number formats of the chosen device; keep the chosen one where it is still there."""
+    def narrow(device: str, dtype: str, kernel: str, snapshot: str) -> tuple[Any, ...]:
+        """Offer the number formats and the timed kernels of the chosen device; keep what was chosen where it is still there."""
         dtypes = _dtypes(lake, device, snapshot)
-        return [{"value": c.ANY, "label": "Any"}, *dtypes], dtype if dtype in dtypes else c.ANY
+        kernels = [*kernel_tables.kernels_of(lake, device, snapshot), c.ANY]
+        formats = [{"value": c.ANY, "label": "Any"}, *dtypes]
+        return (
+            formats,
+            dtype if dtype in dtypes else c.ANY,
+            _kernels(kernels[:-1]),
+            kernel if kernel in kernels else kernels[0],
+        )
 
 
 def content(
-    lake: Lake, device: str | None, cache: str | None, dtype: str | None, snapshot: str | None
+    lake: Lake, device: str | None, cache: str | None, dtype: str | None, kernel: str | None, snapshot: str | None
 ) -> list[c.Component]:
     """Ceilings, then one card for each kind of microbenchmark that has points, and the table."""
     parameters = {"hardware_id": device, "cache_state": c.free(cache), "dtype": c.free(dtype)}
@@ -105,7 +118,8 @@ def content(
         *copy_cards(rows, parameters, snapshot),
         *collective_cards(rows, parameters, snapshot),
         *kernel_cards(rows, parameters, snapshot),
-        points_card(table.to_pylist(), parameters, snapshot),
+        *kernel_tables.cards(lake, device, c.free(kernel), c.free(dtype), snapshot),
+        *([points_card(table.to_pylist(), parameters, snapshot)] if table.num_rows else []),
     ]
 
 
@@ -364,5 +378,14 @@ def _rated(value: float | None, unit: str) -> str | None:
 
 
 def _dtypes(lake: Lake, device: str | None, snapshot: str | None) -> list[str]:
-    rows = lake.rows("microbench_points", snapshot, hardware_id=device)
+    rows = lake.rows("microbench_points", snapshot, hardware_id=device) + lake.rows(
+        "kernel_tables", snapshot, hardware_id=device
+    )
     return sorted({row["dtype"] for row in rows if row["dtype"] is not None})
+
+
+def _kernels(kernels: Sequence[str]) -> list[dict[str, str]]:
+    return [
+        *({"value": one, "label": text.words(one)} for one in kernels),
+        {"value": c.ANY, "label": "Any" if kernels else "None here"},
+    ]

@@ -8,18 +8,18 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import Dash, dcc, html
 
-from dashboard import analytical, figures, measured, text
+from dashboard import analytical, definitions, figures, kernel_tables, measured, served, text
 from dashboard import components as c
 from dashboard import measured_figures as charts
 from dashboard.data import Lake
-from dashboard.pages import layers, machine, predict
-from warehouse.metrics import BY_KEY, DEFINITIONS, METRICS
+from dashboard.pages import findings, layers, machine, predict
+from warehouse.metrics import BY_KEY, METRICS
 from warehouse.schema import CONFIGURATION_NAMES
 from warehouse.store import StoreError
 
 NAME, TITLE, MENU = "run", "Run", "one row, all of it"
 CONTEXT = ("task", "execution", "cache_implementation", "framework", "framework_version", "served_model_name", "num_samples", "num_requests", "num_failed_requests",
-           "duration_s", "model_revision", "tokenizer_hash", "profiler_overhead_ratio", "hooks_overhead_ratio", "other_load_ratio", "throttled_ratio", "is_host_bound", "is_fitting", "bound")  # fmt: skip
+           "duration_s", "is_output_fixed", "is_prefix_unique", "prefix_cache_hit_ratio", "concurrency_mean", "concurrency_max", "steady_from_s", "steady_s", "is_saturated", "slo_ttft_s", "slo_tpot_s", "slo_e2el_s", "model_revision", "tokenizer_hash", "profiler_overhead_ratio", "hooks_overhead_ratio", "other_load_ratio", "throttled_ratio", "is_host_bound", "is_fitting", "bound")  # fmt: skip
 MICROBENCH = (
     "kernel",
     "m",
@@ -49,13 +49,18 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
     parts = [
         c.controls(NAME, snapshot, *links(run, snapshot)),
         notice(run),
+        findings.run_card(lake, run_id, snapshot),
+        served.inference_card(lake, run, snapshot),
+        served.requests_card(lake, run, snapshot),
         *analytical.cards(lake, run, snapshot),
         *measured.cards(lake, run, snapshot),
+        served.client_card(run, snapshot),
+        served.quality_card(lake, run, snapshot),
+        *kernel_tables.run_cards(lake, run_id, snapshot),
         twins_card(lake, run, snapshot),
         metrics_card(run, snapshot),
         configuration_card(run),
         samples_card(lake, run, snapshot),
-        requests_card(lake, run, snapshot),
         ops_card(lake, run, snapshot),
         source_card(lake, run, snapshot),
         environment_card(lake, run, snapshot),
@@ -76,6 +81,8 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
 
 def what(run: dict[str, Any]) -> str:
     """The workload of a run in words; of a microbenchmark its shape or size."""
+    if run["phase"] == "serve":
+        return str(run["tokens"])
     if run["phase"] != "microbench":
         return f"batch {run['batch']}, {run['tokens']}"
     size = None if run["size_bytes"] is None else text.quantity(BY_KEY["bytes_moved"], float(run["size_bytes"]))
@@ -122,6 +129,9 @@ def links(run: dict[str, Any], snapshot: str | None) -> list[c.Component]:
         }
         extra = {"excluded": "1"} if run["is_excluded"] else {}
         targets.append(("Compare this workload", c.href("compare", snapshot, llm=run["llm_id"], **workload, **extra)))
+    if run["phase"] == "serve":
+        served_id = run["llm_id"] or run["served_model_name"] or "not stated"
+        targets.append(("Servers under load", c.href("serving", snapshot, llm=served_id)))
     if run["phase"] == "microbench":
         machine_link = c.href("machine", snapshot, device=run["hardware_id"])
         return [dcc.Link("All microbenchmarks of this device", href=machine_link, className="rl-button")]
@@ -170,7 +180,6 @@ def notice(run: dict[str, Any]) -> c.Component | None:
 
 def metrics_card(run: dict[str, Any], snapshot: str | None) -> c.Component:
     """Every metric the run has, with its statistics, definition and formula."""
-    definitions = dict(run["metric_definitions"] or [])
     rows = []
     for metric in METRICS:
         known = {name: run[metric.column(name)] for name in metric.statistics if run[metric.column(name)] is not None}
@@ -180,7 +189,7 @@ def metrics_card(run: dict[str, Any], snapshot: str | None) -> c.Component:
         spread = ", ".join(
             f"{'±' if name == 'std' else name} {text.quantity(metric, value)}" for name, value in known.items()
         )
-        followed = definitions.get(metric.key)
+        followed = definitions.of(run, metric) if run["source_kind"] in definitions.OBSERVED else None
         rows.append(
             html.Tr(
                 [
@@ -188,7 +197,7 @@ def metrics_card(run: dict[str, Any], snapshot: str | None) -> c.Component:
                     html.Td(text.quantity(metric, run[metric.key]), className="rl-number"),
                     html.Td(spread or ""),
                     html.Td([metric.definition, html.Code(f" {metric.formula}") if metric.formula else "",
-                             html.Div(f"as: {DEFINITIONS.get(followed, followed)}", className="rl-quieter") if followed else None]),
+                             html.Div([html.Code(followed), f" {definitions.meaning(followed)}"], className="rl-quieter") if followed else None]),
                 ]
             )
         )  # fmt: skip
@@ -292,28 +301,6 @@ def samples_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Com
                                               c.text_column("flags")], flagged))  # fmt: skip
     return c.card("Raw samples", html.Div(shown, className="rl-charts"), about="Every repeat, warm-up included; nothing is deleted, outliers and throttled repeats are flagged.",
                   tools=c.exports("run_samples", snapshot, run_id=run["run_id"]))  # fmt: skip
-
-
-def requests_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Component | None:
-    table = lake.query("run_requests", snapshot, run_id=run["run_id"])
-    if table.num_rows == 0:
-        return None
-    columns = [
-        c.number_column("request_index", "#"), c.text_column("sample_phase"), c.text_column("status"), c.metric_column("ttft_s"), c.metric_column("tpot_s"),
-        c.metric_column("e2el_s"), c.number_column("input_tokens"), c.number_column("output_tokens"), c.text_column("status_detail"),
-    ]  # fmt: skip
-    failed = sum(status != "ok" for status in table.column("status").to_pylist())
-    return c.card(
-        "Requests",
-        c.graph(
-            "requests",
-            figures.distribution(table, ("ttft_s", "tpot_s", "e2el_s")),
-            "Cumulative distribution of TTFT, TPOT and end-to-end latency",
-        ),
-        c.grid("requests", columns, table.to_pylist()),
-        about=f"{text.plural(table.num_rows, 'request')}, {failed} failed. Latency is of requests that completed.",
-        tools=c.exports("run_requests", snapshot, run_id=run["run_id"]),
-    )
 
 
 def ops_card(lake: Lake, run: dict[str, Any], snapshot: str | None) -> c.Component | None:

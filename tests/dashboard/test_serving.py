@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import serving_lake
 
 from dashboard import definitions, serving_figures
 from dashboard.data import Lake
-from dashboard.pages import serving
+from dashboard.pages import findings, machine, run, serving
 from warehouse.metrics import BY_KEY
+from warehouse.parquet import land
+from warehouse.store import Home, open_store
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +174,89 @@ def test_requests_in_flight_come_from_their_ends(served: Lake) -> None:
     assert max(row["in_flight"] for row in rows) == 4  # one each half second, 1.4 to 1.61 s long
     assert rows[0]["at_s"] == 0.0
     assert rows[-1]["in_flight"] == 0
+
+
+def test_a_served_run_shows_its_requests_failures_steady_window_and_client(served: Lake) -> None:
+    page = run.layout(served, {"run_id": "vllm-8"})
+    told = words(page)
+    assert "24 requests, 2 failed (1 refused 429, 1 error)." in told
+    assert "Shaded: the steady window of 8 s." in told
+    assert "400 µs" in told  # what the client adds
+    assert "gsm8k" in said(page)
+    over_time = figure_of(page, "requests-over-time")
+    failed = {trace.name: list(trace.x) for trace in over_time.data if str(trace.name).startswith("failed")}
+    assert failed == {"failed: refused": [11.0], "failed: error": [11.5]}
+    (window,) = over_time.layout.shapes
+    assert (window.x0, window.x1) == (2.0, 10.0)
+    strips = {trace.name for trace in figure_of(page, "telemetry").data}
+    assert {"KV cache: in use, engine", "Requests: waiting, engine"} <= strips
+
+
+def test_every_value_of_a_run_names_its_definition_id(served: Lake) -> None:
+    assert "e2el_minus_ttft_over_n_minus_1" in words(run.layout(served, {"run_id": "vllm-8"}))
+    assert "its row names no definition" in words(run.layout(served, {"run_id": "tgi-odd"}))
+
+
+def test_a_request_by_hand_shows_its_prompt_and_answer(served: Lake) -> None:
+    told = words(run.layout(served, {"run_id": "by-hand"}))
+    assert "What is a roofline?" in told
+    assert "A bound." in told
+
+
+def test_an_untrusted_client_is_said_to_be_one(served: Lake) -> None:
+    assert "not trusted" in words(run.layout(served, {"run_id": "vllm-16"}))
+
+
+def test_a_run_shows_what_was_found_about_it_and_about_its_source(served: Lake) -> None:
+    told = words(run.layout(served, {"run_id": "tgi-4"}))
+    assert "need 25 ms a token" in told
+    assert "(about the whole source)" in told
+    assert "No longer so." not in words(run.layout(served, {"run_id": "tgi-1"}))
+
+
+def test_findings_are_counted_by_check_and_source_and_lead_to_their_rows(served: Lake) -> None:
+    page = findings.layout(served, {})
+    assert "1 fault and 2 doubts in rows of 1 source." in words(page)
+    grid = next(part for part in page._traverse() if getattr(part, "id", None) == {"grid": "findings"})
+    assert [row["link"] and row["link"]["href"] for row in grid.rowData] == [
+        "/run?run_id=tgi-4",
+        "/run?run_id=tgi-16",
+        None,
+    ]
+    only = findings.content(served, {"source": "any", "check": "unit_slip", "severity": "any"}, None)
+    assert "1 finding, faults first." in words(only)
+
+
+def test_tables_of_kernels_stand_under_the_roof_and_say_how_many_shapes_they_are(served: Lake) -> None:
+    page = machine.layout(served, {"device": "h100-sxm", "kernel": "any"})
+    told = words(page)
+    assert "11 shapes in 2 tables, shown as 11 points." in told
+    assert "1 shape above the roof: a fault." in told
+    gemm = next(trace for trace in figure_of(page, "kernel-roof").data if "GEMM" in str(trace.name))
+    roof = next(trace for trace in figure_of(page, "kernel-roof").data if str(trace.name).startswith("roof"))
+    assert max(roof.y) == pytest.approx(989.4, rel=0.01)
+    assert gemm.y[0] == pytest.approx(0.5 * 3.35e12 * gemm.x[0] / 1e12, rel=0.01)
+    (reduced,) = figure_of(page, "kernel-sizes").data
+    assert list(reduced.y) == pytest.approx([100.0] * 3)
+    assert "table-gemm" not in {row["run_id"] for row in served.rows("microbench_points")}
+
+
+def test_a_million_shapes_stay_a_few_points(tmp_path: Path) -> None:
+    home = tmp_path / "many"
+    place = Home.of(home)
+    place.prepare()
+    size = pa.array(range(1, 200_001), pa.float64())
+    columns = {
+        "run_id": pa.repeat(pa.scalar("table-gemm"), 200_000), "kernel_index": pa.array(range(200_000)), "kernel": pa.repeat(pa.scalar("gemm"), 200_000),
+        "op_kind": pa.repeat(pa.scalar("gemm"), 200_000), "flops": pc.multiply(size, 1e6), "bytes_moved": pc.add(size, 1e4), "time_s": pc.divide(size, 1e6),
+    }  # fmt: skip
+    land(place.landing, "many", {"runs": serving_lake.tables()[:1], "kernels": pa.table(columns)})
+    with open_store(place) as store:
+        store.load()
+    lake = Lake(home)
+    (table,) = lake.rows("kernel_tables")
+    points = lake.rows("kernel_points")
+    assert table["num_shapes"] == sum(row["num_shapes"] for row in points) == 200_000
+    assert len(points) < 60
+    assert len(lake.rows("kernel_rows", run_id="table-gemm", most=500)) <= 500
+    lake.close()

@@ -2,7 +2,7 @@
 --   of attention the greater of its FLOPs over the peak and its bytes over the bandwidth, over its time; of other kernels the bytes alone
 --   (vector units set their FLOPs); of copies to or from the host, and of collectives, the link. `share` is of the datasheet,
 --   `share_of_measured` of the ceilings reached on that device. What stays in a warm cache can pass a roof of memory, but no peak.
--- Grain: one run of phase microbench, measured or published; at most 10000.
+-- Grain: one run of phase microbench, measured or published, tables of many shapes apart (query `kernel_points`); at most 10000.
 -- Parameters: $hardware_id, $kernels, $source_kind, $cache_state, $dtype, NULL for any.
 WITH shaped AS (
     SELECT
@@ -20,7 +20,7 @@ WITH shaped AS (
         HAVING count(*) = 1
     ) AS only_op
         ON only_op.run_id = c.run_id AND c.kernel IS NULL
-    WHERE c.phase = 'microbench' AND NOT c.is_excluded
+    WHERE c.phase = 'microbench' AND NOT c.is_excluded AND c.run_id NOT IN (SELECT run_id FROM kernels)
 ),
 points AS (
     SELECT

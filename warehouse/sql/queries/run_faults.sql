@@ -7,6 +7,6 @@ SELECT
     count(*) FILTER (WHERE severity = 'doubt') AS num_doubts,
     arg_min(sentence, severity = 'doubt') AS finding
 FROM findings
-WHERE list_contains($run_ids::VARCHAR[], run_id)
+WHERE list_contains($run_ids::VARCHAR[], run_id) AND is_current
 GROUP BY run_id
 ORDER BY run_id

@@ -42,7 +42,7 @@ LEFT JOIN (
         count(*) FILTER (WHERE severity = 'doubt') AS num_doubts,
         arg_min(sentence, severity = 'doubt') AS finding
     FROM findings
-    WHERE run_id IS NOT NULL
+    WHERE run_id IS NOT NULL AND is_current
     GROUP BY run_id
 ) AS found USING (run_id)
 WHERE comparable.phase = 'serve'
