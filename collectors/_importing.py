@@ -239,19 +239,21 @@ def tools() -> list[str]:
 
 
 def importer(file: File, tool: str | None = None) -> Importer:
-    """The importer of a tool, or the one that recognises a file. Raises Unreadable where none or several do."""
+    """The importer of a tool, or the one that recognises a file. Raises Unreadable where none or several do, or another."""
+    if tool is not None and tool not in tools():
+        raise Unreadable(f"'{tool}' is not a tool whose files can be imported. Known: {', '.join(tools())}.")
+    found = {one.TOOL: one for one in map(_module, tools()) if hasattr(one, "recognises") and one.recognises(file)}
     if tool is not None:
-        if tool not in tools():
-            raise Unreadable(f"'{tool}' is not a tool whose files can be imported. Known: {', '.join(tools())}.")
+        if found and tool not in found:
+            raise Unreadable(f"{file.name} is a file of {' or '.join(found)}, not of {tool}.")
         return _module(tool)
-    found = [one for one in map(_module, tools()) if hasattr(one, "recognises") and one.recognises(file)]
-    if len(found) == 1:
-        return found[0]
     if not found:
         raise Unreadable(
             f"{file.name} is a file of no tool that is known: {', '.join(tools())}. Name one with --tool; a plain CSV needs --mapping."
         )
-    raise Unreadable(f"{file.name} could be of {' or '.join(one.TOOL for one in found)}. Name it with --tool.")
+    if len(found) > 1:
+        raise Unreadable(f"{file.name} could be of {' or '.join(found)}. Name it with --tool.")
+    return next(iter(found.values()))
 
 
 def _module(tool: str) -> Importer:
