@@ -30,7 +30,8 @@ def written(path: Path, result: Any = SERVED) -> Path:
 def taken(tmp_path: Path, *files: Path, **said: Any) -> list[dict[str, Any]]:
     said = {"hardware_id": "h100-sxm"} | said
     _importing.collect(tmp_path / "landing", files=files, **said)
-    return landed(tmp_path / "landing", "runs")
+    rows: list[dict[str, Any]] = landed(tmp_path / "landing", "runs")
+    return rows
 
 
 def test_a_tool_is_recognised_by_content_and_never_by_name(tmp_path: Path) -> None:
