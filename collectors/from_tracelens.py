@@ -43,7 +43,7 @@ def recognises(file: File) -> bool:
 
 
 def _report(first: str) -> str | None:
-    headings = {name.strip() for name in next(csv.reader([first]), [])}
+    headings = {name.strip().strip('"') for name in first.split(",")}
     return next((name for name, needed in _REPORTS.items() if headings >= {*needed}), None)
 
 
