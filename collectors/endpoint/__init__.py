@@ -1,30 +1,38 @@
-"""An OpenAI-compatible server (chat or completions, streaming): one prompt in and text out, or a sweep over concurrency.
+"""Any LLM server: one prompt in and text out, or a load on it, with a run for each concurrency or rate.
 
-The sweep is a closed loop: each level keeps `concurrency` requests in flight, warms up, measures `num_requests`, and lands
-one run (phase `serve`) with a row for every request, failures and warm-up included. Latencies are those of
-warehouse/metrics.py. The key comes from an environment variable and is never written, logged or shown.
+Loads: a closed loop (a fixed number in flight), a constant rate, Poisson arrivals, a burst, a rising rate, a trace replayed. Each
+level warms up, measures, and lands one run (phase `serve`) with a row for every request, failures and warm-up included.
+Latencies are those of warehouse/metrics.py, from the actual send and from when a request was due. Keys come from the
+environment or the SDK's own chain and are never written, logged or shown.
 
     python -m collectors endpoint --landing DIR --url http://127.0.0.1:8000/v1 --model NAME --concurrency 1 2 4
+    python -m collectors endpoint --landing DIR --url http://127.0.0.1:8000/v1 --model NAME --request-rate 2 8 --duration-s 120
+    python -m collectors endpoint --landing DIR --url http://127.0.0.1:8000/v1 --model NAME --load burst --num-requests 1000
+    python -m collectors endpoint --landing DIR --url http://127.0.0.1:8000/v1 --model NAME --load single --prompt "Tell me."
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import concurrent.futures
+import dataclasses
 import datetime
 import inspect
 import json
+import math
+import os
+import secrets
 import shlex
-import time
 import uuid
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from collectors import Collected, Report, _machine, silent
-from collectors.endpoint import _load, _rows
-from collectors.endpoint._client import APIS, Target, ask, client, target
+from collectors.endpoint import _arrivals, _clients, _load, _providers, _rows, _self_test, _slo, _tokens
+from collectors.endpoint._load import Job, Level, Outcome
+from collectors.endpoint._prompts import Prompts
+from collectors.endpoint._providers import Target
 from collectors.endpoint._stream import Reply
 from warehouse import catalog, metrics, parquet, schema
 
@@ -32,57 +40,82 @@ __all__ = ["Reply", "add_arguments", "collect", "complete"]
 
 SOURCE_ID = "rooflake/endpoint"
 DEFAULT_INPUT_TOKENS = 128
+DEFAULT_CONCURRENCY = (1, 2, 4)
+DEFAULT_DURATION_S = 60.0
+"""Of a load at a rate for which neither a duration nor a number of requests is given."""
+
 MIN_REQUESTS = 40
 """Requests of a level unless told otherwise, or 10 x concurrency: the fewest that give a median (20 / (1 - p))."""
 
-_T = TypeVar("_T")
+WARMUP = 10
+"""Warm-up requests of an open loop unless told otherwise."""
+
+LOADS = (*_arrivals.PATTERNS, "single")
 
 
 def complete(
-    url: str,
+    url: str | None,
     model: str,
     prompt: str,
     *,
-    api: str = "chat",
+    provider: str = "openai",
+    api: str | None = None,
     output_tokens: int = 64,
     timeout_s: float = 60.0,
-    api_key_env: str = "OPENAI_API_KEY",
+    stream: bool = True,
+    ignore_eos: bool = False,
+    api_key_env: str | None = None,
     extra_body: Mapping[str, Any] | None = None,
+    provider_options: Mapping[str, str] | None = None,
 ) -> Reply:
     """Send one prompt as it is and return the text with its TTFT, TPOT, E2EL and token counts.
 
     A server that fails gives a Reply whose status is not `ok`, with a sentence. Raises ValueError, before anything is sent,
-    for a URL, an API, a key or a number that cannot be used; LookupError where httpx is missing.
+    for a URL, an API, a key or a number that cannot be used; LookupError where a provider's SDK is missing.
     """
     _check_counts(output_tokens=output_tokens)
-    asked = target(url, model, api=api, timeout_s=timeout_s, api_key_env=api_key_env, extra_body=extra_body)
-
-    async def once() -> Reply:
-        async with client(1) as http:
-            return await ask(http, asked, prompt, output_tokens, time.perf_counter())
-
-    return _run(once())
+    asked = _target(
+        url, model, provider=provider, api=api, timeout_s=timeout_s, stream=stream, ignore_eos=ignore_eos, api_key_env=api_key_env,
+        extra_body=extra_body, provider_options=provider_options,
+    )  # fmt: skip
+    return dataclasses.replace(_clients.run_here(_load.ask(asked, prompt, output_tokens)), prompt=asked.hide(prompt))
 
 
 def collect(
     landing: Path,
     *,
     report: Report = silent,
-    url: str,
+    url: str | None = None,
     model: str,
-    api: str = "chat",
+    provider: str = "openai",
+    api: str | None = None,
+    provider_options: Mapping[str, str] | None = None,
+    stream: bool = True,
+    ignore_eos: bool = False,
     prompt: str | None = None,
     input_tokens: int | None = None,
     output_tokens: int = 64,
-    concurrency: int | Sequence[int] = (1, 2, 4),
+    tokenizer: str | None = None,
+    load: str | None = None,
+    concurrency: int | Sequence[int] | None = None,
+    request_rate: float | Sequence[float] | None = None,
+    replay: Path | str | None = None,
     num_requests: int | None = None,
+    duration_s: float | None = None,
+    max_concurrency: int | None = None,
     warmup: int | None = None,
+    seed: int | None = None,
     unique_prefix: bool = True,
     timeout_s: float = 60.0,
+    stop_when_saturated: bool = True,
+    client_processes: int | None = None,
+    self_test: bool = True,
+    slo: str | None = None,
     slo_ttft_s: float | None = None,
     slo_tpot_s: float | None = None,
+    slo_e2el_s: float | None = None,
     extra_body: Mapping[str, Any] | None = None,
-    api_key_env: str = "OPENAI_API_KEY",
+    api_key_env: str | None = None,
     llm_id: str | None = None,
     hardware_id: str | None = None,
     num_devices: int = 1,
@@ -97,21 +130,32 @@ def collect(
     framework: str | None = None,
     framework_version: str | None = None,
 ) -> Collected:
-    """Measure a server at each concurrency and land one run a level, as soon as the level ends.
+    """Put one or more loads on a server and land one run for each, as soon as it ends.
 
-    `prompt`, or words to the length of `input_tokens` tokens (128 unless given). `num_requests` is 40 or 10 x concurrency,
-    `warmup` 2 x concurrency unless given. What describes the server (`hardware_id`, `llm_id`, dtypes...) cannot be seen from
-    outside and is taken as told; ids must be in the catalogue. Raises ValueError or LookupError before anything is sent.
-    Each level lasts at most `timeout_s` times the requests of one slot; after failures in a row it is given up.
+    `load` is `closed` unless a rate (`poisson`), a trace (`replay`) or another is given. `prompt`, or words to the length of
+    `input_tokens` tokens (128 unless given). A closed loop sends 40 or 10 x concurrency requests, after 2 x concurrency to warm up,
+    unless told otherwise; a load at a rate lasts 60 s. What describes the server (`hardware_id`, `llm_id`, dtypes...) cannot be seen
+    from outside and is taken as told; ids must be in the catalogue. Raises ValueError or LookupError before anything is sent.
+    After failures in a row a level is given up; an open loop that the server falls behind of is stopped.
     """
     options = {name: value for name, value in locals().items() if name not in ("landing", "report")}
-    asked = target(url, model, api=api, timeout_s=timeout_s, api_key_env=api_key_env, extra_body=extra_body)
-    levels = _levels(concurrency, num_requests, warmup, output_tokens)
-    _check_objectives(slo_ttft_s=slo_ttft_s, slo_tpot_s=slo_tpot_s)
-    if prompt is not None and input_tokens is not None:
-        raise ValueError("Give --prompt or --input-tokens, not both: the length of a given prompt is what it is.")
+    asked = _target(
+        url, model, provider=provider, api=api, timeout_s=timeout_s, stream=stream, ignore_eos=ignore_eos, api_key_env=api_key_env,
+        extra_body=extra_body, provider_options=provider_options,
+    )  # fmt: skip
+    seed = secrets.randbelow(10**9) if seed is None else seed
+    plans = _plans(
+        load, concurrency, request_rate, replay, num_requests, duration_s, max_concurrency, warmup, output_tokens, seed
+    )
+    _check_prompt(plans[0].level.pattern, prompt, input_tokens)
+    objectives = _slo.objectives(slo, ttft_s=slo_ttft_s, tpot_s=slo_tpot_s, e2el_s=slo_e2el_s)
     wanted = DEFAULT_INPUT_TOKENS if prompt is None and input_tokens is None else input_tokens
-    _check_counts(**({} if wanted is None else {"input_tokens": wanted}), num_devices=num_devices)
+    _check_counts(
+        **({} if wanted is None else {"input_tokens": wanted}),
+        **({} if client_processes is None else {"client_processes": client_processes}),
+        num_devices=num_devices,
+    )
+    tokens = _tokens.counter(tokenizer)
     environment = _machine.environment()
     described = {
         "collector": "endpoint",
@@ -121,6 +165,7 @@ def collect(
         "is_excluded": False,
         "task": "generation",
         "served_model_name": model,
+        "is_prefix_unique": unique_prefix and plans[0].level.pattern != "single",
         "execution": execution,
         "framework": framework,
         "framework_version": framework_version,
@@ -144,47 +189,123 @@ def collect(
         "attention": attention,
         "optimizations": sorted(optimizations),
     }
-    rows = [_run_row(described | configuration, level, asked.hide(_command(options, level))) for level in levels]
+    rows = [_run_row(described | configuration, plan, asked.hide(_command(options, plan, seed))) for plan in plans]
     parquet.check("runs", [row | {"status": "ok"} for row in rows])  # off the contract: say so before anything is sent
+    _providers.find(provider).request(asked, "", output_tokens)
     paths = parquet.land(
         landing, f"endpoint-{uuid.uuid4().hex[:16]}", {"sources": [_source()], "environments": [environment]}
     )
-    prompts, remark = _prompts(asked, prompt, wanted, unique_prefix)
-    if remark is not None:
-        report(remark)
+    said: list[str] = []
+    if plans[0].level.pattern == "single":
+        prompts = Prompts(prompt, 0, False)
+    else:
+        asked, refused = _clients.run_here(_load.accepted(asked))
+        prompts, odd = _sized_prompts(asked, prompt, wanted, unique_prefix, str(seed))
+        said = [sentence for sentence in (refused, odd) if sentence is not None]
+        for sentence in said:
+            report(sentence)
     num_failed = 0
-    for planned, level in zip(rows, levels, strict=True):
-        report(f"concurrency {level.concurrency}: {level.num_warmup} warm-up and {level.num_requests} requests")
-        collected_at = datetime.datetime.now(datetime.UTC)
-        outcome = _run(_load.run(asked, level, prompts))
-        detail = " ".join(_rows.remarks(outcome, level) + ([] if remark is None else [remark]))
-        columns = _rows.run_columns(outcome.measured, slo_ttft_s, slo_tpot_s)
-        row = {**planned, "collected_at": collected_at, "status_detail": detail, **columns}
-        requests = _rows.request_rows(row["run_id"], outcome, level)
-        paths += parquet.land(landing, row["run_id"], {"runs": [row], "requests": requests})
+    for number, (planned, plan) in enumerate(zip(rows, plans, strict=True)):
+        level = plan.level
+        report(_announcement(plan))
+        processes = _clients.num_processes(level) if client_processes is None else client_processes
+        tested = _self_test.run(level, processes) if self_test and level.pattern != "single" else None
+        outcome = _clients.run(
+            asked,
+            level,
+            dataclasses.replace(prompts, seed=f"{seed}/{number}"),
+            plan.due,
+            processes=processes,
+            stop_when_saturated=stop_when_saturated and level.pattern in _rows.OPEN_PATTERNS,
+        )
+        if tested is not None:
+            outcome = tested.beside(outcome)
+        outcome = tokens(outcome)
+        if level.pattern == "single":
+            kept = [dataclasses.replace(reply, prompt=asked.hide(prompt or "")) for reply in outcome.measured]
+            outcome = dataclasses.replace(outcome, measured=kept)
+        columns = _rows.columns(outcome, level, objectives)
+        detail = " ".join([*_rows.remarks(outcome, level, objectives), *said])
+        row = {
+            **planned,
+            "collected_at": outcome.started_at,
+            "is_output_fixed": asked.ignore_eos or asked.extra_body.get("ignore_eos") is True,
+            "status_detail": detail,
+            **columns,
+        }
+        run_id = row["run_id"]
+        landed = {
+            "runs": [row],
+            "requests": _rows.request_rows(run_id, outcome, level),
+            "samples": [
+                *_rows.samples(run_id, outcome.measured, objectives),
+                *_rows.server_samples(run_id, provider, outcome.measured),
+            ],
+        }
+        paths += parquet.land(landing, run_id, landed)
         num_failed += row["status"] != "ok"
-        report(_summary(row, outcome))
+        report(_summary(row, outcome, level))
     return Collected(len(rows), tuple(paths), num_failed)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `collect`, spelled with dashes."""
     add = parser.add_argument
-    add("--url", required=True, help="address of the server, e.g. http://127.0.0.1:8000/v1")
+    add("--url", help="address of the server, e.g. http://127.0.0.1:8000/v1")
     add("--model", required=True, help="name under which the server serves the model")
-    add("--api", default="chat", choices=list(APIS))
+    add("--provider", default="openai", choices=_providers.names(), help="kind of server")
+    add("--api", help="route of the provider: chat, completions ... (its first)")
+    add(
+        "--provider-options", type=_option, nargs="+", action=_Options, default={}, metavar="KEY=VALUE",
+        help="what the provider needs beyond that: project=... region=...",
+    )  # fmt: skip
+    add("--stream", action=argparse.BooleanOptionalAction, default=True, help="ask for the answer as a stream")
+    add(
+        "--ignore-eos", action=argparse.BooleanOptionalAction, default=False,
+        help="ask for exactly the output tokens wanted, where the server can; else answers end where the model ends them",
+    )  # fmt: skip
     add("--prompt", help="prompt text; without it, words to the length of --input-tokens")
     add("--input-tokens", type=int, help=f"prompt tokens, template included ({DEFAULT_INPUT_TOKENS})")
     add("--output-tokens", type=int, default=64, help="max_tokens of each request")
-    add("--concurrency", type=int, nargs="+", default=[1, 2, 4], help="requests in flight, one run for each")
+    add(
+        "--tokenizer",
+        help="folder or hub id of a tokenizer, to count the tokens of answers that the server does not count",
+    )
+    add("--load", choices=LOADS, help="pattern (closed; poisson with --request-rate; replay with --replay)")
+    add("--concurrency", type=int, nargs="+", help="requests in flight of a closed loop, one run for each (1 2 4)")
+    add(
+        "--request-rate",
+        type=float,
+        nargs="+",
+        help="requests per second of an open loop, one run for each; of a ramp at its end",
+    )
+    add("--replay", type=Path, help="JSON lines or CSV with timestamp[, input_tokens, output_tokens] for each request")
     add("--num-requests", type=int, help=f"measured requests a level ({MIN_REQUESTS}, or 10 x concurrency)")
-    add("--warmup", type=int, help="warm-up requests a level (2 x concurrency)")
+    add("--duration-s", type=float, help=f"no request is sent after it, seconds ({DEFAULT_DURATION_S:g} at a rate)")
+    add(
+        "--max-concurrency",
+        type=int,
+        help="most requests in flight of an open loop; those due wait, and the wait is recorded",
+    )
+    add("--warmup", type=int, help=f"warm-up requests a level (2 x concurrency, or {WARMUP})")
+    add("--seed", type=int, help="seed of arrivals and prompts; a new one each time without it")
     add("--unique-prefix", action=argparse.BooleanOptionalAction, default=True, help="begin every prompt differently")
     add("--timeout-s", type=float, default=60.0, help="deadline of a request, seconds")
+    add(
+        "--stop-when-saturated", action=argparse.BooleanOptionalAction, default=True,
+        help="end an open loop that the server falls behind of",
+    )  # fmt: skip
+    add("--client-processes", type=int, help="processes that send the load (one for 128 in flight)")
+    add(
+        "--self-test", action=argparse.BooleanOptionalAction, default=True,
+        help="first put five times the load on a server of known times, to see what the client itself adds",
+    )  # fmt: skip
+    add("--slo", choices=list(_slo.PRESETS), help="objectives of goodput by name")
     add("--slo-ttft-s", type=float, help="TTFT objective of goodput, seconds")
     add("--slo-tpot-s", type=float, help="TPOT objective of goodput, seconds")
+    add("--slo-e2el-s", type=float, help="end-to-end objective of goodput, seconds")
     add("--extra-body", type=_json_object, help="JSON object merged into each request; null removes a field")
-    add("--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the key")
+    add("--api-key-env", help="environment variable that holds the key (the provider's own, e.g. OPENAI_API_KEY)")
     add("--llm-id", help="LLM served, an id of the catalogue")
     add("--hardware-id", help="device the server runs on, an id of the catalogue")
     add("--num-devices", type=int, default=1, help="devices the server runs on")
@@ -199,44 +320,169 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--framework-version")
 
 
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine to its end; in a thread of its own where a loop already runs (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
+def _target(
+    url: str | None,
+    model: str,
+    *,
+    provider: str,
+    api: str | None,
+    timeout_s: float,
+    stream: bool,
+    ignore_eos: bool,
+    api_key_env: str | None,
+    extra_body: Mapping[str, Any] | None,
+    provider_options: Mapping[str, str] | None,
+) -> Target:
+    found = _providers.find(provider)
+    return found.target(
+        url,
+        model,
+        api=found.APIS[0] if api is None else api,
+        timeout_s=timeout_s,
+        is_streaming=stream,
+        ignore_eos=ignore_eos,
+        extra_body=dict(extra_body or {}),
+        api_key_env=api_key_env,
+        options=dict(provider_options or {}),
+    )
 
 
-def _prompts(
-    asked: Target, prompt: str | None, input_tokens: int | None, is_unique: bool
-) -> tuple[_load.Prompts, str | None]:
+def _sized_prompts(
+    asked: Target, prompt: str | None, input_tokens: int | None, is_unique: bool, seed: str
+) -> tuple[Prompts, str | None]:
     if input_tokens is None:
-        return _load.Prompts(prompt, 0, is_unique), None
-    return _run(_load.sized(asked, input_tokens, is_unique))
+        return Prompts(prompt, 0, is_unique, seed), None
+    return _clients.run_here(_load.sized(asked, input_tokens, is_unique, seed))
 
 
-def _levels(
-    concurrency: int | Sequence[int], num_requests: int | None, warmup: int | None, output_tokens: int
-) -> list[_load.Level]:
-    levels = [concurrency] if isinstance(concurrency, int) else list(concurrency)
-    if not levels:
-        raise ValueError("No concurrency is given, so nothing would be sent. Give one or more with --concurrency.")
-    _check_counts(output_tokens=output_tokens, **({} if num_requests is None else {"num_requests": num_requests}))
-    for level in levels:
-        _check_counts(concurrency=level)
+@dataclass(frozen=True)
+class _Plan:
+    """A level and when its requests are due; nothing is due in a closed loop. `overrides` are the options that say this level alone."""
+
+    level: Level
+    due: Sequence[Job]
+    overrides: Mapping[str, Any]
+
+
+def _plans(
+    load: str | None,
+    concurrency: int | Sequence[int] | None,
+    request_rate: float | Sequence[float] | None,
+    replay: Path | str | None,
+    num_requests: int | None,
+    duration_s: float | None,
+    max_concurrency: int | None,
+    warmup: int | None,
+    output_tokens: int,
+    seed: int,
+) -> list[_Plan]:
+    pattern = _pattern(load, request_rate, replay)
+    _check_load(pattern, concurrency, request_rate, replay, num_requests, duration_s, max_concurrency)
+    counts = {"num_requests": num_requests, "max_concurrency": max_concurrency}
+    _check_counts(output_tokens=output_tokens, **{name: count for name, count in counts.items() if count is not None})
     if warmup is not None and (not isinstance(warmup, int) or warmup < 0):
         raise ValueError(f"'{warmup}' warm-up requests cannot be sent. Give 0 or more with --warmup.")
-    return [
-        _load.Level(
-            level,
-            max(MIN_REQUESTS, 10 * level) if num_requests is None else num_requests,
-            2 * level if warmup is None else warmup,
-            output_tokens,
+    if pattern in ("closed", "single"):
+        levels = [1] if pattern == "single" else _several(DEFAULT_CONCURRENCY if concurrency is None else concurrency)
+        if not levels:
+            raise ValueError("No concurrency is given, so nothing would be sent. Give one or more with --concurrency.")
+        return [_closed(pattern, int(level), num_requests, duration_s, warmup, output_tokens) for level in levels]
+    rates = _several(request_rate) if pattern in _arrivals.RATED else [None]
+    base = Level(max_concurrency, 0, WARMUP if warmup is None else warmup, output_tokens, pattern, None, duration_s)
+    return [_open(base, rate, replay, num_requests, str(seed)) for rate in rates]
+
+
+def _pattern(load: str | None, request_rate: object, replay: object) -> str:
+    if load is not None and load not in LOADS:
+        raise ValueError(f"'{load}' is not a load. Known: {', '.join(LOADS)}. Set it with --load.")
+    if load is not None:
+        return load
+    if replay is not None:
+        return "replay"
+    return "closed" if request_rate is None else "poisson"
+
+
+def _check_load(
+    pattern: str,
+    concurrency: object,
+    request_rate: float | Sequence[float] | None,
+    replay: object,
+    num_requests: int | None,
+    duration_s: float | None,
+    max_concurrency: object,
+) -> None:
+    """Raises ValueError for an option that the load has no use for, or lacks."""
+    is_open = pattern not in ("closed", "single")
+    if concurrency is not None and pattern != "closed":
+        where = " Give --max-concurrency to bound the requests in flight." if is_open else ""
+        raise ValueError(f"--concurrency is for a closed loop; the load is '{pattern}'.{where}")
+    if max_concurrency is not None and not is_open:
+        raise ValueError(f"--max-concurrency is for an open loop; the load is '{pattern}'. Give --concurrency.")
+    if request_rate is not None and pattern not in _arrivals.RATED:
+        raise ValueError(f"--request-rate is for {', '.join(_arrivals.RATED)}; the load is '{pattern}'.")
+    if request_rate is None and pattern in _arrivals.RATED:
+        raise ValueError(f"The load '{pattern}' needs a rate. Give requests per second with --request-rate.")
+    for rate in [] if request_rate is None else _several(request_rate):
+        if not (math.isfinite(rate) and rate > 0):
+            raise ValueError(f"request_rate is {rate!r}; it must be above 0 per second. Set it with --request-rate.")
+    if (replay is None) == (pattern == "replay"):
+        raise ValueError("The load 'replay' and a file of arrivals go together. Give the file with --replay.")
+    if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):
+        raise ValueError(f"duration_s is {duration_s!r}; it must be above 0 s. Set it with --duration-s.")
+    if pattern == "single" and (num_requests or 1) != 1:
+        raise ValueError("The load 'single' is one request. Leave --num-requests out.")
+
+
+def _several(given: Any) -> list[Any]:
+    return [given] if isinstance(given, int | float) else list(given)
+
+
+def _closed(
+    pattern: str,
+    concurrency: int,
+    num_requests: int | None,
+    duration_s: float | None,
+    warmup: int | None,
+    output_tokens: int,
+) -> _Plan:
+    _check_counts(concurrency=concurrency)
+    count = num_requests
+    if count is None:
+        count = 0 if duration_s is not None else max(MIN_REQUESTS, 10 * concurrency)
+    if pattern == "single":
+        return _Plan(Level(1, 1, 0, output_tokens, pattern), (), {})
+    num_warmup = 2 * concurrency if warmup is None else warmup
+    level = Level(concurrency, count, num_warmup, output_tokens, duration_s=duration_s)
+    return _Plan(level, (), {"concurrency": concurrency})
+
+
+def _open(base: Level, rate: float | None, replay: Path | str | None, num_requests: int | None, seed: str) -> _Plan:
+    span_s = base.duration_s
+    if replay is not None:
+        found = [one for one in _arrivals.replayed(Path(replay)) if span_s is None or one.at_s < span_s][:num_requests]
+    else:
+        if base.pattern == "burst" and num_requests is None:
+            num_requests = MIN_REQUESTS
+        if rate is not None and num_requests is None and span_s is None:
+            span_s = DEFAULT_DURATION_S
+        found = _arrivals.arrivals(
+            base.pattern, rate_per_s=rate, num_requests=num_requests, duration_s=span_s, seed=seed
         )
-        for level in levels
+    if not found:
+        raise ValueError(f"No request of the load '{base.pattern}' is due. Raise --duration-s or --request-rate.")
+    due = [
+        Job(index, base.output_tokens if one.output_tokens is None else one.output_tokens, one.at_s, one.input_tokens)
+        for index, one in enumerate(found)
     ]
+    level = dataclasses.replace(base, num_requests=len(due), request_rate_per_s=rate, duration_s=span_s)
+    return _Plan(level, due, {} if rate is None else {"request_rate": rate})
+
+
+def _check_prompt(pattern: str, prompt: str | None, input_tokens: int | None) -> None:
+    if prompt is not None and input_tokens is not None:
+        raise ValueError("Give --prompt or --input-tokens, not both: the length of a given prompt is what it is.")
+    if pattern == "single" and prompt is None:
+        raise ValueError("The load 'single' sends one prompt. Give its text with --prompt.")
 
 
 def _check_counts(**counts: int) -> None:
@@ -246,15 +492,18 @@ def _check_counts(**counts: int) -> None:
             raise ValueError(f"{name} is {count!r}; it must be a whole number of 1 or more. Set it with --{option}.")
 
 
-def _check_objectives(**objectives: float | None) -> None:
-    for name, value in objectives.items():
-        if value is not None and not value > 0:
-            option = name.replace("_", "-")
-            raise ValueError(f"{name} is {value!r}; an objective must be above 0 s. Set it with --{option}.")
-
-
-def _run_row(row: Mapping[str, Any], level: _load.Level, command: str) -> dict[str, Any]:
-    named = {**row, "concurrency": level.concurrency}
+def _run_row(row: Mapping[str, Any], plan: _Plan, command: str) -> dict[str, Any]:
+    level = plan.level
+    named = {
+        **row,
+        "load_pattern": level.pattern,
+        "concurrency": level.concurrency if level.pattern in ("closed", "single") else None,
+        "request_rate_per_s": level.request_rate_per_s,
+    }
+    if any(job.input_tokens is not None for job in plan.due):
+        named["input_tokens"] = None  # of a trace each request has its own
+    if len({job.output_tokens for job in plan.due}) > 1:
+        named["output_tokens"] = None
     return {
         **named,
         "run_id": f"endpoint-{uuid.uuid4().hex[:16]}",
@@ -264,18 +513,22 @@ def _run_row(row: Mapping[str, Any], level: _load.Level, command: str) -> dict[s
     }
 
 
-def _command(options: Mapping[str, Any], level: _load.Level) -> str:
+def _command(options: Mapping[str, Any], plan: _Plan, seed: int) -> str:
     """The command that repeats one level: the options that differ from their defaults. The key is none of them."""
     words = ["python", "-m", "collectors", "endpoint"]
     parameters = inspect.signature(collect).parameters
-    for name, value in {**options, "concurrency": level.concurrency}.items():
+    for name, value in {**options, **plan.overrides, "seed": seed}.items():
         option = name.replace("_", "-")
-        if value in (parameters[name].default, []):
+        if value in (parameters[name].default, [], {}):
             continue
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
+        elif name == "provider_options":
+            words += [f"--{option}", *(f"{key}={text}" for key, text in value.items())]
         elif isinstance(value, Mapping):
             words.append(f"--{option}={json.dumps(dict(value))}")
+        elif isinstance(value, os.PathLike):
+            words.append(f"--{option}={Path(value).name}")
         elif isinstance(value, str):
             words.append(f"--{option}={value}")
         else:
@@ -286,23 +539,54 @@ def _command(options: Mapping[str, Any], level: _load.Level) -> str:
 def _source() -> dict[str, Any]:
     return {
         "source_id": SOURCE_ID,
-        "title": "Load test of an OpenAI-compatible endpoint",
+        "title": "Load test of an endpoint",
         "kind": "endpoint",
-        "locator": "closed loop, streaming; latencies from the actual send, on the client's monotonic clock",
-        "note": "N is the server's usage count, else counted chunks (token_count_source). Percentiles are over requests "
+        "locator": "latencies from the actual send to the kernel's receive stamps, on the client's monotonic clock",
+        "note": "N is the server's usage count, else a tokenizer's or counted chunks (token_count_source). Percentiles are over requests "
         "and need 20 / (1 - p) of them. The server's model, device and dtypes are as the person who ran it told.",
     }
 
 
-def _summary(row: Mapping[str, Any], outcome: _load.Outcome) -> str:
+def _announcement(plan: _Plan) -> str:
+    level = plan.level
+    if level.pattern == "single":
+        return "one request"
+    amount = f"{level.num_requests} requests" if level.num_requests else f"requests for {level.duration_s:g} s"
+    return f"{_name(level)}: {level.num_warmup} warm-up and {amount}"
+
+
+def _name(level: Level) -> str:
+    if level.pattern == "closed":
+        return f"concurrency {level.concurrency}"
+    return level.pattern + ("" if level.request_rate_per_s is None else f" {level.request_rate_per_s:g}/s")
+
+
+def _summary(row: Mapping[str, Any], outcome: Outcome, level: Level) -> str:
     done = [reply for reply in outcome.measured if reply.status == "ok"]
-    line = f"concurrency {row['concurrency']}: {len(done)} of {len(outcome.measured)} requests ok"
+    line = f"{_name(level)}: {len(done)} of {len(outcome.measured)} requests ok"
     if not done:
-        return f"{line}; {outcome.measured[0].status_detail}"
+        return f"{line}; {outcome.measured[0].status_detail if outcome.measured else 'none was sent'}"
     for name, label in (("ttft_s", "TTFT "), ("tpot_s", "TPOT "), ("output_tokens_per_s", "output ")):
         shown, value = metrics.metric(name), row.get(name)
         line += "" if value is None else f", {label}{value * shown.display_factor:.4g} {shown.display_unit}"
+    if outcome.client_delay_p99_s is not None:
+        line += f"; the client adds {outcome.client_delay_p99_s * 1e3:.2g} ms at p99"
     return line
+
+
+class _Options(argparse.Action):
+    """Gathers KEY=VALUE pairs into a mapping."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), **dict(values)})
+
+
+def _option(text: str) -> tuple[str, str]:
+    """KEY=VALUE."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class SseDecoder:
         """Data of the events that `received` completes. Raises StreamError for an event of over 16 MiB."""
         if not received:
             return []
+        if received.startswith(b"data: ") and received.endswith(b"\n\n") and self._is_at_event():
+            data = received[6:-2]
+            if b"\n" not in data and b"\r" not in data:  # one whole event: the common case
+                self._is_start = self._is_after_cr = False
+                return [data.decode("utf-8", "replace")]
         if self._is_after_cr:
             received = received.removeprefix(b"\n")
         self._is_after_cr = received.endswith(b"\r")
@@ -55,6 +60,9 @@ class SseDecoder:
         """Data of an event that the end of the stream cut off before its blank line."""
         line, self._pending = bytes(self._pending), bytearray()
         return [event for last in (line, b"") for event in self._take(last)]
+
+    def _is_at_event(self) -> bool:
+        return not self._pending and not self._data
 
     def _take(self, line: bytes) -> list[str]:
         if self._is_start:
@@ -80,15 +88,21 @@ class Answer:
     """Arrival of each non-empty chunk; reasoning counts, for its tokens are generated too."""
     usage_at_chunk: list[int | None] = field(default_factory=list)
     """Output tokens that the server had counted at each non-empty chunk, where it says so in every chunk."""
+    ttfo_s: float | None = None
+    """Arrival of the first chunk with text that is not reasoning."""
     num_events: int = 0
     input_tokens: int | None = None
     usage_tokens: int | None = None
+    cached_tokens: int | None = None
     finish_reason: str | None = None
     is_complete: bool = False
     """A finish reason, a closing usage chunk or `[DONE]` was seen: what follows cannot change the answer."""
     is_done: bool = False
     is_whole: bool = False
     """It came in one piece and not as a stream."""
+    server_metrics: dict[str, float] = field(default_factory=dict)
+    """Numbers that the server says of itself, by their path in the answer (`memory.peak_bytes`, `layers.0.time_ms`) and in its own
+    units."""
 
     def take(self, data: str, at_s: float) -> None:
         """Take the data of one event. Raises StreamError where it is not JSON, not a chunk, or an error object."""
@@ -129,6 +143,9 @@ class Answer:
         if (count := _count_of(usage, "completion_tokens")) is not None:
             self.usage_tokens = count
             self.is_complete = self.is_complete or is_closing
+        details = usage.get("prompt_tokens_details")
+        if isinstance(details, dict) and (count := _count_of(details, "cached_tokens")) is not None:
+            self.cached_tokens = count
 
     def _choose(self, choice: dict[str, Any], at_s: float, data: str) -> None:
         part = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
@@ -140,6 +157,7 @@ class Answer:
             raise StreamError(f"Event {self.num_events} holds content that is not text: {data}")
         if text:
             self.text_parts.append(text)
+            self.ttfo_s = at_s if self.ttfo_s is None else self.ttfo_s
         if reasoning:
             self.reasoning_parts.append(reasoning)
         if text or reasoning:
@@ -158,11 +176,11 @@ class Answer:
         return joined(self.reasoning_parts)
 
     def output_tokens(self) -> tuple[int | None, TokenCountSource | None]:
-        """N and who counted it: the server's usage, else one token a non-empty chunk; (None, None) with neither."""
+        """N and who counted it: the server's usage, else one token a non-empty chunk of a stream; (None, None) with neither."""
         num_chunks = len(self.chunk_times_s)
         if self.usage_tokens is not None and (self.usage_tokens > 0 or num_chunks == 0):
             return self.usage_tokens, "usage"
-        return (num_chunks, "chunks") if num_chunks else (None, None)
+        return (num_chunks, "chunks") if num_chunks and not self.is_whole else (None, None)
 
     def chunk_tokens(self) -> list[int] | None:
         """Tokens n_c of each non-empty chunk, where the server's counts decide them: it counts in every chunk, or it
@@ -212,6 +230,8 @@ class Reply:
     client_index: int = 0
     prompt: str | None = None
     """Kept where one request is sent by hand; None in load tests."""
+    server_metrics: dict[str, float] = field(default_factory=dict)
+    """As in Answer."""
 
 
 def tpot_s(ttft_s: float | None, e2el_s: float | None, output_tokens: int | None, num_chunks: int) -> float | None:

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 import collectors.__main__
 from collectors import Collected, endpoint
-from collectors.endpoint import _client, _load, _rows, _stream
+from collectors.endpoint import _load, _prompts, _rows, _stream
+from collectors.endpoint._providers import openai
 from collectors.endpoint._stream import Answer, Reply, SseDecoder, StreamError
 from warehouse import parquet, schema
 from warehouse.catalog import UnknownEntryError
@@ -74,7 +75,15 @@ def measure(tmp_path: Path) -> Callable[..., tuple[Collected, dict[str, Any], Ro
     """Collect one level of one request without warm-up, unless told otherwise; its run row and its request rows."""
 
     def run(url: str, **options: Any) -> tuple[Collected, dict[str, Any], Rows]:
-        given = {"prompt": "hi", "concurrency": 1, "num_requests": 1, "warmup": 0, "timeout_s": 5.0, **options}
+        given = {
+            "prompt": "hi",
+            "concurrency": 1,
+            "num_requests": 1,
+            "warmup": 0,
+            "timeout_s": 5.0,
+            "self_test": False,
+            **options,
+        }
         collected = endpoint.collect(tmp_path, url=url, model="m", **given)
         return collected, landed(tmp_path, "runs")[0], landed(tmp_path, "requests")
 
@@ -234,8 +243,8 @@ def test_a_chunk_of_n_tokens_is_n_gaps() -> None:
 
 
 def test_examples_in_docstrings_hold() -> None:
-    assert [doctest.testmod(module).failed for module in (_stream, _load)] == [0, 0]
-    assert sum(doctest.testmod(module).attempted for module in (_stream, _load)) >= 4
+    assert [doctest.testmod(module).failed for module in (_stream, _prompts)] == [0, 0]
+    assert sum(doctest.testmod(module).attempted for module in (_stream, _prompts)) >= 6
 
 
 def test_run_columns_by_hand() -> None:
@@ -539,8 +548,9 @@ def test_one_failure_among_answers_is_a_row_and_the_run_is_ok(measure: Callable[
 def test_levels_before_a_failing_one_are_landed(tmp_path: Path) -> None:
     with serving(*[WHOLE] * 4, [STALL]) as server:
         collected = endpoint.collect(
-            tmp_path, url=server.url, model="m", prompt="x", concurrency=[1, 2], num_requests=4, warmup=0, timeout_s=1.5
-        )
+            tmp_path, url=server.url, model="m", prompt="x", concurrency=[1, 2], num_requests=4, warmup=0, timeout_s=1.5,
+            self_test=False,
+        )  # fmt: skip
     assert (collected.num_runs, collected.num_failed) == (2, 1)
     assert [(run["concurrency"], run["status"]) for run in landed(tmp_path, "runs")] == [(1, "ok"), (2, "timeout")]
 
@@ -581,7 +591,7 @@ def test_a_bad_url_is_refused(tmp_path: Path, url: str, message: str) -> None:
     ],
 )
 def test_a_url_names_the_server_in_several_ways(given: str, base: str) -> None:
-    assert _client.target(given, "m").base_url == base
+    assert openai.target(given, "m").base_url == base
 
 
 @pytest.mark.parametrize(
@@ -642,7 +652,7 @@ def test_the_key_is_sent_and_never_lands_nor_shows(
     ) as server:
         endpoint.collect(
             tmp_path, report=lines.append, url=server.url, model="m", prompt="x", concurrency=1, num_requests=5, warmup=0,
-            api_key_env="MY_KEY", extra_body={"user": KEY},
+            api_key_env="MY_KEY", extra_body={"user": KEY}, self_test=False,
         )  # fmt: skip
         answered = endpoint.complete(server.url, "m", "x", api_key_env="MY_KEY")
     assert all(f"authorization: bearer {KEY}".lower() in request.decode().lower() for request in server.requests)
@@ -659,7 +669,7 @@ def test_the_key_is_sent_and_never_lands_nor_shows(
     for part in (KEY, KEY[:12], KEY[-12:]):
         assert part not in shown
         assert part.encode() not in files
-    assert KEY not in repr(_client.target(server.url, "m", api_key_env="MY_KEY"))
+    assert KEY not in repr(openai.target(server.url, "m", api_key_env="MY_KEY"))
 
 
 def test_a_missing_key_is_named(measure: Callable[..., Any]) -> None:
@@ -688,7 +698,7 @@ def test_configuration_and_command(tmp_path: Path) -> None:
         "prompt": "two words", "output_tokens": 2, "num_requests": 2, "warmup": 0, "llm_id": "llama-2-7b",
         "hardware_id": "a100-sxm-80gb", "num_devices": 4, "tensor_parallel": 4, "weight_dtype": "bf16",
         "optimizations": ["quantized", "flash"], "slo_ttft_s": 0.5, "framework": "vllm", "unique_prefix": False,
-        "extra_body": {"ignore_eos": True},
+        "extra_body": {"ignore_eos": True}, "seed": 7, "self_test": False,
     }  # fmt: skip
     with serving(WHOLE) as server:
         endpoint.collect(tmp_path, url=server.url, model="served/name", concurrency=(1, 2), **options)
@@ -699,6 +709,8 @@ def test_configuration_and_command(tmp_path: Path) -> None:
         "pipeline_parallel": None, "input_tokens": None, "output_tokens": 2, "weight_dtype": "bf16", "concurrency": 1,
         "optimizations": ["flash", "quantized"], "served_model_name": "served/name", "framework": "vllm",
         "slo_ttft_s": 0.5, "slo_tpot_s": None, "batch_size": None, "context_tokens": None, "is_excluded": False,
+        "load_pattern": "closed", "request_rate_per_s": None, "is_output_fixed": True, "is_prefix_unique": False,
+        "is_client_trusted": None, "num_client_processes": 1,
     }  # fmt: skip
     assert {name: first[name] for name in expected} == expected
     assert first["config_id"] == schema.config_id(first) != second["config_id"]
@@ -709,8 +721,8 @@ def test_configuration_and_command(tmp_path: Path) -> None:
     assert second["command"] == shlex.join(
         [
             "python", "-m", "collectors", "endpoint", f"--url={server.url}", "--model=served/name", "--prompt=two words",
-            "--output-tokens", "2", "--concurrency", "2", "--num-requests", "2", "--warmup", "0", "--no-unique-prefix",
-            "--slo-ttft-s", "0.5", '--extra-body={"ignore_eos": true}', "--llm-id=llama-2-7b",
+            "--output-tokens", "2", "--concurrency", "2", "--num-requests", "2", "--warmup", "0", "--seed", "7",
+            "--no-unique-prefix", "--no-self-test", "--slo-ttft-s", "0.5", '--extra-body={"ignore_eos": true}', "--llm-id=llama-2-7b",
             "--hardware-id=a100-sxm-80gb", "--num-devices", "4", "--tensor-parallel", "4", "--weight-dtype=bf16",
             "--optimizations", "quantized", "flash", "--framework=vllm",
         ]
@@ -721,7 +733,7 @@ def test_the_command_of_a_run_repeats_it(tmp_path: Path, capsys: pytest.CaptureF
     with serving(WHOLE) as server:
         endpoint.collect(
             tmp_path / "a", url=server.url, model="m", prompt="--odd 'prompt'", concurrency=2, num_requests=3, warmup=1,
-            extra_body={"user": None}, slo_tpot_s=1.0,
+            extra_body={"user": None}, slo_tpot_s=1.0, self_test=False,
         )  # fmt: skip
         (first,) = landed(tmp_path / "a", "runs")
         words = shlex.split(first["command"])
@@ -764,15 +776,10 @@ def test_a_server_that_counts_no_tokens_is_told_of(measure: Callable[..., Any]) 
     assert (run["itl_s"], run["total_tokens_per_s"]) == (None, None)
 
 
-def test_a_missing_httpx_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "httpx", None)
-    with pytest.raises(LookupError, match="needs httpx, which is not installed: pip install httpx"):
-        endpoint.collect(tmp_path, url="http://127.0.0.1:1", model="m")
-
-
-def test_importing_the_collector_touches_neither_httpx_nor_the_network() -> None:
+def test_the_collector_needs_no_http_library_and_importing_it_loads_none() -> None:
     code = (
-        "import collectors.endpoint, sys; sys.exit(any(name in sys.modules for name in ('httpx', 'duckdb', 'torch')))"
+        "import collectors.endpoint, sys; "
+        "sys.exit(any(name in sys.modules for name in ('httpx', 'aiohttp', 'requests', 'duckdb', 'torch', 'multiprocessing.managers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

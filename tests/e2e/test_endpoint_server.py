@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from collectors import endpoint
-from collectors.endpoint._load import WORDS
+from collectors.endpoint._prompts import WORDS
 from warehouse import parquet, schema
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -123,7 +123,7 @@ def test_one_prompt(server: str, model_folder: Path, api: str) -> None:
 def test_sweep(server: str, model_folder: Path, tmp_path: Path) -> None:
     collected = endpoint.collect(
         tmp_path, url=server, model=str(model_folder), input_tokens=60, output_tokens=8, concurrency=[1, 2],
-        num_requests=6, warmup=2, timeout_s=120, framework="transformers", weight_dtype="fp32",
+        num_requests=6, warmup=2, timeout_s=120, self_test=False, framework="transformers", weight_dtype="fp32",
         slo_ttft_s=1000.0,
     )  # fmt: skip
     assert (collected.num_runs, collected.num_failed) == (2, 0)
