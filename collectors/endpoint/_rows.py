@@ -42,6 +42,9 @@ RATES = (
 OPEN_PATTERNS = ("constant", "poisson", "replay", "ramp")
 """Loads that do not wait for the server, which it can fall behind of."""
 
+UNITS_BY_SUFFIX = {"s": "s", "ms": "ms", "us": "us", "bytes": "B", "j": "J", "w": "W"}
+"""Last word of a server's name for a number -> its unit; other units are not known."""
+
 
 def columns(
     outcome: Outcome, level: Level, objectives: Objectives = NONE, prefix_cache_hit_ratio: float | None = None
@@ -121,6 +124,15 @@ def samples(run_id: str, replies: Sequence[Reply], objectives: Objectives = NONE
     ]  # fmt: skip
 
 
+def server_samples(run_id: str, provider: str, replies: Sequence[Reply]) -> list[dict[str, Any]]:
+    """Rows of `samples`: what the server said of itself with each answer, as `provider:path` and in its own units."""
+    return [
+        {"run_id": run_id, "metric": f"{provider}:{name}", "sample_index": index, "sample_phase": "measured",
+         "value": value, "unit": UNITS_BY_SUFFIX.get(name.rpartition("_")[2]), "flags": []}
+        for index, reply in enumerate(replies) for name, value in reply.server_metrics.items()
+    ]  # fmt: skip
+
+
 def remarks(outcome: Outcome, level: Level, objectives: Objectives = NONE) -> list[str]:
     """Sentences a reader of the run needs: what failed, what was not sent, who counted, why a value is absent."""
     replies = outcome.measured
@@ -142,7 +154,11 @@ def remarks(outcome: Outcome, level: Level, objectives: Objectives = NONE) -> li
         said += _token_remarks(done, level.output_tokens)
     if unknown := sum(reply.itl_s is None and len(reply.chunk_times_s) > 1 for reply in done):
         said.append(f"ITL leaves out {unknown} of {len(done)} requests: the tokens of their chunks are unknown.")
-    if done and (verdict := objectives.verdict(_figures(replies, window, objectives))):
+    if (
+        done
+        and objectives.percentile is not None
+        and (verdict := objectives.verdict(_figures(replies, window, objectives)))
+    ):
         said.append(verdict)
     return [*said, *outcome.remarks]
 

@@ -14,34 +14,10 @@ from collectors import _importing, from_lm_eval
 from collectors._importing import File, Unreadable
 from warehouse import parquet
 
-RESULTS: dict[str, Any] = {
-    "results": {
-        "gsm8k": {
-            "alias": "gsm8k", "exact_match,strict-match": 0.75, "exact_match_stderr,strict-match": 0.02,
-            "exact_match,flexible-extract": 0.8, "exact_match_stderr,flexible-extract": 0.01,
-        },
-        "mmlu": {"acc,none": 0.62, "acc_stderr,none": "N/A", "alias": "mmlu"},
-        "wikitext": {"word_perplexity,none": 9.5, "word_perplexity_stderr,none": "N/A", "byte_perplexity,none": float("nan")},
-    },
-    "groups": {"mmlu": {"acc,none": 0.62}},
-    "group_subtasks": {"mmlu": ["mmlu_law"], "gsm8k": []},
-    "configs": {"gsm8k": {"task": "gsm8k", "num_fewshot": 5}},
-    "versions": {"gsm8k": 3.0},
-    "n-shot": {"gsm8k": 5, "wikitext": 0},
-    "higher_is_better": {"gsm8k": {"exact_match": True}, "wikitext": {"word_perplexity": False}},
-    "n-samples": {"gsm8k": {"original": 1319, "effective": 100}},
-    "config": {
-        "model": "vllm", "model_args": "pretrained=meta-llama/Llama-2-7b-hf,dtype=auto,tensor_parallel_size=2", "model_dtype": "torch.bfloat16",
-        "batch_size": "auto", "device": "cuda:0", "limit": 100.0,
-    },
-    "date": 1767225600.0,
-    "pretty_env_info": "PyTorch version: 2.9.0\nGPU models and configuration: \nGPU 0: NVIDIA H100 80GB HBM3\nGPU 1: NVIDIA H100 80GB HBM3\n",
-    "transformers_version": "4.57.0",
-    "lm_eval_version": "0.4.9",
-    "model_source": "vllm",
-    "model_name": "meta-llama/Llama-2-7b-hf",
-    "total_evaluation_time_seconds": "321.5",
-}  # fmt: skip
+RESULTS: dict[str, Any] = json.loads(
+    (Path(__file__).parent / "data/lm_eval/results_2026-01-01T00-00-00.json").read_text()
+)
+"""Hand-written, in the shape that 0.4.9 writes."""
 
 
 def changed(**config: Any) -> dict[str, Any]:
