@@ -169,6 +169,29 @@ def container(body: Mapping[str, Any], is_streaming: bool) -> tuple[Any, list[by
     return whole, events if is_streaming else []
 
 
+@dataclass
+class ModelDouble(Double):
+    """A model server behind a key in a header: text-generation-inference, Azure OpenAI, Bedrock's OpenAI route."""
+
+    path: str = "/"
+    header: tuple[str, str] = ("", "")
+    """(name, value) that lets a request in."""
+
+    def answer(self, asked: Asked) -> Reply:
+        name, value = self.header
+        if asked.headers.get(name) != value:
+            return Reply({"error": {"message": f"{asked.headers.get(name)} is not the key"}}, 401)
+        if asked.path != self.path:
+            return Reply({"error": "no such route"}, 404)
+        time.sleep(self.delay_s)
+        whole, pieces = container(asked.json, True)
+        if asked.path.endswith("_stream") or asked.json.get("stream"):
+            is_sse = pieces[0].startswith(b"data:")
+            pieces = pieces if is_sse else [b"data:" + piece + b"\n" for piece in pieces]
+            return Reply(pieces=pieces, content_type="text/event-stream")
+        return Reply(whole)
+
+
 # --- Vertex AI --------------------------------------------------------------------------------------------------------
 
 PROJECT, LOCATION, ENDPOINT = "demo-project", "us-central1", "4711"

@@ -14,13 +14,14 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from collectors.endpoint._stream import Answer, joined
 
 MAX_SENTENCE = 500
+SECRET_HEADERS = ("authorization", "api-key", "x-amz-security-token")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class HttpRequest:
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What the headers hold that must not be kept: a token may be newer than the target that it was got for."""
+        return tuple(
+            value.removeprefix("Bearer ") for name, value in self.headers.items() if name.lower() in SECRET_HEADERS
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,11 @@ class Target:
                 text = text.replace(form, "[key]")
         return text
 
+    def also_hiding(self, secrets: tuple[str, ...]) -> Target:
+        """The target that hides these too."""
+        new = tuple(secret for secret in secrets if secret not in self.secrets)
+        return replace(self, secrets=(*new, *self.secrets)) if new else self
+
     def sentence(self, text: str) -> str:
         """A text that may quote the server, fit to be kept: no secret, one line, at most 500 characters."""
         plain = " ".join(self.hide(joined([text])).split())
@@ -76,6 +89,15 @@ class Reader(Protocol):
 
     def close(self, at_s: float) -> None:
         """The body has ended."""
+
+
+class FollowingReader(Reader, Protocol):
+    """A reader whose answer may have to be asked for again: a long-running operation."""
+
+    follow: HttpRequest | None
+    """Once a body is closed: what to ask next of the same server, its answer for the same reader; None where nothing is missing."""
+    wait_s: float
+    """How long to wait before that."""
 
 
 class Provider(Protocol):

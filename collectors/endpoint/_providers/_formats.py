@@ -9,7 +9,6 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from collectors.endpoint._stream import MAX_PENDING_BYTES, Answer, SseDecoder, StreamError
@@ -31,14 +30,6 @@ MAX_SERVER_METRICS = 2000
 
 _VLLM_PREDICTION = re.compile(r"\APrompt:\n.*?\nOutput:\n", re.DOTALL)
 """Model Garden's vLLM repeats the prompt before its text."""
-
-
-@dataclass
-class ServerAnswer(Answer):
-    """An answer whose server says more than text."""
-
-    server_metrics: dict[str, float] = field(default_factory=dict)
-    """Numbers of the answer by their path, e.g. `memory.peak_bytes` or `layers.0.time_ms`, in the server's own units."""
 
 
 def body(
@@ -94,8 +85,7 @@ class FormatReader:
     """Reads server-sent events, JSON lines, or one JSON value; which of them, it sees by the first bytes."""
 
     def __init__(self) -> None:
-        self._server_metrics: dict[str, float] = {}
-        self.answer: Answer = ServerAnswer(server_metrics=self._server_metrics)
+        self.answer = Answer()
         self._decoder = SseDecoder()
         self._pending = bytearray()
         self._is_json: bool | None = None
@@ -186,7 +176,7 @@ class FormatReader:
 
     def _note(self, value: Mapping[str, Any], skip: tuple[str, ...] = ()) -> None:
         """Keep the numbers of an answer that are neither text nor counts of tokens."""
-        found = self._server_metrics
+        found = self.answer.server_metrics
         for path, number in _numbers({k: v for k, v in value.items() if k not in (*skip, *NO_METRICS)}):
             if len(found) >= MAX_SERVER_METRICS:
                 return

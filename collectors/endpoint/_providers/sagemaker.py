@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from collectors.endpoint._providers import HttpRequest, Reader, Target, _cloud, _common, _formats
-from collectors.endpoint._stream import Answer, StreamError, error_message
+from collectors.endpoint._stream import StreamError, error_message
 
 NAME = "sagemaker"
 APIS = ("messages", "inputs")
@@ -97,7 +97,7 @@ class EventStreamReader:
         self._messages = eventstream.EventStreamBuffer()
         self._errors = (eventstream.ParserError, exceptions.EventStreamError)
         self._payload = _formats.FormatReader()
-        self.answer: Answer = self._payload.answer
+        self.answer = self._payload.answer
 
     def feed(self, piece: bytes, at_s: float) -> None:
         """Take a piece of the stream. Raises StreamError where it is broken or reports a failure."""
