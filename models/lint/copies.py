@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,29 +23,31 @@ SETTING = re.compile(r"rate|limit|max|min|slo|target|timeout|config|std|error|fa
 def repeated_figure(sources: Sources) -> Iterator[Finding]:
     """One figure of five digits printed for two LLMs or two devices is likelier a copy than a coincidence."""
     runs = sources.runs
-    models, devices, cells, ids = (runs.texts(name) for name in ("llm_id", "hardware_id", "source_cell", "source_id"))
+    models, devices = runs.texts("llm_id"), runs.texts("hardware_id")
+    is_known = runs.is_ok & ~runs.is_("phase", "microbench") & ~runs.is_("llm_id", None)
+    pairs: defaultdict[tuple[object, ...], list[tuple[int, int, str]]] = defaultdict(list)
     for metric in RATES:
         values = runs.num(metric)
-        chosen = np.flatnonzero(runs.is_ok & (values > 0) & ~runs.is_("phase", "microbench"))
-        pairs: defaultdict[tuple[object, ...], list[tuple[int, int]]] = defaultdict(list)
+        chosen = np.flatnonzero(is_known & (values > 0))
         for group in grouped(chosen, values[chosen]):
             first = int(group[0])
-            if digits(values[first])[0] < 5:
-                continue
-            for index in group[1:].tolist():
-                if models[index] != models[first] or devices[index] != devices[first]:
-                    pairs[ids[index], models[first], devices[first], models[index], devices[index]].append(
-                        (first, index)
-                    )
-        for found in pairs.values():
-            first, index = found[0]
-            more = "" if len(found) == 1 else f" So do {len(found) - 1} more of these two."
-            yield runs.finding(
-                index, "repeated_figure", "doubt",
-                f"{cells[index]} prints {metric} {values[index]:.10g}, as does {cells[first]} in {ids[first]}, of "
-                f"{_other(runs, first, index)}: one of them may be a copy.{more}",
-                metric, value=values[index], expected=None,
-            )  # fmt: skip
+            for index in group[1:].tolist() if digits(values[first])[0] >= 5 else ():
+                both = {(models[first], devices[first]), (models[index], devices[index])}
+                if len(both) > 1:
+                    pairs[runs.texts("source_id")[index], frozenset(both)].append((first, index, metric))
+    for found in pairs.values():
+        first, index, metric = found[0]
+        value = runs.num(metric)[index]
+        more = "" if len(found) == 1 else f" So do {len(found) - 1} more figures of these two."
+        yield runs.finding(
+            index,
+            "repeated_figure",
+            "doubt",
+            f"{runs.cells[index]} prints {metric} {value:.10g}, as does {runs.cells[first]} in {runs.texts('source_id')[first]}, of "
+            f"{_other(runs, first, index)}: one of them may be a copy.{more}",
+            metric,
+            value=value,
+        )
 
 
 def _other(runs: Runs, first: int, index: int) -> str:
@@ -59,26 +61,30 @@ def printed_twice(sources: Sources) -> Iterator[Finding]:
     """One configuration printed twice by one source, with figures more than 5 % apart; rows that are kept out are known already."""
     runs = sources.runs
     is_shown = runs.is_ok & runs.is_published & ~runs.is_("is_excluded", True) & ~runs.is_("phase", "microbench")
+    worst: dict[str, tuple[float, int, int, str]] = {}
+    counts: Counter[str] = Counter()
     for metric in RATES:
         values = runs.num(metric)
-        worst: dict[str, tuple[float, int, int, int]] = {}
         for group in runs.groups(of=is_shown & (values > 0)):
-            ids = runs.texts("source_id")[group]
-            for source_id in dict.fromkeys(ids):
-                same = group[ids == source_id]
+            for same in grouped(group, runs.texts("source_id")[group]):
                 low, high = int(same[values[same].argmin()]), int(same[values[same].argmax()])
                 ratio = values[high] / values[low]
-                if len(same) > 1 and ratio > 1.05:
-                    count = worst[source_id][3] + 1 if source_id in worst else 1
-                    worst[source_id] = (*max(worst.get(source_id, (0.0, 0, 0, 0))[:3], (ratio, low, high)), count)
-        for ratio, low, high, count in worst.values():
-            yield runs.finding(
-                high, "printed_twice", "doubt",
-                f"{runs.cells[high]} and {runs.cells[low]} are one configuration with {metric} {values[high]:g} and {values[low]:g} "
-                f"({ratio:.3g} times); {count} configurations of the source are like that, this is the worst. What tells them apart "
-                f"is in no column.",
-                metric, value=values[high], expected=values[low],
-            )  # fmt: skip
+                if ratio > 1.05:
+                    source_id = runs.texts("source_id")[high]
+                    counts[source_id] += 1
+                    worst[source_id] = max(worst.get(source_id, (0.0, 0, 0, "")), (ratio, low, high, metric))
+    for source_id, (ratio, low, high, metric) in worst.items():
+        first, second = runs.num(metric)[low], runs.num(metric)[high]
+        yield runs.finding(
+            high,
+            "printed_twice",
+            "doubt",
+            f"{runs.cells[high]} and {runs.cells[low]} are one configuration with {metric} {second:g} and {first:g} ({ratio:.3g} times), the "
+            f"worst of {counts[source_id]} such pairs of the source. What tells them apart is in no column.",
+            metric,
+            value=second,
+            expected=first,
+        )
 
 
 def duplicate_rows(sources: Sources) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
--- Purpose: tables of kernels in a few numbers: how many rows beat their bound (those bound by memory only where their bytes are beyond
+-- Purpose: tables of kernels in a few numbers: how many rows beat their bound by 5 % (those bound by memory only where their bytes are beyond
 --   the last-level cache, taken as 64 MB where unknown), the worst of them, how many have a mean outside their extremes, and a
 --   fingerprint of shapes and times.
 -- Grain: one kernel of one run.
@@ -37,7 +37,7 @@ JOIN (
     WHERE source_kind IN ('measured', 'published') AND split_part(source_id, '/', 1) = $family::VARCHAR
 ) AS owners USING (run_id),
     LATERAL (
-        SELECT time_s < roofline_s * 0.989 AND time_s > 0 AND (bound = 'compute' OR bytes_moved > 2 * coalesce(l2_bytes, 64e6)) AS is_above
+        SELECT time_s < roofline_s * 0.95 AND time_s > 0 AND (bound = 'compute' OR bytes_moved > 2 * coalesce(l2_bytes, 64e6)) AS is_above
     )
 GROUP BY ALL
 ORDER BY ALL
