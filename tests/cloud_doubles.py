@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
+import functools
 import hashlib
 import hmac
 import json
@@ -206,7 +207,7 @@ class VertexDouble(Double):
     """Added to each prediction: what a custom container says beside its text."""
     lifetime_s: int = 3600
     tokens: list[str] = field(default_factory=list)
-    """Access tokens issued; the last is the valid one."""
+    """Access tokens issued."""
     polls_needed: int = 2
     """Polls after which an operation is done."""
     operation_error: dict[str, Any] | None = None
@@ -218,16 +219,7 @@ class VertexDouble(Double):
 
     def credentials(self, folder: Path) -> Path:
         """A service account's key file, as google-auth reads it, whose tokens this double issues."""
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import rsa
-
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        self._public_key = key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        private, self._public_key = _key_pair()
         path = folder / f"service-account-{urlsplit(self.url).port}.json"
         said = {
             "type": "service_account",
@@ -256,10 +248,10 @@ class VertexDouble(Double):
         return Reply({"name": RESOURCE, "displayName": "demo"})
 
     def _is_known(self, authorization: str) -> bool:
-        """The last token issued, or, as Google's SDK of Vertex AI sends it, a token that the service account signed itself."""
+        """A token issued, or, as Google's SDK of Vertex AI sends it, a token that the service account signed itself."""
         kind, _, token = authorization.partition(" ")
         if kind != "Bearer" or token in self.tokens:
-            return kind == "Bearer" and token == self.tokens[-1]
+            return kind == "Bearer"
         try:
             return bool(_decoded(token, self._public_key)["iss"])
         except ValueError:
@@ -321,6 +313,20 @@ class VertexDouble(Double):
         page = int(query.get("pageToken", ["0"])[0])
         more = {"nextPageToken": str(page + 1)} if page + 1 < len(pages) else {}
         return Reply({"timeSeries": [one for one in pages[page : page + 1] if one], **more})
+
+
+@functools.cache
+def _key_pair() -> tuple[bytes, bytes]:
+    """A private and a public RSA key in PEM, made once: that takes a while."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return private, public
 
 
 def _decoded(token: str, public_key: bytes) -> Any:

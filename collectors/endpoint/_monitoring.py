@@ -35,6 +35,17 @@ MAX_PAGES = 100
 TIMEOUT_S = 30.0
 
 
+def of_run(
+    target: Target, run_id: str, began_at: datetime.datetime, ended_at: datetime.datetime
+) -> tuple[list[dict[str, Any]], str | None]:
+    """As `rows`, where it was asked for with --provider-options monitoring-wait-s=SECONDS (monitoring-url=URL for another
+    service than Google's); nothing otherwise."""
+    told = target.options.get("monitoring-wait-s")
+    if target.provider != vertex.NAME or told is None:
+        return [], None
+    return rows(target, run_id, began_at, ended_at, url=target.options.get("monitoring-url", URL), wait_s=float(told))
+
+
 def rows(
     target: Target,
     run_id: str,

@@ -147,7 +147,7 @@ def test_vertex_addresses(double: VertexDouble, monkeypatch: pytest.MonkeyPatch)
         ({"location": LOCATION}, "predict", "No endpoint is named"),
         ({"location": "../x"}, "chat", "no location that an address can hold"),
         ({"location": LOCATION, "format": "xml"}, "predict", "'xml' is not a format"),
-        ({"location": LOCATION, "poll-s": "soon"}, "chat", "'soon' is no time between two polls"),
+        ({"location": LOCATION, "poll-s": "soon"}, "chat", "'soon' is no time of up to an hour"),
         ({"location": LOCATION}, "batch", "'batch' is not an API"),
     ],
 )

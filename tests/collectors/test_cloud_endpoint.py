@@ -263,14 +263,14 @@ def test_a_slow_vertex_inference_lands_once_with_what_the_endpoint_measured(
 
 def test_a_load_on_each_cloud(vertex: VertexDouble, runtime: SageMakerDouble, tmp_path: Path) -> None:
     level = {"concurrency": 2, "num_requests": 6, "warmup": 2, "prompt": "hi", "self_test": False}
-    endpoint.collect(tmp_path, url=vertex.url, model="demo", **level, **options("chat"))
+    endpoint.collect(tmp_path, url=vertex.url, model="demo", client_processes=2, **level, **options("chat"))
     more = {"provider": "sagemaker", "output_tokens": 5, "timeout_s": 5.0}
     endpoint.collect(tmp_path, url=runtime.url, model="demo", **level, **more)
     requests = landed(tmp_path, "requests")
     assert len(requests) == 16
     assert {row["status"] for row in requests} == {"ok"}
     assert {row["output_tokens"] for row in requests} == {5}
-    assert len(vertex.tokens) == 1  # one token serves the whole load
+    assert len(vertex.tokens) == 3  # one for each client process, and one for the parent
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------

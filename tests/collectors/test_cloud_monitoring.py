@@ -60,6 +60,18 @@ def test_readings_of_two_replicas_over_pages(double: VertexDouble, tmp_path: Pat
     assert all(asked.headers["authorization"] == f"Bearer {double.tokens[-1]}" for asked in pages)
 
 
+def test_only_a_run_that_asks_for_readings_gets_them(double: VertexDouble) -> None:
+    double.series = {DUTY: [series("a", {at(140): 0.5})]}
+    told = {"location": LOCATION, "endpoint": ENDPOINT, "monitoring-url": double.url}
+    plain = vertex.target(double.url, "demo", options=told)
+    assert _monitoring.of_run(plain, "r", BEGAN, ENDED) == ([], None)
+    asked = vertex.target(double.url, "demo", options={**told, "monitoring-wait-s": "0"})
+    rows, note = _monitoring.of_run(asked, "r", BEGAN, ENDED)
+    assert ([row["utilization"] for row in rows], note) == ([0.5], None)
+    with pytest.raises(ValueError, match="monitoring-wait-s"):
+        vertex.target(double.url, "demo", options={**told, "monitoring-wait-s": "all day"})
+
+
 def test_readings_that_are_late_are_waited_for(double: VertexDouble) -> None:
     threading.Timer(0.1, lambda: double.series.update({DUTY: [series("a", {at(140): 0.5})]})).start()
     rows, note = _monitoring.rows(target(double), "r", BEGAN, ENDED, url=double.url, wait_s=20, poll_s=0.03)

@@ -192,6 +192,11 @@ def test_server_metrics_are_bounded() -> None:
         (b"[" * 100_000, "is not JSON"),
         (b'{"choices": 3}', "not a chunk"),
         (b'{"token": {"text": 3}}', "not text"),
+        (b'{"generated_text": "", "details": {"finish_reason": "error", "generated_tokens": null}}', "reason 'error'"),
+        (
+            b'{"token": {"id": -1, "text": "", "special_token": true}, "details": {"finish_reason": "error"}}',
+            "reason 'error'",
+        ),
     ],
 )
 def test_broken_answers_say_so(body: bytes, said: str) -> None:
@@ -215,6 +220,17 @@ def test_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_formats, "MAX_PENDING_BYTES", 100)
     with pytest.raises(StreamError, match="a JSON value of over"):
         read(_formats.FormatReader(), b"{" + b" " * 200)
+
+
+def test_a_fixed_length_in_the_words_of_the_format() -> None:
+    def asked(style: str, ignore_eos: bool) -> dict[str, Any]:
+        return _formats.body(style, "hi", 4, model="m", is_streaming=False, ignore_eos=ignore_eos)
+
+    assert asked("prompt", False) == {"prompt": "hi", "max_tokens": 4}
+    assert asked("prompt", True) == {"prompt": "hi", "max_tokens": 4, "ignore_eos": True, "min_tokens": 4}
+    assert asked("messages", False) == {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    assert asked("inputs", True)["parameters"]["ignore_eos_token"] is True
+    assert "ignore_eos_token" not in asked("inputs", False)["parameters"]
 
 
 # --- Azure and Bedrock ------------------------------------------------------------------------------------------------

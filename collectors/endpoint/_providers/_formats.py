@@ -48,7 +48,7 @@ def body(
         **({"model": model} if model and style == "messages" else {}),
         **asked,
         "max_tokens": output_tokens,
-        **({"ignore_eos": True} if ignore_eos else {}),
+        **({"ignore_eos": True, "min_tokens": output_tokens} if ignore_eos else {}),
         **({"stream": True, "stream_options": {"include_usage": True}} if is_streaming else {}),
     }
 
@@ -219,6 +219,8 @@ def _details(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _finish_of(value: Mapping[str, Any]) -> str | None:
     found = _details(value).get("finish_reason", value.get("finish_reason"))
+    if found == "error":  # DJL serving: the request, or the generation, failed after the answer had begun
+        raise StreamError("The server ended its answer with the finish reason 'error'.")
     return FINISH_REASONS.get(found, found) if isinstance(found, str) else None
 
 

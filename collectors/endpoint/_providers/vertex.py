@@ -2,7 +2,7 @@
 
 Access tokens come from Google's application default credentials (package google-auth) and are renewed before they expire;
 `--api-key-env NAME` takes one from an environment variable instead. Options: project, location, endpoint (`openai` on the
-OpenAI route), publisher (then the model is the publisher's, not an endpoint), format, poll-s.
+OpenAI route), publisher (then the model is the publisher's, not an endpoint), format, poll-s, monitoring-wait-s and monitoring-url (_monitoring).
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ def target(
     told = dict(options or {})
     _common.check(APIS, api=api, model=model, timeout_s=timeout_s)
     _formats.check_style(told, "prompt")
-    poll_s(told)
+    seconds(told, "poll-s", POLL_S)
+    seconds(told, "monitoring-wait-s", 0.0)
+    if "monitoring-url" in told:
+        _common.base_url(told["monitoring-url"])
     asked = Target(
         provider=NAME,
         base_url=_address(url, model, api, told),
@@ -113,7 +116,7 @@ class PredictionReader(_formats.FormatReader):
         self._target = target
         self.follow: HttpRequest | None = None
         """Asked `wait_s` after this answer, of the same server and with the same reader; None where nothing is missing."""
-        self.wait_s = poll_s(target.options)
+        self.wait_s = seconds(target.options, "poll-s", POLL_S)
 
     def _chunks(self, value: Any) -> Iterator[Mapping[str, Any]]:
         self.follow = None
@@ -127,17 +130,17 @@ class PredictionReader(_formats.FormatReader):
             yield from super()._chunks(value.get("response"))
 
 
-def poll_s(options: Mapping[str, str]) -> float:
-    """Seconds between two questions for an operation. Raises ValueError for what is none."""
+def seconds(options: Mapping[str, str], name: str, otherwise: float) -> float:
+    """A time told by an option. Raises ValueError for what is none."""
     try:
-        wait_s = float(options.get("poll-s", POLL_S))
+        found = float(options.get(name, otherwise))
     except ValueError:
-        wait_s = -1.0
-    if not 0 < wait_s < 3600:
+        found = -1.0
+    if not 0 <= found < 3600:
         raise ValueError(
-            f"'{options['poll-s']}' is no time between two polls. Give seconds with --provider-options poll-s=..."
+            f"'{options[name]}' is no time of up to an hour. Give seconds with --provider-options {name}=..."
         )
-    return wait_s
+    return found
 
 
 def authorization(target: Target) -> dict[str, str]:
