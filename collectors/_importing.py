@@ -242,7 +242,7 @@ def importer(file: File, tool: str | None = None) -> Importer:
     """The importer of a tool, or the one that recognises a file. Raises Unreadable where none or several do, or another."""
     if tool is not None and tool not in tools():
         raise Unreadable(f"'{tool}' is not a tool whose files can be imported. Known: {', '.join(tools())}.")
-    found = {one.TOOL: one for one in map(_module, tools()) if hasattr(one, "recognises") and one.recognises(file)}
+    found = {one.TOOL: one for one in map(_module, tools()) if one.recognises(file)}
     if tool is not None:
         if found and tool not in found:
             raise Unreadable(f"{file.name} is a file of {' or '.join(found)}, not of {tool}.")

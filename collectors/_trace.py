@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import datetime
 import gzip
-import hashlib
 import json
 import re
 from array import array
@@ -68,12 +67,11 @@ class TraceError(ValueError):
 class Trace:
     """What a trace holds of use: columns over its kept events, in file order; `properties` are the kept top-level keys.
 
-    `digest` is of the uncompressed text. `correlation`, `external_id` and `sequence` are -1 where absent, `detail` an
+    `correlation`, `external_id` and `sequence` are -1 where absent, `detail` an
     index into `details` (input shapes, input types, concrete inputs) or -1, `size_bytes` NaN where absent.
     """
 
     name: str
-    digest: str
     properties: dict[str, Any]
     num_events: int
     names: list[str]
@@ -175,8 +173,7 @@ def read(path: Path) -> Trace:
                 collected.add(value)
             except (AttributeError, KeyError, TypeError, ValueError):
                 raise TraceError(f"'{path.name}': event {num_events} has no time, or one that is no number.") from None
-        digest = reader.digest()
-    trace = collected.trace(path.name, digest, properties, num_events)
+    trace = collected.trace(path.name, properties, num_events)
     if not len(trace.of(OPERATOR, COLLECTIVE, *ON_DEVICE)):
         raise TraceError(f"'{path.name}' holds neither an operator nor a kernel: no trace of torch.profiler.")
     return trace
@@ -220,14 +217,9 @@ class _Reader:
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file, self._name = file, name
-        self._hash = hashlib.blake2b(digest_size=8)
         self._to_text = codecs.getincrementaldecoder("utf-8-sig")("replace")
         self._decoder = json.JSONDecoder(strict=False)
         self._text, self._at, self._is_over = "", 0, False
-
-    def digest(self) -> str:
-        """16 hexadecimal digits over what was read, uncompressed."""
-        return self._hash.hexdigest()
 
     def members(self) -> Iterator[tuple[str | None, Any]]:
         """(key, value) of every top-level key, and (None, event) of every event; to the end of the file."""
@@ -246,7 +238,7 @@ class _Reader:
                     yield key, self._value()
         else:
             raise TraceError(f"'{self._name}' is no Chrome trace: it is not JSON.")
-        while self._more():  # what follows belongs to the digest
+        while self._more():  # a file that is cut off behind its last event is found out too
             self._at = len(self._text)
 
     def _events(self) -> Iterator[dict[str, Any]]:
@@ -300,7 +292,6 @@ class _Reader:
         except (EOFError, OSError) as error:
             raise TraceError(f"'{self._name}' cannot be read to its end ({error}).") from None
         self._is_over = not data
-        self._hash.update(data)
         self._text, self._at = rest + self._to_text.decode(data, final=self._is_over), 0
         return not self._is_over
 
@@ -355,9 +346,9 @@ class _Columns:
             self.detail_values.append((dims, types, concrete))
         return self.details[key]
 
-    def trace(self, name: str, digest: str, properties: dict[str, Any], num_events: int) -> Trace:
+    def trace(self, name: str, properties: dict[str, Any], num_events: int) -> Trace:
         return Trace(
-            name=name, digest=digest, properties=properties, num_events=num_events, names=list(self.names),
+            name=name, properties=properties, num_events=num_events, names=list(self.names),
             details=self.detail_values, category=np.array(self.category, np.int8),
             start_us=np.array(self.start_us), duration_us=np.array(self.duration_us), size_bytes=np.array(self.size_bytes),
             name_id=np.array(self.name_id), lane=np.array(self.lane), device=np.array(self.device),

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collectors import _kernel_kinds, _launches, _trace, from_torch_trace
+from collectors import _importing, _kernel_kinds, _launches, _trace, from_torch_trace
 from warehouse import catalog, schema, store
 
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -343,7 +343,7 @@ def test_work_outside_steps_and_steps_without_work_do_not_count(tmp_path: Path) 
     module, row = tables["ops"]
     (run,) = tables["runs"]
     whole = [row["value"] for row in tables["samples"] if row["metric"] == "torch_profiler:kernel_sum_s"]
-    assert run["status_detail"] == "from a profiled pass: no latency; times are means over 2 profiler steps"
+    assert run["status_detail"] == "From a profiled pass: no latency. Times are means over 2 profiler steps."
     assert (module["count"], row["count"], row["parent_path"]) == (1, 1, "a")
     assert row["device_time_s"] == module["device_time_s"] == pytest.approx((70 + 490) / 2 * 1e-6)
     assert run["kernel_time_s"] == pytest.approx((70 + 490) / 2 * 1e-6)
@@ -530,16 +530,16 @@ def test_what_cannot_be_imported_is_said_and_the_rest_lands(shared: Path, tmp_pa
     with pytest.raises(ValueError, match="hta_sampled") as caught:
         imported(tmp_path, [sample(shared, name) for name in names])
     nameless, unknown = str(caught.value).splitlines()
-    assert nameless == "hta_sampled_rank-0_distributed.json.gz names no hardware: give --hardware-id."
-    assert "'AMD Radeon Graphics', which is not in the hardware catalogue: give --hardware-id" in unknown
+    assert nameless.startswith("hta_sampled_rank-0_distributed.json.gz names no hardware. Give it with --hardware;")
+    assert "'AMD Radeon Graphics', which is not in the hardware catalogue. Give --hardware" in unknown
     assert [run["hardware_id"] for run in landed(tmp_path, "runs")] == ["h100-sxm"]
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"phase": None}, "does not say what was profiled: give --phase. Known: forward, prefill"),
-        ({"phase": "training"}, "'training' is not a phase. Known: forward"),
+        ({"phase": None}, "does not say what was profiled: give --phase, or --set phase="),
+        ({"phase": "training"}, "'training' is not a value of phase. Known: forward"),
         ({"settings": ["colour=red"]}, "'colour=red' does not set a column that can be set. Known: num_devices"),
         ({"settings": ["tensor_parallel=many"]}, "'many' is not a value of tensor_parallel: it takes int64."),
         ({"settings": ["attention=fast"]}, "'fast' is not a value of attention. Known: eager"),
@@ -618,3 +618,26 @@ def test_a_convolution_counts_its_output() -> None:
 @pytest.mark.parametrize("shapes", [[], [[]], [[4, 8]], [[[1], [2]], [8, 16]]])
 def test_shapes_of_another_kind_have_no_work(shapes: list[Any]) -> None:
     assert _kernel_kinds.closed_form("aten::mm", shapes, None) is None
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_trace_is_recognised_by_what_it_holds(shared: Path, name: str) -> None:
+    assert _importing.importer(_importing.File(sample(shared, name))).TOOL == "torch_trace"
+
+
+def test_a_memory_timeline_is_no_trace(shared: Path) -> None:
+    assert not from_torch_trace.recognises(_importing.File(sample(shared, "hta_memory_timeline.raw.gz")))
+
+
+def test_a_trace_imports_like_any_file(shared: Path, tmp_path: Path) -> None:
+    path = sample(shared, "h100_bert-small.json.gz")
+    with pytest.raises(_importing.Unreadable, match="does not say what was profiled"):
+        _importing.collect(tmp_path / "none", files=path)
+    said = ["phase=forward", "batch_size=2"]
+    _importing.collect(tmp_path / "one", files=path, settings=said)
+    from_torch_trace.collect(tmp_path / "other", files=path, phase="forward", batch_size=2)
+    (one,), (other,) = landed(tmp_path / "one", "runs"), landed(tmp_path / "other", "runs")
+    assert one == other
+    assert (one["hardware_id"], one["batch_size"], one["command"]) == (
+        "h100-sxm", 2, "python -m collectors from_torch_trace h100_bert-small.json.gz --set phase=forward --set batch_size=2",
+    )  # fmt: skip
