@@ -17,6 +17,7 @@ or is NULL; only the device must be known.
 from __future__ import annotations
 
 import argparse
+import csv
 import datetime
 import functools
 import gzip
@@ -358,6 +359,7 @@ def _batch(tool: Importer, file: File, said: Said) -> dict[str, Any]:
         ValueError,
         OverflowError,
         RecursionError,
+        csv.Error,
         pa.ArrowException,
     ) as error:
         if isinstance(error, Unreadable | catalog.UnknownEntryError | parquet.ContractError):
