@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from collectors import Collected, Report, _machine, silent
-from collectors.endpoint import _arrivals, _clients, _load, _providers, _rows, _self_test, _slo, _tokens
+from collectors.endpoint import _arrivals, _clients, _load, _monitoring, _providers, _rows, _self_test, _slo, _tokens
 from collectors.endpoint._load import Job, Level, Outcome
 from collectors.endpoint._prompts import Prompts
 from collectors.endpoint._providers import Target
@@ -224,8 +224,10 @@ def collect(
         if level.pattern == "single":
             kept = [dataclasses.replace(reply, prompt=asked.hide(prompt or "")) for reply in outcome.measured]
             outcome = dataclasses.replace(outcome, measured=kept)
+        run_id, began_at = planned["run_id"], outcome.started_at or planned["collected_at"]
+        telemetry, unread = _monitoring.of_run(asked, run_id, began_at, datetime.datetime.now(datetime.UTC))
         columns = _rows.columns(outcome, level, objectives)
-        detail = " ".join([*_rows.remarks(outcome, level, objectives), *said])
+        detail = " ".join([*_rows.remarks(outcome, level, objectives), *said, *([] if unread is None else [unread])])
         row = {
             **planned,
             "collected_at": outcome.started_at,
@@ -233,10 +235,10 @@ def collect(
             "status_detail": detail,
             **columns,
         }
-        run_id = row["run_id"]
         landed = {
             "runs": [row],
             "requests": _rows.request_rows(run_id, outcome, level),
+            "telemetry": telemetry,
             "samples": [
                 *_rows.samples(run_id, outcome.measured, objectives),
                 *_rows.server_samples(run_id, provider, outcome.measured),

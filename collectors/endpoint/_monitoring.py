@@ -120,13 +120,13 @@ def _points(page: Mapping[str, Any]) -> Iterator[tuple[str, datetime.datetime, f
 
 def _pages(target: Target, address: str, query: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
     """Every page of the answer."""
-    token = ""
+    token, opener = "", urllib.request.build_opener(_NoRedirect)
     for _ in range(MAX_PAGES):
         asked = {**query, **({"pageToken": token} if token else {})}
         request = urllib.request.Request(  # noqa: S310
             f"{address}?{urllib.parse.urlencode(asked)}", headers=vertex.authorization(target)
         )
-        with _OPENER.open(request, timeout=TIMEOUT_S) as response:
+        with opener.open(request, timeout=TIMEOUT_S) as response:
             page = json.load(response)
         yield page
         if not (token := page.get("nextPageToken", "")):
@@ -138,9 +138,6 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any) -> None:
         return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 def _reason(error: Exception) -> str:

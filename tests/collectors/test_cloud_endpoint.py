@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import os
@@ -24,13 +25,14 @@ from cloud_doubles import (
     SageMakerDouble,
     VertexDouble,
     forms,
+    series,
     serving,
 )
 from cloud_doubles import Reply as Answered
 from landed_rows import landed
 
 from collectors import endpoint
-from collectors.endpoint import Reply
+from collectors.endpoint import Reply, _monitoring
 from collectors.endpoint._providers import sagemaker
 from collectors.endpoint._providers import vertex as vertex_provider
 from warehouse.store import Home, open_store
@@ -271,6 +273,22 @@ def test_a_load_on_each_cloud(vertex: VertexDouble, runtime: SageMakerDouble, tm
     assert {row["status"] for row in requests} == {"ok"}
     assert {row["output_tokens"] for row in requests} == {5}
     assert len(vertex.tokens) == 3  # one for each client process, and one for the parent
+
+
+def test_accelerators_of_a_run_are_its_telemetry(vertex: VertexDouble, tmp_path: Path) -> None:
+    began = datetime.datetime.now(datetime.UTC)
+    points = {began + datetime.timedelta(seconds=30): 0.5}
+    vertex.series = {f"{_monitoring.PREFIX}duty_cycle": [series("a", points)]}
+    told = options("chat")
+    told["provider_options"] |= {"monitoring-wait-s": "0", "monitoring-url": vertex.url}
+    endpoint.collect(tmp_path, url=vertex.url, model="demo", load="single", prompt="hi", **told)
+    (run,) = landed(tmp_path, "runs")
+    (reading,) = landed(tmp_path, "telemetry")
+    assert (reading["run_id"], reading["device_index"], reading["utilization"]) == (run["run_id"], 0, 0.5)
+    assert 0 < reading["at_s"] <= 30
+    vertex.series = {}
+    endpoint.collect(tmp_path / "next", url=vertex.url, model="demo", load="single", prompt="hi", **told)
+    assert "no reading of the endpoint's accelerators" in landed(tmp_path / "next", "runs")[0]["status_detail"]
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------
