@@ -27,8 +27,9 @@ def main(argv: list[str] | None = None) -> int:
         import waitress
 
         from dashboard.app import create_app
+        from dashboard.asking import is_loopback
 
-        app = create_app(options.home)
+        app = create_app(options.home, can_ask=is_loopback(options.host))
     except (StoreError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

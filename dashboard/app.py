@@ -53,9 +53,9 @@ INDEX = """<!DOCTYPE html>
 </html>"""
 
 
-def create_app(home: Home | str | Path | None = None) -> Dash:
-    """The application over one lakehouse. Raises StoreError where there is none."""
-    lake = Lake(home)
+def create_app(home: Home | str | Path | None = None, *, can_ask: bool = False) -> Dash:
+    """The application over one lakehouse; `can_ask` lets it send prompts to endpoints. Raises StoreError where there is none."""
+    lake = Lake(home, can_ask=can_ask)
     app = Dash(
         "dashboard",
         use_pages=True,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dashboard.asking import Desk
 from warehouse.store import Home, Store, StoreError, open_store, query_names, query_text
 
 MAX_PINNED = 8
@@ -19,12 +20,14 @@ MAX_PINNED = 8
 class Lake:
     """The lakehouse of one home folder, read only. Safe to share between the server's threads.
 
-    A reader without a snapshot follows the lake: rows loaded while the dashboard runs are there at the next query.
+    A reader without a snapshot follows the lake: rows loaded while the dashboard runs are there at the next query. With a desk
+    (`can_ask`) its pages may ask endpoints.
     """
 
-    def __init__(self, home: Home | str | Path | None = None) -> None:
+    def __init__(self, home: Home | str | Path | None = None, *, can_ask: bool = False) -> None:
         self.home = home if isinstance(home, Home) else Home.of(home)
         self._live = open_store(self.home, read_only=True)
+        self.desk = Desk(self.home) if can_ask else None
         self._pinned: OrderedDict[int, Store] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -42,6 +45,8 @@ class Lake:
         return self._live.snapshot_id()
 
     def close(self) -> None:
+        if self.desk is not None:
+            self.desk.close()
         with self._lock:
             for store in (self._live, *self._pinned.values()):
                 store.close()
@@ -67,6 +72,17 @@ class Lake:
                     self._pinned.popitem(last=False)
             self._pinned.move_to_end(number)
             return self._pinned[number]
+
+
+def with_findings(lake: Lake, rows: pa.Table, snapshot: str | None) -> pa.Table:
+    """Rows with what checks found about each: num_faults, and the first sentence or NULL."""
+    run_ids = rows.column("run_id").to_pylist()
+    found = {row["run_id"]: row for row in lake.rows("run_faults", snapshot, run_ids=run_ids)}
+    faults = [found[run_id]["num_faults"] if run_id in found else 0 for run_id in run_ids]
+    said = [found[run_id]["finding"] if run_id in found else None for run_id in run_ids]
+    return rows.append_column("num_faults", pa.array(faults, pa.int64())).append_column(
+        "finding", pa.array(said, pa.string())
+    )
 
 
 def parameters_of(name: str) -> dict[str, str]:

@@ -41,6 +41,7 @@ DEVICE_COLOURS = (
 )
 SHADES, UNKNOWN_COLOUR = "YlGnBu", "#ced4da"
 FAULT_COLOUR = "#e03131"
+BUSY_COLOUR = "#868e96"
 ABOVE_COLOUR = "#f08c00"
 """Above what was reached on a device, below what its datasheet says."""
 ESTIMATE_COLOUR = "#8fcfae"
@@ -194,13 +195,14 @@ def kinds(rows: pa.Table) -> go.Figure:
     return figure
 
 
-def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
+def compare(rows: pa.Table, metric: Metric, scale: str = "auto", with_definitions: bool = False) -> go.Figure:
     """Devices under one another, the best on top; every run a marker in the colour of its kind, bars where a spread is known.
 
     Rows: run_id, source_kind, device, unstated, the metric's column and its `std`, `lower`, `upper` columns, where it has
     them. x is in `metric.display_unit`; y is the device's position, one third of a line apart between kinds. A grey line joins
     the bound of a device to the best value observed there. A marker is hollow where its source leaves part of the workload
-    unstated. Of latencies, the estimate of an analytical row stands beside its bound as a pale tick with its interval.
+    unstated, ringed where its machine was busy, a check found a fault in it, or it is kept out of charts; `with_definitions` marks
+    which definition each value follows. Of latencies, the estimate of an analytical row stands beside its bound as a pale tick with its interval.
     """
     points = [row for row in rows.to_pylist() if row[metric.key] is not None]
     if not points:
@@ -223,6 +225,13 @@ def compare(rows: pa.Table, metric: Metric, scale: str = "auto") -> go.Figure:
             customdata=[[row["run_id"], _compare_hover(row, metric)] for row in mine],
             hovertemplate="%{customdata[1]}<extra></extra>",
         )
+    places = [
+        (row, row[metric.key] * metric.display_factor, place[row["device"]] + _dodge(row["source_kind"], present))
+        for row in points
+    ]
+    add_rings(figure, places)
+    if with_definitions:
+        _add_definitions(figure, places, metric)
     values = [row[metric.key] * metric.display_factor for row in points]
     values += _add_estimates(figure, points, metric, place, present)
     is_log = scale == "log" or (scale == "auto" and min(values) > 0 and max(values) / min(values) > LOG_FROM)
@@ -306,8 +315,12 @@ def roofline(roofs: pa.Table, points: pa.Table, metric_name: str = "run", with_c
                 hovertemplate="%{customdata[1]}<extra></extra>",
             )
     above = [row for row in dots if with_ceilings and row["is_above_measured_roof"] and not row["is_fault"]]
-    _add_rings(figure, above, "above what was reached on its device", ABOVE_COLOUR)
-    _add_rings(figure, [row for row in dots if row["is_fault"]], "above its own roof: data fault", FAULT_COLOUR)
+    for mine, name, colour in (
+        (above, "above what was reached on its device", ABOVE_COLOUR),
+        ([row for row in dots if row["is_fault"]], "above its own roof: data fault", FAULT_COLOUR),
+    ):
+        _add_ring(figure, [(row["intensity"], row["achieved_flops_per_s"] / 1e12) for row in mine], name, colour, 20)
+    add_rings(figure, [(row, row["intensity"], row["achieved_flops_per_s"] / 1e12) for row in dots])
     styled(figure, height=560)
     figure.update_xaxes(
         title="Arithmetic intensity (FLOP/B)", type="log", range=[math.log10(low), math.log10(high)], dtick=1
@@ -337,17 +350,44 @@ def _add_ceiling(figure: go.Figure, row: Row, low: float, high: float, colour: s
     )
 
 
-def _add_rings(figure: go.Figure, rows: Sequence[Row], name: str, colour: str) -> None:
-    """Rings around points, where there are any."""
-    if rows:
-        figure.add_scatter(
-            x=[row["intensity"] for row in rows],
-            y=[row["achieved_flops_per_s"] / 1e12 for row in rows],
-            mode="markers",
-            name=name,
-            marker={"symbol": "circle-open", "size": 20, "color": colour, "line": {"width": 2.5}},
-            hoverinfo="skip",
+def add_rings(figure: go.Figure, places: Sequence[tuple[Row, float, float]]) -> None:
+    """Rings around points (row, x, y) of which something must be known: saturated, busy machine, a fault found, kept out of charts."""
+    for name, colour, size, is_so in (
+        ("saturated", ABOVE_COLOUR, 16, lambda row: row.get("is_saturated")),
+        ("busy machine", BUSY_COLOUR, 19, lambda row: text.busy(row.get("other_load_ratio"))),
+        ("a check found a fault", FAULT_COLOUR, 22, lambda row: row.get("num_faults")),
+        ("kept out of charts", INK, 25, lambda row: row.get("is_excluded")),
+    ):
+        _add_ring(figure, [(x, y) for row, x, y in places if is_so(row)], name, colour, size)
+
+
+def _add_definitions(figure: go.Figure, places: Sequence[tuple[Row, float, float]], metric: Metric) -> None:
+    """Squares around observed points, a colour for each definition that their values follow."""
+    by_definition: dict[str, list[tuple[float, float]]] = {}
+    for row, x, y in places:
+        if row["source_kind"] in ("measured", "published"):
+            followed = dict(row["metric_definitions"] or []).get(metric.key) or "unknown"
+            by_definition.setdefault(followed, []).append((x, y))
+    for index, (name, points) in enumerate(by_definition.items()):
+        _add_ring(
+            figure, points, wrapped(f"as {name}", 32), DEVICE_COLOURS[index % len(DEVICE_COLOURS)], 21, "square-open"
         )
+
+
+def _add_ring(
+    figure: go.Figure,
+    points: Sequence[tuple[float, float]],
+    name: str,
+    colour: str,
+    size: int,
+    symbol: str = "circle-open",
+) -> None:
+    """Rings around points, where there are any."""
+    if points:
+        figure.add_scatter(
+            x=[x for x, _ in points], y=[y for _, y in points], mode="markers", name=name, hoverinfo="skip",
+            marker={"symbol": symbol, "size": size, "color": colour, "line": {"width": 2.5}},
+        )  # fmt: skip
 
 
 def icicle(nodes: Sequence[Row], size: Metric, colour: Metric) -> go.Figure:
@@ -819,6 +859,8 @@ def _compare_hover(row: Row, metric: Metric) -> str:
         parts.append(f"quality tier {row['quality_tier']} of 4")
     if busy := text.busy(row.get("other_load_ratio")):
         parts.append(f"measured on a {busy}")
+    if row.get("finding"):
+        parts.append(wrapped(f"found: {row['finding']}", 60))
     if row.get("is_excluded"):
         parts.append(wrapped(f"kept out of charts: {row['exclusion_reason']}", 60))
     return "<br>".join([*parts, "<i>click for the row</i>"])
@@ -861,6 +903,8 @@ def _roof_hover(row: Row) -> str:
         parts.append(f"{100 * achieved / row['achievable_flops_per_s']:.0f} % of what was reached on the device")
     if row["is_fault"]:
         parts.append("above its own roof: a data fault")
+    if row.get("finding"):
+        parts.append(wrapped(f"found: {row['finding']}", 60))
     if busy := text.busy(row.get("other_load_ratio")):
         parts.append(f"measured on a {busy}")
     return "<br>".join(parts)

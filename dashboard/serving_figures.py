@@ -25,7 +25,6 @@ AXES = {
     "output_tokens_per_s": "Output tokens/s",
 }
 """What a load can be counted in: column, title of the axis."""
-SATURATED_COLOUR = "#f08c00"
 STEADY_COLOUR = "#2b9a66"
 
 
@@ -43,7 +42,7 @@ def load_curves(rows: Sequence[Row], x: str, metric: Metric, column: str) -> go.
             customdata=[[row["run_id"], row["hover"]] for row in mine], hovertemplate="%{customdata[1]}<extra></extra>",
         )  # fmt: skip
     places = [(row, row[x], row[column] * metric.display_factor) for row in dots]
-    add_rings(figure, places)
+    figures.add_rings(figure, places)
     figures.styled(figure, height=_height(figure))
     figure.update_xaxes(title=AXES[x], **_log_where_wide([row[x] for row in dots]))
     values = [row[column] * metric.display_factor for row in dots]
@@ -95,7 +94,7 @@ def pareto(rows: Sequence[Row]) -> go.Figure:
     if len(best) > 1:
         figure.add_scatter(x=[x for x, _ in best], y=[y for _, y in best], mode="lines", name="best of all", hoverinfo="skip",
                            line={"color": "#868e96", "dash": "dash", "width": 3}, opacity=0.6)  # fmt: skip
-    add_rings(figure, [(row, row["interactivity"], row["output_tokens_per_s_per_device"]) for row in rows])
+    figures.add_rings(figure, [(row, row["interactivity"], row["output_tokens_per_s_per_device"]) for row in rows])
     figures.styled(figure, height=_height(figure))
     figure.update_xaxes(title="Tokens/s of one user (1 / TPOT)", rangemode="tozero")
     figure.update_yaxes(title="Output tokens/s per device", rangemode="tozero")
@@ -244,22 +243,6 @@ def _request_hover(row: Row) -> str:
 
 
 # shared -------------------------------------------------------------------------------------------------------------------
-
-
-def add_rings(figure: go.Figure, places: Sequence[tuple[Row, float, float]]) -> None:
-    """Rings around points (row, x, y) of which something must be known: saturated, busy machine, a fault found, kept out of charts."""
-    for name, colour, size, is_so in (
-        ("saturated", SATURATED_COLOUR, 16, lambda row: row.get("is_saturated")),
-        ("busy machine", "#868e96", 19, lambda row: text.busy(row.get("other_load_ratio"))),
-        ("a check found a fault", figures.FAULT_COLOUR, 22, lambda row: row.get("num_faults")),
-        ("kept out of charts", "#495057", 25, lambda row: row.get("is_excluded")),
-    ):
-        mine = [(x, y) for row, x, y in places if is_so(row)]
-        if mine:
-            figure.add_scatter(
-                x=[x for x, _ in mine], y=[y for _, y in mine], mode="markers", name=name, hoverinfo="skip",
-                marker={"symbol": "circle-open", "size": size, "color": colour, "line": {"width": 2.5}},
-            )  # fmt: skip
 
 
 def _by_series(rows: Sequence[Row]) -> list[tuple[str, list[Row], dict[str, Any]]]:

@@ -11,8 +11,8 @@ import pyarrow as pa
 from dash import Dash, Input, Output, State, dcc, html
 
 from dashboard import components as c
-from dashboard import figures, measured, text
-from dashboard.data import Lake
+from dashboard import definitions, figures, measured, text
+from dashboard.data import Lake, with_findings
 from warehouse.metrics import METRICS, Metric, metric
 from warehouse.store import StoreError
 
@@ -39,6 +39,7 @@ class Choice:
     ruleset: str = c.ANY
     scale: str = "auto"
     excluded: bool = False
+    definition: str = ""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -94,6 +95,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             c.select(NAME, "ruleset", "Analytical ruleset", [{"value": c.ANY, "label": "Any"}, *rulesets], choice.ruleset, width=190),
             c.segments(NAME, "scale", "Scale", [("auto", "Auto"), ("linear", "Linear"), ("log", "Log")], choice.scale),
             c.switch(NAME, "excluded", "Rows kept out of charts", choice.excluded),
+            dcc.Input(id=c.control(NAME, "definition"), type="hidden", value=choice.definition),
         ),
         c.loading(content(lake, choice, snapshot), "compare-content"),
         snapshot=snapshot,
@@ -102,7 +104,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
 
 
 def register(app: Dash, lake: Lake) -> None:
-    names = ("llm", *WORKLOAD, "metric", "devices", "ruleset", "scale", "snapshot")
+    names = ("llm", *WORKLOAD, "metric", "devices", "ruleset", "scale", "definition", "snapshot")
     values = {name: Input(c.control(NAME, name), "value") for name in names}
 
     @app.callback(
@@ -112,7 +114,7 @@ def register(app: Dash, lake: Lake) -> None:
     )
     def show(state: dict[str, Any]) -> c.Component:
         snapshot = state.pop("snapshot")
-        choice = Choice(**{**state, "devices": tuple(state["devices"] or ())})
+        choice = Choice(**{**state, "devices": tuple(state["devices"] or ()), "definition": state["definition"] or ""})
         return c.guarded(lambda: content(lake, choice, snapshot))
 
     @app.callback(
@@ -162,6 +164,7 @@ def read(lake: Lake, params: c.Params, workloads: Sequence[dict[str, Any]], snap
                          _default_ruleset(lake, snapshot)) or c.ANY,
         scale=c.chosen(params, "scale", ["auto", "linear", "log"], "auto") or "auto",
         excluded=params.get("excluded") == "1",
+        definition=params.get("definition") or "",
     )  # fmt: skip
 
 
@@ -215,23 +218,31 @@ def content(lake: Lake, choice: Choice, snapshot: str | None) -> list[c.Componen
     if all(value is None for value in rows.column(shown.key).to_pylist()):
         return [
             absent(rows, choice, shown, snapshot),
-            rows_card(rows, shown, snapshot),
+            rows_card(with_findings(lake, rows, snapshot), shown, snapshot),
             *beyond(lake, choice, rows, snapshot),
         ]
+    which = definitions.choose(rows.to_pylist(), shown, choice.definition)
+    drawn = with_findings(
+        lake, rows.filter(pa.array([which.keeps(row) for row in rows.to_pylist()], pa.bool_())), snapshot
+    )
+    badge = definitions.badge(which, lambda name: c.href(NAME, snapshot, **(link_of(choice) | {"definition": name})))
     return [
-        answer_card(answer(rows, shown), rows, shown, snapshot),
+        answer_card(answer(drawn, shown), drawn, shown, snapshot),
         c.card(
             f"{shown.label}, {rows.column('llm_name')[0].as_py()}",
+            *([badge] if badge is not None else []),
             c.graph(
                 "compare",
-                figures.compare(rows, shown, choice.scale),
+                figures.compare(
+                    drawn, shown, choice.scale, with_definitions=which.is_mixed and which.chosen == definitions.ALL
+                ),
                 f"{shown.label} by device and kind",
                 min_width=300,
             ),
-            about=f"{explained(shown)} Click a point for its row.{estimated(rows, shown)}{hollow(rows, shown)}{left_out(rows, shown)}",
+            about=f"{explained(shown)} Click a point for its row.{estimated(drawn, shown)}{hollow(drawn, shown)}{left_out(drawn, shown)}",
             tools=c.exports("compare", snapshot, **_exported(choice)),
         ),
-        rows_card(rows, shown, snapshot),
+        rows_card(with_findings(lake, rows, snapshot), shown, snapshot),
         *beyond(lake, choice, rows, snapshot),
     ]
 
@@ -286,7 +297,7 @@ def link_of(choice: Choice) -> dict[str, Any]:
     """What of a choice stands in a link."""
     return {
         "llm": choice.llm, **{name: getattr(choice, name) for name in WORKLOAD}, "metric": choice.metric, "devices": list(choice.devices),
-        "ruleset": choice.ruleset, "scale": choice.scale, "excluded": "1" if choice.excluded else None,
+        "ruleset": choice.ruleset, "scale": choice.scale, "excluded": "1" if choice.excluded else None, "definition": choice.definition,
     }  # fmt: skip
 
 
@@ -318,8 +329,13 @@ def left_out(rows: pa.Table, shown: Metric) -> str:
 
 
 def answer(rows: pa.Table, shown: Metric) -> list[Sentence]:
-    """Which device is best and by how much, kind by kind; where a kind knows one device only, its distance from the bound."""
-    table = [row for row in rows.to_pylist() if row[shown.key] is not None and row["status"] == "ok"]
+    """Which device is best and by how much, kind by kind; where a kind knows one device only, its distance from the bound. Rows in
+    which a check found a fault stay out."""
+    table = [
+        row
+        for row in rows.to_pylist()
+        if row[shown.key] is not None and row["status"] == "ok" and not row.get("num_faults")
+    ]
     sentences = []
     for kind in text.KINDS:
         best: dict[str, dict[str, Any]] = {}
@@ -401,15 +417,15 @@ def table(rows: pa.Table, shown: Metric, snapshot: str | None) -> c.Component:
     )
     numbers = [key for key in keys if any(row[key] is not None for row in ordered)]
     data = [
-        {**{name: row[name] for name in (*keep, *numbers)}, "definition": dict(row["metric_definitions"] or []).get(shown.key),
-         "unstated": ", ".join(row["unstated"]), "machine": text.busy(row["other_load_ratio"]), "is_bound": "a bound" if row["is_bound"] else None,
+        {**{name: row[name] for name in (*keep, *numbers)}, "definition": definitions.of(row, shown) if row[shown.key] is not None and row["source_kind"] in definitions.OBSERVED else None,
+         "unstated": ", ".join(row["unstated"]), "machine": text.busy(row["other_load_ratio"]), "finding": row.get("finding"), "is_bound": "a bound" if row["is_bound"] else None,
          "excluded": row["exclusion_reason"] if row["is_excluded"] else None,
          "link": c.link("Open", c.href("run", snapshot, run_id=row["run_id"]))}
         for row in ordered
     ]  # fmt: skip
     columns = [
         c.link_column(), c.kind_column(), c.text_column("device"), *(c.metric_column(key) for key in numbers), c.text_column("is_bound", "Latency is"),
-        c.text_column("status"), *([c.text_column("machine")] if any(row["machine"] for row in data) else []), c.text_column("phase"), c.text_column("batch"), c.text_column("tokens"), c.text_column("dtype", "Format"),
+        c.text_column("status"), *(c.text_column(name) for name in ("machine", "finding") if any(row[name] for row in data)), c.text_column("phase"), c.text_column("batch"), c.text_column("tokens"), c.text_column("dtype", "Format"),
         c.text_column("unstated", "Not stated"), c.text_column("variant"), c.text_column("source_id", "Source"), c.text_column("source_cell", "Cell"),
         c.number_column("quality_tier", "Tier"), c.text_column("definition"), c.text_column("excluded", "Kept out because"),
     ]  # fmt: skip

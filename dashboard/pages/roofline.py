@@ -11,7 +11,7 @@ from dash import Dash, Input, Output, html
 
 from dashboard import components as c
 from dashboard import figures, text
-from dashboard.data import Lake
+from dashboard.data import Lake, with_findings
 from dashboard.pages import layers
 from warehouse.store import StoreError
 
@@ -183,7 +183,7 @@ def ceilings(roofs: pa.Table, points: pa.Table) -> str:
 
 def run_points(lake: Lake, parameters: dict[str, Any], snapshot: str | None) -> pa.Table:
     """Runs as points; a point leads to its run."""
-    rows = lake.query("roofline_runs", snapshot, **parameters)
+    rows = with_findings(lake, lake.query("roofline_runs", snapshot, **parameters), snapshot)
     labels = [f"{row['llm_name'] or row['llm_id']} on {row['device']}, {row['phase']}, batch {row['batch']}, {row['tokens']}, {row['dtype']}"
               for row in rows.to_pylist()]  # fmt: skip
     links = [c.href("run", snapshot, run_id=run_id) for run_id in rows.column("run_id").to_pylist()]
@@ -239,7 +239,7 @@ if row["roof_flops_per_s"] else None, "share_of_measured": row["achieved_flops_p
         c.text_column("tokens"), c.text_column("dtype", "Format"), c.metric_column("arithmetic_intensity", "intensity"),
         c.metric_column("achieved_flops_per_s"), c.metric_column("mfu", "share", "Of its roof"), *([c.metric_column("mfu", "share_of_measured", "Of the measured roof")] if any(row["share_of_measured"] for row in rows) else []), c.text_column("side", "Bound by"),
         c.metric_column("latency_s"), c.text_column("work_from", "FLOPs and bytes from"),
-        *([c.text_column("machine")] if any(row["machine"] for row in rows) else []),
+        *(c.text_column(name) for name in ("machine", "finding") if any(row[name] for row in rows)),
     ]  # fmt: skip
     keep = ["run_id", *(column["field"] for column in columns)]
     return c.card(

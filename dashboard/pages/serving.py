@@ -8,8 +8,8 @@ from typing import Any
 
 from dash import Dash, Input, Output, dcc, html
 
+from dashboard import ask_card, definitions, figures, text
 from dashboard import components as c
-from dashboard import definitions, figures, text
 from dashboard import serving_figures as charts
 from dashboard.data import Lake
 from dashboard.measured_figures import MOST_SERIES
@@ -69,6 +69,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             "Servers under load",
             SUBTITLE,
             empty,
+            ask_card.card(lake),
             c.controls_hidden(NAME, snapshot),
             snapshot=snapshot,
             path=c.href(NAME),
@@ -95,6 +96,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             hidden,
         ),
         c.loading(content(lake, choice, snapshot), "serving-content"),
+        ask_card.card(lake),
         snapshot=snapshot,
         path=c.href(NAME),
     )  # fmt: skip
@@ -104,6 +106,7 @@ SUBTITLE = "The same LLM on different servers, engines and devices: how fast eac
 
 
 def register(app: Dash, lake: Lake) -> None:
+    ask_card.register(app, lake)
     names = ("llm", "workload", "devices", "metric", "stat", "axis", "load", "definition", "snapshot")
 
     @app.callback(

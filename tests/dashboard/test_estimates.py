@@ -236,7 +236,7 @@ def test_predict_has_the_estimate_beside_the_bound(lake: Lake) -> None:
 
 def test_what_a_link_asks_for_in_vain_is_named(lake: Lake) -> None:
     shown = said(_layout(compare, lake, colour="red", llm="llama-2-7b"))
-    assert "The link says colour, which this page does not read. It reads batch, devices," in shown
+    assert "The link says colour, which this page does not read. It reads batch, definition, devices," in shown
     for page in (compare, overview, roofline, layers, predict, run):
         assert "does not read" not in said(_layout(page, lake))
     assert "does not read" not in said(

@@ -145,7 +145,7 @@ def test_a_failure_is_shown_as_one(lake: Lake) -> None:
 
 
 def test_an_endpoint_run_shows_its_requests(lake: Lake) -> None:
-    assert "3 requests, 1 failed." in said(run.layout(lake, {"run_id": "m-serve"}))
+    assert "3 requests, 1 failed (1 timeout)." in said(run.layout(lake, {"run_id": "m-serve"}))
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pytest
 import serving_lake
 
-from dashboard import definitions, serving_figures
+from dashboard import definitions, figures, serving_figures
 from dashboard.data import Lake
-from dashboard.pages import findings, machine, run, serving
+from dashboard.pages import compare, findings, machine, run, serving
 from warehouse.metrics import BY_KEY
 from warehouse.parquet import land
 from warehouse.store import Home, open_store
@@ -260,3 +260,43 @@ def test_a_million_shapes_stay_a_few_points(tmp_path: Path) -> None:
     assert len(points) < 60
     assert len(lake.rows("kernel_rows", run_id="table-gemm", most=500)) <= 500
     lake.close()
+
+
+AT_FOUR = {
+    "llm": "llama-2-7b",
+    "phase": "serve",
+    "tokens": "512 in, 128 out, 4 at once",
+    "metric": "output_tokens_per_s",
+}
+
+
+def test_compare_shows_one_definition_at_a_time_and_says_which_it_left_out(served: Lake) -> None:
+    page = compare.layout(served, AT_FOUR)
+    assert "Shown is one; 1 row under another left out." in words(page)
+    answer = words(next(part for part in page._traverse() if "rl-answer" in str(getattr(part, "className", ""))))
+    assert "H100" in answer
+    assert "Published" not in answer  # tgi-4 follows another definition
+    ids = {point[0] for trace in figure_of(page, "compare").data for point in trace.customdata or ()}
+    assert ids == {"vllm-4", "a100-4"}
+
+
+def test_compare_shows_another_definition_or_all_of_them_marked(served: Lake) -> None:
+    other = compare.layout(served, AT_FOUR | {"definition": serving_lake.WHOLE})
+    assert {point[0] for trace in figure_of(other, "compare").data for point in trace.customdata or ()} == {"tgi-4"}
+    every = compare.layout(served, AT_FOUR | {"definition": "all"})
+    names = {str(trace.name).replace("<br>", " ") for trace in figure_of(every, "compare").data}
+    assert {f"as {serving_lake.WHOLE}", f"as {serving_lake.STEADY}", "a check found a fault"} <= names
+    assert "They are not the same quantity" in words(every)
+
+
+def test_a_metric_under_one_definition_has_no_badge(served: Lake) -> None:
+    assert "known here under" not in words(compare.layout(served, AT_FOUR | {"metric": "ttft_s"}))
+
+
+def test_a_busy_machine_is_ringed_on_compare(served: Lake) -> None:
+    rows = served.query("compare", llm_id="llama-2-7b", phase="serve").to_pylist()
+    busy = pa.Table.from_pylist(
+        [row | {"other_load_ratio": 0.5 if row["run_id"] == "vllm-1" else 0.01} for row in rows]
+    )
+    rings = [trace for trace in figures.compare(busy, BY_KEY["ttft_s"]).data if trace.name == "busy machine"]
+    assert [list(trace.x) for trace in rings] == [[50.0]]
