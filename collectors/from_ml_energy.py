@@ -55,7 +55,7 @@ def read(file: File, said: Said) -> Iterator[Run]:
 
 
 def _columns(**columns: Any) -> dict[str, Any]:
-    return {"phase": "serve", "framework": "vllm", "execution": "engine", "load_pattern": "burst", **columns}
+    return {"phase": "serve", "framework": "vllm", "execution": "engine", "load_pattern": "burst"} | columns
 
 
 # ---- one run
@@ -84,13 +84,14 @@ def _result(content: Mapping[str, Any]) -> Run:
         figures.other(key, content.get(key), unit)
     requests = [_request(position, one) for position, one in enumerate(content.get("results", ()))]
     prompts = whole(content.get("num_prompts"))
-    gpus = _gpus(content)
+    gpus, at_most = _gpus(content), whole(content.get("max_concurrency"))
     return Run(
         cell="all",
         columns=_columns(
             **figures.columns, num_requests=prompts, duration_s=number(content.get("duration")), energy_window_s=duration_s,
             num_failed_requests=None if prompts is None or completed is None else prompts - completed, steady_s=duration_s,
-            concurrency=whole(content.get("max_concurrency")), **({} if gpus is None else {"num_devices": gpus}),
+            concurrency=at_most,
+            load_pattern="burst" if at_most is None else "closed", **({} if gpus is None else {"num_devices": gpus}),
         ),
         definitions=figures.definitions,
         device=content.get("gpu_model"),
