@@ -39,20 +39,16 @@ class Analysed:
     """One configuration of a sweep: what was asked for, what came out, and each GPU's counters."""
 
     name: str
+    model: str | None
     asked: dict[str, Any] = field(default_factory=dict)
     metrics: Flat = field(default_factory=dict)
     gpus: list[Flat] = field(default_factory=list)
-
-    @property
-    def model(self) -> str:
-        """The model's name: `gpt2_run_config_3` is of gpt2."""
-        return re.sub(r"_run_config_\d+$", "", self.name)
 
 
 def table(text: str) -> Flat:
     """A profile's two stacked tables: statistics by metric, then single values."""
     found: Flat = {}
-    for header, rows in _tables(text):
+    for header, rows in tables(text):
         for row in rows:
             name, unit = _named(row[0])
             values = {
@@ -66,9 +62,9 @@ def table(text: str) -> Flat:
 def analysis(text: str) -> list[Analysed]:
     """An `analyze` table: performance by configuration, then a line for each of its GPUs."""
     found: dict[str, Analysed] = {}
-    for header, rows in _tables(text):
+    for header, rows in tables(text):
         for row in rows:
-            one = found.setdefault(row[0], Analysed(row[0]))
+            one = found.setdefault(row[0], Analysed(row[0], _model(row[0])))
             target: Flat = {}
             for title, cell in zip(header[1:], row[1:], strict=True):
                 word, name, unit = _titled(title)
@@ -89,7 +85,7 @@ def checkpoint(content: Any) -> Iterator[Analysed]:
     for config in listed("run_configs", mapping("Results", mapping("checkpoint", content)["Results"])["run_configs"]):
         run = mapping("run_config", config)
         measured = mapping("measurement", run["measurement"])
-        one = Analysed(str(run["name"]))
+        one = Analysed(str(run["name"]), _model(str(run["name"])))
         for of_model in mapping("measurements", measured["_model_config_measurements"]).values():
             one.metrics |= _records(mapping("_perf_metrics", mapping("measurement", of_model)["_perf_metrics"]))
         for of_gpu in mapping("_gpu_metrics", measured.get("_gpu_metrics")).values():
@@ -98,6 +94,50 @@ def checkpoint(content: Any) -> Iterator[Analysed]:
         if "--concurrency-range" in words[:-1]:
             one.asked["concurrency"] = words[words.index("--concurrency-range") + 1]
         yield one
+
+
+def console(text: str) -> Iterator[Analysed]:
+    """Runs in a log of perf_analyzer: its own figures (latencies in us) and those of a script that counts tokens (ms).
+
+    What the script's figures mean it does not say: they get names of their own.
+    """
+    for block in re.split(r"(?m)^(?=Concurrency: \d+\s*$)", text):
+        asked = {
+            word: found[1] for word, pattern in _ASKED.items() if (found := re.search(pattern, block, re.MULTILINE))
+        }
+        if "concurrency" not in asked:
+            continue
+        one = Analysed(f"line {text[: text.index(block)].count(chr(10)) + 1}", None, asked)
+        latency = one.metrics["perf_analyzer_latency"] = {"unit": "usec"}
+        for word, pattern in _LATENCY.items():
+            if found := re.search(pattern, block):
+                latency[word] = float(found[1])
+        latency |= {f"p{word}": float(value) for word, value in re.findall(r"p(\d+) latency: (\d+) usec", block)}
+        for name, (pattern, unit) in _SINGLE.items():
+            if found := re.search(pattern, block):
+                one.metrics[name] = {"unit": unit, "avg": float(found[1])}
+        for title, name in (("Time to First Token", "token_level_ttft"), ("Inter-Token Latency", "token_level_itl")):
+            if found := re.search(rf"{title} \(\w+\):((?:\n\s+\w+:\s+[\d.]+ ms)+)", block):
+                values = re.findall(r"(\w+):\s+([\d.]+) ms", found[1])
+                one.metrics[name] = {"unit": "ms", **{word.lower(): float(value) for word, value in values}}
+        yield one
+
+
+_ASKED = {
+    "concurrency": r"^Request concurrency: (\d+)", "isl": r"^Input Sequence Length: (\d+)", "osl": r"^Output Sequence Length: (\d+)",
+}  # fmt: skip
+_LATENCY = {"avg": r"\n\s+Avg latency: (\d+) usec", "std": r"\(standard deviation (\d+) usec\)"}
+_SINGLE = {
+    "request_count": (r"Request count: (\d+)", "requests"),
+    "request_throughput": (r"\n\s+Throughput: ([\d.]+) infer/sec", "requests/sec"),
+    "token_level_input_tokens_per_s": (r"Input Tokens/sec:\s+([\d.]+)", "tokens/sec"),
+    "token_level_output_tokens_per_s": (r"Output Tokens/sec:\s+([\d.]+)", "tokens/sec"),
+}
+
+
+def _model(name: str) -> str:
+    """The model of a configuration: `gpt2_run_config_3` is of gpt2."""
+    return re.sub(r"_run_config_\d+$", "", name)
 
 
 def _records(found: Mapping[str, Any]) -> Flat:
@@ -110,10 +150,13 @@ def _records(found: Mapping[str, Any]) -> Flat:
     return metrics
 
 
-def _tables(text: str) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Tables that blank lines part, as header and rows. Raises Unreadable for a row of another width."""
+def tables(text: str) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Tables that blank lines part, as header and rows. Raises Unreadable for a row of another width than its header."""
     for block in re.split(r"(?:\r?\n\s*){2,}", text.strip()):
-        header, *rows = list(csv.reader(io.StringIO(block)))
+        try:
+            header, *rows = csv.reader(io.StringIO(block, newline=""))
+        except csv.Error as error:
+            raise Unreadable(f"it is no table: {error}") from error
         for row in rows:
             if len(row) != len(header):
                 raise Unreadable(f"line '{','.join(row)[:60]}' has {len(row)} cells, its table {len(header)} columns")

@@ -1,4 +1,5 @@
-"""Exports of NVIDIA aiperf and of genai-perf, its forerunner: summaries (JSON, CSV), single requests (JSONL), sweeps (CSV, checkpoint).
+"""Exports of NVIDIA aiperf and of genai-perf, its forerunner: summaries (JSON, CSV), single requests (JSONL), sweeps (CSV, checkpoint),
+the server's counters (CSV).
 
 Every figure carries its unit; a time in a unit that is not known goes to samples. "Inter token latency" is (E2EL - TTFT) / (N - 1),
 our TPOT; "inter chunk latency" is the raw gap. Requests that the tool itself cancelled are no failures: they are left out.
@@ -14,7 +15,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from collectors import _genai_perf, _importing, _load_results
+from collectors import _genai_perf, _importing, _load_results, _server_metrics
 from collectors._importing import File, Run, Said, sample
 from collectors._load_results import SECONDS, Results, count, listed, mapping, number
 
@@ -34,6 +35,7 @@ TIMES = {
     "inter_token_latency": ("tpot_s", "e2el_minus_ttft_over_n_minus_1"),
     "inter_chunk_latency": ("icl_s", "per_chunk_pooled"),
 }
+LOGGED_TIMES = {"perf_analyzer_latency": ("e2el_s", "end_of_response")}
 OF_EVERY_REQUEST = ("request_latency", "time_to_first_token")
 """Times that every completed request has: their number is that of the requests where it is not printed."""
 
@@ -59,15 +61,20 @@ PATTERNS = {
 
 CANCELLED = "RequestCancellationError"
 
+_CONSOLE = "*** Measurement Settings ***"
+"""In every log of perf_analyzer, which genai-perf drives."""
+
 
 def recognises(file: File) -> bool:
     head = file.head.lstrip()
-    if head.startswith(("Metric,avg,min,max", "Config Name,")):
+    if head.startswith(("Metric,avg,min,max", "Config Name,", _server_metrics.FIRST_LINE)):
         return True
     if head.startswith("{") and '"x_request_id"' in head:
         return '"credit_phase"' in head or '"benchmark_phase"' in head
-    return '"genai_perf_config"' in head or (
-        all(key in head for key in ('"request_latency"', '"unit"', '"avg"')) and '"benchmarks"' not in head
+    return (
+        '"genai_perf_config"' in head
+        or _CONSOLE in head
+        or (all(key in head for key in ('"request_latency"', '"unit"', '"avg"')) and '"benchmarks"' not in head)
     )
 
 
@@ -76,6 +83,10 @@ def read(file: File, said: Said) -> Iterable[Run]:
     if head.startswith("Metric,"):
         notes = ["The table prints two decimals."]
         yield _summary(_genai_perf.table(file.text()), {}, notes)
+    elif head.startswith(_server_metrics.FIRST_LINE):
+        yield _server_metrics.run(file.text(), TOOL)
+    elif _CONSOLE in head:
+        yield from (_analysed(one, []) for one in _genai_perf.console(file.text()))
     elif head.startswith("Config Name,"):
         yield from (_analysed(one, ["The table prints two decimals."]) for one in _genai_perf.analysis(file.text()))
     elif '"genai_perf_config"' in head:
@@ -131,12 +142,13 @@ def _summary(metrics: Mapping[str, Object], report: Object, notes: list[str]) ->
 
 def _fill(figures: Results, metrics: Mapping[str, Object], done: int | None) -> None:
     """Columns and samples of flat metrics."""
+    all_times = TIMES | LOGGED_TIMES
     for name, one in metrics.items():
         unit = str(one.get("unit", ""))
         statistics = {word: value for word, value in one.items() if word not in ("unit", "count", "tag", "header")}
-        if name in TIMES:
+        if name in all_times:
             values = count(f"{name} count", one.get("count")) or (done if name in OF_EVERY_REQUEST else None)
-            figures.times(*TIMES[name], name, statistics, unit, values=values, is_population=True)
+            figures.times(*all_times[name], name, statistics, unit, values=values, is_population=True)
         elif name in RATES and RATES[name][1] == unit:
             figures.value(RATES[name][0], one.get("avg"), "tokens_over_whole_run")
         elif name not in COUNTS:
@@ -259,6 +271,8 @@ def _analysed(one: _genai_perf.Analysed, notes: list[str]) -> Run:
     concurrency = asked.get("concurrency")
     figures.columns |= {
         "input_tokens": figures.columns["input_tokens"] or asked.get("isl"),
+        "output_tokens": figures.columns["output_tokens"] or asked.get("osl"),
+        "num_samples": count("request_count", _single(one.metrics, "request_count")),
         "concurrency": concurrency,
         "load_pattern": None if concurrency is None else "closed",
     }

@@ -251,6 +251,31 @@ def test_a_sweep_of_genai_perf_as_table_and_as_checkpoint(shared: Path, tmp_path
     assert by_cell["gpt2_run_config_3"]["of"]["genai_perf:gpu_power_usage_p99"] == [(pytest.approx(80.43293), "W")]
 
 
+def test_counters_of_the_server(shared: Path, tmp_path: Path) -> None:
+    run = one(tmp_path, sample(shared, "aiperf", "v0.8.0_schema1.2", "server_metrics_export.csv"))
+    assert (run["framework"], run["served_model_name"]) == ("vllm", "amd/Kimi-K2.7-Code-MXFP4")
+    assert run["prefix_cache_hit_ratio"] == pytest.approx(17690047 / 19129495)
+    assert run["of"]["aiperf:vllm:request_success{finished_reason=length}_total"] == [(195.0, "requests")]
+    assert run["of"]["aiperf:process_resident_memory_bytes_mean"] == [(1783906564.6785, "bytes")]
+    assert run["ttft_s"] is None
+
+
+def test_a_log_of_perf_analyzer(shared: Path, tmp_path: Path) -> None:
+    file = sample(shared, "genai_perf", "example-perf_analyzer_console_output.txt")
+    runs = imported(tmp_path, file, hardware_id="h100-sxm", llm_id="llama-3.2-1b")
+    assert [run["concurrency"] for run in runs] == [1, 1, 25, 25, 50, 50, 100, 100]
+    assert [(run["input_tokens"], run["output_tokens"]) for run in runs] == [(128, 128), (4096, 512)] * 4
+    first = runs[0]
+    assert (first["llm_id"], first["num_samples"], first["source_cell"]) == ("llama-3.2-1b", 200, "line 2")
+    assert (first["e2el_s"], first["e2el_p99_s"]) == (pytest.approx(0.336431), pytest.approx(0.389978)), "microseconds"
+    assert first["requests_per_s"] == 2.94101
+    assert first["ttft_s"] is None, "what the script calls TTFT it does not say"
+    assert first["of"]["genai_perf:token_level_ttft_mean"] == [(28.47, "ms")]
+    assert first["of"]["genai_perf:token_level_ttft_p99"] == [(19.91, "ms")]
+    assert first["of"]["genai_perf:token_level_output_tokens_per_s_mean"] == [(386.31, "tokens/sec")]
+    assert first["definitions"] == {"e2el_s": "end_of_response", "requests_per_s": "tokens_over_whole_run"}
+
+
 def test_an_open_loop_says_its_rate(tmp_path: Path) -> None:
     content = json.loads((DATA / "profile_export_aiperf.json").read_text())
     content["input_config"]["phases"] = [
@@ -279,6 +304,13 @@ def test_a_file_that_is_cut_off_lands_nothing(tmp_path: Path, name: str) -> None
     with pytest.raises(_importing.Unreadable, match="is not JSON"):
         from_aiperf.collect(tmp_path / "landing", files=file, hardware_id="h100-sxm")
     assert not (tmp_path / "landing").exists()
+
+
+def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    file.write_bytes(b"Metric,avg,min,max\nTime to\rFirst Token (ms),1.0,2.0,3.0\n")
+    with pytest.raises(_importing.Unreadable, match=r"table\.csv"):
+        from_aiperf.collect(tmp_path / "landing", files=file, hardware_id="h100-sxm")
 
 
 def test_a_table_whose_rows_have_another_width_is_refused(tmp_path: Path) -> None:
