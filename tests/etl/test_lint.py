@@ -37,6 +37,13 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return place
 
 
+@pytest.fixture(scope="module")
+def found(papers: Home) -> list[Row]:
+    """Every finding about the papers."""
+    with open_store(papers, read_only=True) as store:
+        return store.query("findings").to_pylist()
+
+
 def load(place: Home, name: str, **tables: list[Row]) -> list[Row]:
     """Load a batch, lint, and return every finding."""
     with open_store(place) as store:
@@ -83,59 +90,42 @@ def test_the_faults_of_the_papers_are_found(papers: Home, source: str, check: st
     ]
 
 
-def test_the_papers_have_few_findings(papers: Home) -> None:
-    """535 rows: what is found is what a person finds, not a flood."""
-    with open_store(papers, read_only=True) as store:
-        assert len(findings(store)) <= 40
-        counted = store.query("findings_by_check").to_pylist()
-        runs = {row["family"]: row for row in store.sql("FROM lints").to_pylist()}
-    assert sum(row["num_findings"] for row in counted) == len(store_findings(papers))
-    assert runs["zhang-2023-dissecting"]["num_runs"] == 515
-    assert runs["zhang-2023-dissecting"]["num_faults"] >= 8
-
-
-def store_findings(place: Home) -> list[Row]:
-    with open_store(place, read_only=True) as store:
-        return [row for row in findings(store) if row["is_current"]]
-
-
-def test_a_second_lint_adds_nothing(papers: Home) -> None:
-    before = store_findings(papers)
+def test_the_papers_have_few_findings(papers: Home, found: list[Row]) -> None:
+    """535 rows: what is found is what a person finds, not a flood. A second lint finds nothing new."""
+    assert len(found) <= 40
     with open_store(papers) as store:
+        assert sum(row["num_findings"] for row in store.query("findings_by_check").to_pylist()) == len(found)
+        (zhang,) = store.sql("FROM lints WHERE family = 'zhang-2023-dissecting'").to_pylist()
         again = lint.add(store, silent)
         assert (again.num_loaded, again.new_rows) == (0, {})
-    assert store_findings(papers) == before
+    assert zhang["num_runs"] == 515
+    assert zhang["num_faults"] >= 8
 
 
-def test_a_finding_that_no_longer_holds_stays_and_says_so(tmp_path: Path) -> None:
-    """A second paper's table explains the first: the configuration that seemed printed twice is now printed thrice; a rate is none."""
+def test_findings_follow_the_rows(tmp_path: Path) -> None:
+    """Found again it keeps its id and takes the new figures; no longer found it stays and says so."""
     place = Home.of(tmp_path)
     place.prepare()
     paper = {"source_kind": "published", "source_id": "paper/table-1", "latency_s": None, "metric_definitions": {}}
     rates = (1000.0, 1500.0, 1200.0, 1400.0, 130000.0)
     rows = [run(str(rate), **paper, batch_size=2**index, output_tokens_per_s=rate) for index, rate in enumerate(rates)]
-    (slip,) = load(place, "first", runs=rows)
-    assert (slip["check_name"], slip["is_current"], slip["found_by"]) == ("unit_slip", True, "lint")
-    (past,) = load(place, "second", runs=[run("between", **paper, batch_size=32, output_tokens_per_s=20000.0)])
+    pair = [
+        run(f"{n} devices", **paper, llm_id="gpt2", num_devices=n, output_tokens_per_s=rate)
+        for n, rate in ((1, 10.0), (2, 25.0))
+    ]
+    scaling, slip = load(place, "first", runs=[*rows, *pair])
+    assert (scaling["check_name"], slip["check_name"]) == ("super_linear_scaling", "unit_slip")
+    assert (slip["is_current"], slip["found_by"]) == (True, "lint")
+    between = run("between", **paper, batch_size=32, output_tokens_per_s=20000.0)
+    faster = run("again", **paper, llm_id="gpt2", output_tokens_per_s=10.2)
+    again, past = load(place, "second", runs=[between, faster])
+    assert again["finding_id"] == scaling["finding_id"]
+    assert "2.50 times the 10 of" in scaling["sentence"]
+    assert "2.45 times the 10.2 of" in again["sentence"]
     assert (past["finding_id"], past["sentence"], past["is_current"]) == (slip["finding_id"], slip["sentence"], False)
     with open_store(place, read_only=True) as store:
-        assert store.query("findings").num_rows == 0
-        assert store.query("findings", with_past=True).num_rows == 1
-
-
-def test_a_finding_takes_new_figures_under_its_id(tmp_path: Path) -> None:
-    place = Home.of(tmp_path)
-    place.prepare()
-    split = {"source_kind": "published", "source_id": "paper/table-1", "latency_s": None, "metric_definitions": {}}
-    (first,) = load(
-        place,
-        "a",
-        runs=[run("1", **split, output_tokens_per_s=10.0), run("2", **split, num_devices=2, output_tokens_per_s=25.0)],
-    )
-    (second,) = load(place, "b", runs=[run("3", **split, output_tokens_per_s=10.2)])
-    assert first["finding_id"] == second["finding_id"]
-    assert "2.50 times the 10" in first["sentence"]
-    assert "2.45 times the 10.2" in second["sentence"]
+        assert store.query("findings").num_rows == 1
+        assert store.query("findings", with_past=True).num_rows == 2
 
 
 def test_kernels_and_requests_are_checked_by_sql(tmp_path: Path) -> None:
