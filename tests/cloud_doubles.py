@@ -259,7 +259,10 @@ class VertexDouble(Double):
 
     def _token(self, asked: Asked) -> Reply:
         (assertion,) = parse_qs(asked.body.decode())["assertion"]
-        claims = _decoded(assertion, self._public_key)
+        try:
+            claims = _decoded(assertion, self._public_key)
+        except ValueError:
+            return Reply({"error": "invalid_grant", "error_description": "Invalid JWT Signature."}, 400)
         assert claims["aud"] == "https://oauth2.googleapis.com/token", claims
         assert "cloud-platform" in claims["scope"], claims
         self.tokens.append(f"ya29.secret-{len(self.tokens)}-{hashlib.sha256(self.url.encode()).hexdigest()[:20]}")

@@ -87,7 +87,7 @@ def _whole(target: Target, exchange: Exchange) -> tuple[str, str | None]:
     if not exchange.reader.answer.chunk_times_s:
         return "error", "The answer is JSON in one piece and holds no text."
     if not target.is_streaming:
-        return "ok", None
+        return "ok", getattr(exchange.reader, "remark", None)
     return "ok", "The server answered in one piece instead of a stream: only the end-to-end latency was observed."
 
 

@@ -6,6 +6,7 @@ import datetime
 import http.client
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,7 +192,7 @@ def test_vertex_tokens_are_reused_and_renewed(double: VertexDouble) -> None:
     for _ in range(3):
         assert asked(vertex, target).answer.text == TEXT
     assert len(double.tokens) == 1
-    found = vertex._credentials(__import__("os").environ["GOOGLE_APPLICATION_CREDENTIALS"])
+    found = vertex._credentials(os.environ["GOOGLE_APPLICATION_CREDENTIALS"])
     found._found.expiry = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)  # expired: renewed before it is used
     assert asked(vertex, target).answer.text == TEXT
     assert len(double.tokens) == 2
@@ -202,6 +203,17 @@ def test_vertex_tokens_are_reused_and_renewed(double: VertexDouble) -> None:
     assert found._renewal is not None
     found._renewal.join(10)
     assert vertex.request(target, "hi", 5).headers["Authorization"] == f"Bearer {double.tokens[2]}"
+
+
+def test_vertex_sends_an_expired_token_that_cannot_be_renewed(double: VertexDouble) -> None:
+    target = vertex_target(double, "chat")
+    found = vertex._credentials(os.environ["GOOGLE_APPLICATION_CREDENTIALS"])
+    found._found.expiry = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    double._public_key = b""  # the token service trusts another key now
+    request = vertex.request(target, "hi", 5)
+    assert request.headers["Authorization"] == f"Bearer {double.tokens[0]}"
+    double.tokens = ["another"]
+    assert exchange(request, vertex.reader(target)) == 401
 
 
 def test_vertex_token_from_a_variable(double: VertexDouble, monkeypatch: pytest.MonkeyPatch) -> None:

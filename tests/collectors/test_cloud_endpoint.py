@@ -215,6 +215,10 @@ def test_times_of_an_operation_count_from_its_first_request(vertex: VertexDouble
     assert reply.ttft_s is None
     assert reply.e2el_s >= 0.15 + 2 * 0.01  # the first answer, and the two waits before the polls
     assert reply.ended_at_s - reply.sent_at_s >= reply.e2el_s
+    assert (
+        reply.status_detail == "An operation that was asked for every 0.01 s: its end was seen late by up to as much."
+    )
+    assert ask_vertex(vertex, "predict").status_detail is None
 
 
 # --- what is landed ---------------------------------------------------------------------------------------------------

@@ -98,6 +98,8 @@ class FollowingReader(Reader, Protocol):
     """Once a body is closed: what to ask next of the same server, its answer for the same reader; None where nothing is missing."""
     wait_s: float
     """How long to wait before that."""
+    remark: str | None
+    """What a reader of the result must know of it."""
 
 
 class Provider(Protocol):

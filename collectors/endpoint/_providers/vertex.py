@@ -80,7 +80,7 @@ def target(
 
 
 def request(target: Target, prompt: str, output_tokens: int) -> HttpRequest:
-    """The POST of one prompt, with a token that is valid now. Raises ValueError where none can be had any more."""
+    """The POST of one prompt, with a token that is valid now, or with the last where none can be had any more."""
     url = target.base_url + METHODS[target.api]
     if target.api == "chat":
         asked = openai.request(target, prompt, output_tokens)
@@ -115,7 +115,7 @@ class PredictionReader(_formats.FormatReader):
         super().__init__()
         self._target = target
         self.follow: HttpRequest | None = None
-        """Asked `wait_s` after this answer, of the same server and with the same reader; None where nothing is missing."""
+        self.remark: str | None = None
         self.wait_s = seconds(target.options, "poll-s", POLL_S)
 
     def _chunks(self, value: Any) -> Iterator[Mapping[str, Any]]:
@@ -124,6 +124,9 @@ class PredictionReader(_formats.FormatReader):
             yield from super()._chunks(value)
         elif not value.get("done"):
             self.follow = _poll(self._target, value["name"])
+            self.remark = (
+                f"An operation that was asked for every {self.wait_s:g} s: its end was seen late by up to as much."
+            )
         elif message := error_message({"error": value.get("error")}):
             raise StreamError(f"The operation failed: {message}")
         else:
@@ -224,8 +227,10 @@ class _Credentials:
         """A fresh dict with `authorization`, and the project that pays where the credentials name one."""
         with self._lock:
             state = self._found.token_state.name
-            if state == "INVALID":
+            if self._found.token is None:
                 self._renew()
+            elif state == "INVALID":
+                self._try_renew()
             elif state == "STALE" and (self._renewal is None or not self._renewal.is_alive()):
                 self._renewal = threading.Thread(target=self._try_renew, daemon=True)
                 self._renewal.start()
@@ -243,7 +248,8 @@ class _Credentials:
             ) from None
 
     def _try_renew(self) -> None:
-        """A renewal that fails is tried again with the next request, and told once the old token is of no use."""
+        """A renewal that fails is tried again with the next request. The old token is sent until then: once it has expired
+        the server refuses it, which is a row of the load and not its end."""
         try:
             self._renew()
         except ValueError:
