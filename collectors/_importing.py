@@ -38,7 +38,7 @@ import pyarrow as pa
 
 import collectors
 from collectors import Collected, Report, silent
-from warehouse import catalog, parquet, schema
+from warehouse import catalog, metrics, parquet, schema
 
 HEAD_BYTES = 2**16
 MAX_TEXT_BYTES = 2**30
@@ -350,6 +350,8 @@ def _batch(tool: Importer, file: File, said: Said) -> dict[str, Any]:
     source_id = f"{tool.TOOL.replace('_', '-')}/{file.digest}"
     try:
         for run in tool.read(file, said):
+            if run.status == "ok" and not _says_something(run):
+                raise Unreadable(f"{file.name} reads as a file of {tool.TOOL} and holds no figure ({run.cell}).")
             _add(batch, _row(tool, file, said, run, source_id), run)
     except (
         KeyError,
@@ -373,6 +375,15 @@ def _batch(tool: Importer, file: File, said: Said) -> dict[str, Any]:
          "note": f"imported by collectors/from_{tool.TOOL}.py; content {file.digest}"}
     ]  # fmt: skip
     return {name: _joined(rows) for name, rows in batch.items() if rows}
+
+
+_FIGURES = frozenset(column for metric in metrics.METRICS for column in metric.columns)
+
+
+def _says_something(run: Run) -> bool:
+    """Does it hold any figure: a metric, or a row of its own?"""
+    has_metric = any(value is not None for name, value in run.columns.items() if name in _FIGURES)
+    return has_metric or any(len(getattr(run, name)) for name in schema.OF_A_RUN)
 
 
 def _joined(rows: list[Any]) -> Any:
