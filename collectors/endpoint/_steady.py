@@ -32,6 +32,10 @@ LEAST_S = 30.0
 LEAST_SHARE = 0.5
 """A steady window lasts at least 30 s and, of a run of less than a minute, at least half of it."""
 
+BATCH = 5
+"""Requests of a batch when the first transient is looked for. It is one where it differs from what follows by a tenth and by three standard
+errors: the point of truncation alone follows noise."""
+
 LATEST_BEGIN = 0.25
 """Share of the plateau that may be dropped in search of a window without a drift."""
 
@@ -67,7 +71,8 @@ class Window:
 
 
 def steady_window(sent_s: Sequence[float], ended_s: Sequence[float], ttft_s: Sequence[float | None]) -> Window | None:
-    """The steady part of a run, from the times of all its requests (failed ones were in flight too); None where it has none.
+    """The steady part of a run, from the times of all its requests (failed ones were in flight too); None where it has none, as
+    under a load that saturates the server.
 
     It begins when requests in flight first reach their median level and TTFT has left its first transient (the truncation point
     with the least standard error of what remains, MSER-5 of White, 1997); it ends with the last send, after which the load only
@@ -75,7 +80,7 @@ def steady_window(sent_s: Sequence[float], ended_s: Sequence[float], ttft_s: Seq
     more of the beginning is dropped.
     """
     sent, ended, ttft = _arrays(sent_s, ended_s, ttft_s)
-    if len(sent) < LEAST_REQUESTS:
+    if len(sent) < LEAST_REQUESTS or is_saturated(sent_s, ended_s, ttft_s):
         return None
     whole = Window(float(sent.min()), float(ended.max()))
     at_s, level = in_flight(sent, ended)
@@ -187,16 +192,22 @@ def _plateau(at_s: Times, level: Times, last_send_s: float) -> Window | None:
 
 
 def _end_of_transient(sent: Times, ttft: Times) -> float:
-    """Send time of the first request after the first transient of TTFT, within the first half of the requests."""
+    """Send time of the first request after the first transient of TTFT, within the first half of the requests; -inf for none."""
     known = np.isfinite(ttft)
     order = np.argsort(sent[known], kind="stable")
     sent, ttft = sent[known][order], ttft[known][order]
-    num_batches = len(ttft) // 5
+    num_batches = len(ttft) // BATCH
     if num_batches < LEAST_PARTS:
         return -math.inf
-    batches = ttft[: 5 * num_batches].reshape(num_batches, 5).mean(axis=1)
-    errors = [float(np.var(batches[cut:])) / (num_batches - cut) for cut in range(num_batches // 2 + 1)]
-    return float(sent[5 * int(np.argmin(errors))])
+    batches = ttft[: BATCH * num_batches].reshape(num_batches, BATCH).mean(axis=1)
+    centred = (batches - batches.mean())[::-1]
+    count = np.arange(1, num_batches + 1)
+    variance = np.cumsum(centred**2) / count - (np.cumsum(centred) / count) ** 2  # of the last 1, 2, ... batches
+    cut = int(np.argmin((variance / count)[::-1][: num_batches // 2 + 1]))
+    before, after = batches[:cut], batches[cut:]
+    if not cut or abs(before.mean() - after.mean()) <= max(DRIFT * after.mean(), 3 * after.std() / math.sqrt(cut)):
+        return -math.inf
+    return float(sent[BATCH * cut])
 
 
 def _series(window: Window, at_s: Times, level: Times, sent: Times, ttft: Times) -> tuple[Times, Times]:

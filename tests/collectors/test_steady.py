@@ -133,6 +133,17 @@ def test_a_window_is_half_of_a_short_run() -> None:
     assert window_of((sent, sent + 1.0, np.full(40, 1.0))).length_s >= 20.0
 
 
+def test_noise_is_no_transient() -> None:
+    """One slot, no queue: all but the last answer are of the steady part."""
+    windows = [window_of(closed_loop(1, 200, seed)) for seed in SEEDS]
+    assert np.mean([window.begin_s == 0.0 for window in windows]) >= 0.9
+
+
+def test_a_load_is_never_both_steady_and_saturated() -> None:
+    loads = [open_loop(10.5, 150.0, seed) for seed in SEEDS]
+    assert not any(_steady.steady_window(*load) and _steady.is_saturated(*load) for load in loads)
+
+
 def test_answers_without_ttft_are_judged_by_what_is_in_flight() -> None:
     sent, ended, _ = closed_loop(50, 1000, 0)
     assert _steady.steady_window(sent, ended, [None] * 1000) is not None
