@@ -45,9 +45,9 @@ def recognises(file: File) -> bool:
 
 def read(file: File, said: Said) -> Iterable[Run]:
     found = file.json()
-    if isinstance(found, list):
+    if isinstance(found, list) and found:
         yield _individual([mapping("request", one) for one in found])
-    else:
+    elif found:
         yield _summary(mapping("summary", found))
 
 
