@@ -203,7 +203,8 @@ def _end_of_transient(sent: Times, ttft: Times) -> float:
     centred = (batches - batches.mean())[::-1]
     count = np.arange(1, num_batches + 1)
     variance = np.cumsum(centred**2) / count - (np.cumsum(centred) / count) ** 2  # of the last 1, 2, ... batches
-    cut = int(np.argmin((variance / count)[::-1][: num_batches // 2 + 1]))
+    error = (variance / count)[::-1][: num_batches // 2 + 1]
+    cut = int(np.argmax(error <= error.min() + 1e-9 * error[0]))  # the first of those that differ by rounding
     before, after = batches[:cut], batches[cut:]
     if not cut or abs(before.mean() - after.mean()) <= max(DRIFT * after.mean(), 3 * after.std() / math.sqrt(cut)):
         return -math.inf
