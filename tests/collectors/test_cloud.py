@@ -222,6 +222,8 @@ def test_vertex_token_from_a_variable(double: VertexDouble, monkeypatch: pytest.
     target = vertex_target(double, "chat", api_key_env="VERTEX_TOKEN", options={"project": "demo-project"})
     assert asked(vertex, target).answer.text == TEXT
     assert double.tokens == ["from-gcloud"]
+    with pytest.raises(ValueError, match="No project is named"):
+        vertex_target(double, "chat", api_key_env="VERTEX_TOKEN")
     monkeypatch.delenv("VERTEX_TOKEN")
     with pytest.raises(ValueError, match="VERTEX_TOKEN is not set"):
         vertex_target(double, "chat", api_key_env="VERTEX_TOKEN", options={"project": "demo-project"})

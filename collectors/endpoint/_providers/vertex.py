@@ -62,7 +62,7 @@ def target(
         _common.base_url(told["monitoring-url"])
     asked = Target(
         provider=NAME,
-        base_url=_address(url, model, api, told),
+        base_url=_address(url, model, api, api_key_env, told),
         model=model,
         api=api,
         timeout_s=timeout_s,
@@ -161,11 +161,11 @@ def _headers(target: Target) -> dict[str, str]:
     return {"Authorization": found.pop("authorization"), **found}
 
 
-def project(options: Mapping[str, str]) -> str:
-    """The project: told, or that of the credentials. Raises ValueError where neither names one."""
+def project(options: Mapping[str, str], api_key_env: str | None) -> str:
+    """The project: told, or that of the default credentials where these are used. Raises ValueError where none names one."""
     variables = ("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT")
-    if (found := _cloud.name(options, "project", *variables)) is not None:
-        return found
+    if api_key_env is not None or _cloud.name(options, "project", *variables) is not None:
+        return _cloud.needed(options, "project", *variables)
     of_credentials = _credentials(os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")).project
     return _cloud.needed({"project": of_credentials or ""}, "project", *variables)
 
@@ -175,7 +175,7 @@ def location(options: Mapping[str, str]) -> str:
     return _cloud.needed(options, "location", "GOOGLE_CLOUD_LOCATION", "GOOGLE_CLOUD_REGION", "CLOUD_ML_REGION")
 
 
-def _address(url: str | None, model: str, api: str, options: Mapping[str, str]) -> str:
+def _address(url: str | None, model: str, api: str, api_key_env: str | None, options: Mapping[str, str]) -> str:
     """Everything before the method: https://HOST/v1/projects/P/locations/L/endpoints/E."""
     root = None if url is None else _common.base_url(url, tuple(METHODS.values()))
     if root is not None and "/projects/" in root:
@@ -190,7 +190,7 @@ def _address(url: str | None, model: str, api: str, options: Mapping[str, str]) 
         named = f"endpoints/{_cloud.name(options, 'endpoint') or 'openapi'}"
     else:
         named = f"endpoints/{_cloud.needed(options, 'endpoint')}"
-    return f"{root.removesuffix('/v1')}/v1/projects/{project(options)}/locations/{place}/{named}"
+    return f"{root.removesuffix('/v1')}/v1/projects/{project(options, api_key_env)}/locations/{place}/{named}"
 
 
 def _is_operation(value: Mapping[str, Any]) -> bool:
