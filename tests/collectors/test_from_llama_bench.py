@@ -90,3 +90,15 @@ def test_a_table_names_no_device_and_prints_mean_and_spread(tmp_path: Path) -> N
     assert {run["llm_id"] for run in runs.values()} == {"llama-2-7b"}
     assert {run["framework_version"] for run in runs.values()} == {"b5163 (0a1b2c3d)"}
     assert {run["weight_dtype"] for run in runs.values()} == {"int4"}
+
+
+@pytest.mark.parametrize("name", ["bench.csv", "bench.md"])
+def test_what_a_windows_shell_redirects_is_utf_16(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text((DATA / name).read_text(), encoding="utf-16")
+    runs = by_phase(imported(tmp_path / "out", path, hardware_id="rtx-4090"))
+    plain = by_phase(imported(tmp_path / "plain", DATA / name, hardware_id="rtx-4090"))
+    assert {phase: run["latency_s"] for phase, run in runs.items()} == {
+        phase: run["latency_s"] for phase, run in plain.items()
+    }
+    assert runs["decode"]["output_tokens_per_s"] == plain["decode"]["output_tokens_per_s"] != 0
