@@ -94,7 +94,7 @@ def test_the_papers_have_few_findings(papers: Home, found: list[Row]) -> None:
     """535 rows: what is found is what a person finds, not a flood. A second lint finds nothing new."""
     assert len(found) <= 40
     with open_store(papers) as store:
-        assert sum(row["num_findings"] for row in store.query("findings_by_check").to_pylist()) == len(found)
+        assert sum(row["num_findings"] for row in store.query("finding_counts").to_pylist()) == len(found)
         (zhang,) = store.sql("FROM lints WHERE family = 'zhang-2023-dissecting'").to_pylist()
         again = lint.add(store, silent)
         assert (again.num_loaded, again.new_rows) == (0, {})

@@ -205,3 +205,32 @@ def test_the_view_agrees_with_the_arithmetic(tmp_path: Path) -> None:
     assert (last["ttft_s"], last["tpot_s"], last["itl_s"], last["e2el_s"]) == (0.5, 0.1, 0.1, 1.4)
     assert (last["ntpot_s"], last["interactivity_per_s"]) == (pytest.approx(0.14), pytest.approx(10))
     assert (last["icl_s"], last["ttft_scheduled_s"]) == (None, None)
+
+
+def test_scaling_holds_rates_of_one_definition_against_one_another(tmp_path: Path) -> None:
+    """Rates over the whole run and over the steady window are two curves; neither has an efficiency made of both."""
+    whole, steady = ({"output_tokens_per_s": name} for name in ("tokens_over_whole_run", "tokens_over_steady_window"))
+    rows = [
+        run("one", output_tokens_per_s=100.0, metric_definitions=whole),
+        run("two", output_tokens_per_s=180.0, metric_definitions=whole, num_devices=2, tensor_parallel=2),
+        run("steady", output_tokens_per_s=250.0, metric_definitions=steady, num_devices=2, tensor_parallel=2),
+        run("four", status="oom", latency_s=None, metric_definitions={}, num_devices=4, tensor_parallel=4),
+    ]
+    place = Home.of(tmp_path)
+    place.prepare()
+    land(place.landing, "rated", {"runs": rows})
+    with open_store(place) as store:
+        store.load()
+        found = store.query("scaling").to_pylist()
+        known = store.query("same_config", config_id=rows[1]["config_id"]).to_pylist()
+    curves = {
+        (row["definition"], row["num_devices"]): (row["tokens_per_s"], row["efficiency"])
+        for row in found
+        if row["status"] == "ok"
+    }
+    assert curves == {
+        ("tokens_over_whole_run", 1): (100.0, 1.0), ("tokens_over_whole_run", 2): (180.0, 0.9), ("tokens_over_steady_window", 2): (250.0, None),
+    }  # fmt: skip
+    assert {row["run_id"]: row["output_tokens_definition"] for row in known} == {
+        "two": "tokens_over_whole_run", "steady": "tokens_over_steady_window",
+    }  # fmt: skip

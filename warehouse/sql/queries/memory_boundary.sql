@@ -9,6 +9,7 @@ SELECT
     arg_max(run_id, coalesce(max_batch_size, batch_size)) FILTER (WHERE status = 'ok') AS ok_run_id,
     arg_min(run_id, batch_size) FILTER (WHERE status = 'oom') AS oom_run_id,
     max(memory_peak_bytes) FILTER (WHERE status = 'ok') AS memory_peak_bytes,
+    arg_max(map_extract(metric_definitions, 'memory_peak_bytes')[1], memory_peak_bytes) FILTER (WHERE status = 'ok') AS memory_definition,
     count(*) AS num_runs
 FROM comparable
 WHERE source_kind IN ('measured', 'published')

@@ -7,7 +7,9 @@ SELECT
     CASE WHEN NOT is_bound THEN latency_s END AS step_s,
     forward_s, backward_s, optimizer_s, communication_s,
     greatest(step_s - coalesce(forward_s, 0) - coalesce(backward_s, 0) - coalesce(optimizer_s, 0), 0) AS rest_s,
-    total_tokens_per_s, memory_peak_bytes, mfu, mfu_achievable, collected_at
+    total_tokens_per_s, memory_peak_bytes, mfu, mfu_achievable, collected_at,
+    map_extract(metric_definitions, 'total_tokens_per_s')[1] AS rate_definition,
+    map_extract(metric_definitions, 'memory_peak_bytes')[1] AS memory_definition
 FROM comparable
 WHERE phase IN ('pretrain_step', 'finetune_step')
     AND source_kind IN ('measured', 'published')
