@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from collectors.endpoint import _providers, _replies
 from collectors.endpoint._prompts import Prompts, next_num_words, tokens_per_word
-from collectors.endpoint._providers import Target
+from collectors.endpoint._providers import HttpRequest, Target
 from collectors.endpoint._stream import Reply
 from collectors.endpoint._transport import Exchange, Pool
 
@@ -157,7 +157,8 @@ class Engine:
                     return
                 if (index := next(left, None)) is None:
                     return
-                await self._send(phase, Job(index, self._share.output_tokens), wanted_s)
+                job = Job(index, self._share.output_tokens)
+                await self._send(phase, job, self._request(phase, job), wanted_s)
 
         slots = min(self._share.concurrency or len(indices), len(indices))
         await asyncio.gather(*(slot() for _ in range(slots)))
@@ -165,9 +166,9 @@ class Engine:
     async def _open_loop(self, jobs: Sequence[Job], begin_s: float) -> None:
         limit = None if self._share.concurrency is None else asyncio.Semaphore(self._share.concurrency)
 
-        async def one(job: Job, due_s: float) -> None:
+        async def one(job: Job, request: HttpRequest, due_s: float) -> None:
             try:
-                await self._send("measured", job, due_s)
+                await self._send("measured", job, request, due_s)
             finally:
                 if limit is not None:
                     limit.release()
@@ -175,21 +176,25 @@ class Engine:
         with ThreadPoolExecutor(1) as clock:
             async with asyncio.TaskGroup() as tasks:
                 for job in jobs:
+                    request = self._request("measured", job)
                     due_s = begin_s + (job.at_s or 0.0)
                     await _sleep_until(due_s, clock)
                     if limit is not None:
                         await limit.acquire()
                     if self._is_over:
                         break
-                    tasks.create_task(one(job, due_s))
+                    tasks.create_task(one(job, request, due_s))
 
-    async def _send(self, phase: str, job: Job, wanted_s: float) -> None:
+    def _request(self, phase: str, job: Job) -> HttpRequest:
         share = self._share
         number = job.index if phase == "measured" else -1 - job.index
         prompt = share.prompts.make(number, job.input_tokens)
-        request = self._provider.request(share.target, prompt, job.output_tokens)
-        reader = self._provider.reader(share.target)
-        exchange = await self._pool.send(request, reader, share.target.timeout_s, wanted_s)
+        return self._provider.request(share.target, prompt, job.output_tokens)
+
+    async def _send(self, phase: str, job: Job, request: HttpRequest, wanted_s: float) -> None:
+        target = self._share.target
+        reader = self._provider.reader(target)
+        exchange = await self._pool.send(request, reader, target.timeout_s, wanted_s)
         self._unread.put_nowait((phase, job, exchange))
         if exchange.is_suspect or self._unread.qsize() > MAX_UNREAD:
             await self._unread.join()
@@ -197,14 +202,10 @@ class Engine:
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[None]:
         """Reads answers while entered, one at a time with arrivals in between, and the rest before it is left."""
-        desk = asyncio.create_task(self._read())
-        try:
+        async with asyncio.TaskGroup() as tasks:  # what goes wrong at reading ends the sending
+            desk = tasks.create_task(self._read())
             yield
-            joined = asyncio.create_task(self._unread.join())
-            await asyncio.wait([joined, desk], return_when=asyncio.FIRST_COMPLETED)
-            if desk.done():
-                desk.result()  # reading failed: a fault of ours
-        finally:
+            await self._unread.join()
             desk.cancel()
 
     async def _read(self) -> None:

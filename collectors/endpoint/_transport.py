@@ -1,9 +1,10 @@
 """HTTP/1.1 on asyncio: a request's bytes out, its answer's bytes in, each piece with the time at which the kernel received it.
 
-Arrivals are the kernel's own receive stamps (SO_TIMESTAMPNS), carried over to the monotonic clock: how late this process
-comes to read is in no latency. Where the system has no such stamps, a piece is stamped as soon as it is read. Answers are read
-at leisure: while a stream runs its pieces are only kept, and are decoded once a second and after its end. No redirect is
-followed and no proxy asked, for a key must not reach another host.
+Arrivals are the kernel's own receive stamps (SO_TIMESTAMPNS), carried over to the monotonic clock: how late this process comes to
+read is in no latency, unless it comes so late that the next piece is there, which the kernel then joins to it under the later stamp.
+Where the system has no such stamps, a piece is stamped as soon as it is read. Answers are read at leisure: while a stream runs its
+pieces are only kept, and are decoded once a second and after its end. No redirect is followed and no proxy asked, for a key must not
+reach another host.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from collectors.endpoint._stream import StreamError
 
 SO_TIMESTAMPNS = 35
 """Linux: nanosecond receive stamps beside the data (socket(7))."""
+
+TOGETHER_S = 2e-5
+"""Two clocks read within this are read together."""
 
 MAX_HEAD_BYTES = 2**16
 MAX_ERROR_BYTES = 2**16
@@ -61,13 +65,15 @@ class _StampingSocket(socket.socket):
 
 
 def _arrival(notes: list[tuple[int, int, bytes]]) -> float:
-    now = time.perf_counter()
-    if notes and notes[0][1] == SO_TIMESTAMPNS:
-        seconds, nanoseconds = struct.unpack("qq", notes[0][2])
-        age = time.time() - seconds - nanoseconds * 1e-9
-        if 0.0 <= age < 60.0:  # else the wall clock was set meanwhile
-            return now - age
-    return now
+    if not notes or notes[0][1] != SO_TIMESTAMPNS:
+        return time.perf_counter()
+    seconds, nanoseconds = struct.unpack("qq", notes[0][2])
+    for _ in range(5):
+        before, wall = time.perf_counter(), time.time()
+        if time.perf_counter() - before <= TOGETHER_S:  # else something ran in between
+            break
+    age = wall - seconds - nanoseconds * 1e-9
+    return before - age if 0.0 <= age < 60.0 else before  # else the wall clock was set meanwhile
 
 
 class Exchange:
