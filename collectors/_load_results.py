@@ -20,6 +20,9 @@ SECONDS = {
 STATISTICS = {"avg": "mean", "median": "p50", "stddev": "std", "std_dev": "std"}
 """Words of tools for statistics of ours; others are kept as they are."""
 
+LARGEST = 1e20
+"""Larger numbers are none of a benchmark: nanoseconds since 1970 are 2e18."""
+
 
 class Results(_figures.Figures):
     """Figures of one run of a load test. What is neither a number nor null refuses the file."""
@@ -109,13 +112,14 @@ def columns_of_equal_length(result: Mapping[str, Any], *keys: str) -> list[list[
 
 
 def number(name: str, value: Any) -> float | None:
-    """A number of a file, None where it has none (null or NaN). Raises ValueError for anything else, infinity included."""
+    """A number of a file, None where it has none (null or NaN). Raises ValueError for anything else, infinite and absurd ones
+    included."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"'{name}' is {_short(value)}, which is no number")
-    if math.isinf(value):
-        raise ValueError(f"'{name}' is infinite")
+    if abs(value) > LARGEST:
+        raise ValueError(f"'{name}' is {_short(value)}, larger than anything a benchmark counts")
     return None if math.isnan(value) else float(value)
 
 

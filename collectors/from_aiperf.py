@@ -3,7 +3,8 @@ the server's counters (CSV).
 
 Every figure carries its unit; a time in a unit that is not known goes to samples. "Inter token latency" is (E2EL - TTFT) / (N - 1),
 our TPOT; "inter chunk latency" is the raw gap. Requests that the tool itself cancelled are no failures: they are left out.
-Standard deviations are of the population. Of input_config only the load, the model's name and the token counter are read: it also
+Rates are over the time from the first send to the last end, from about 0.13 on over the whole phase. Standard deviations are of the
+population. Of input_config only the load, the model's name and the token counter are read: it also
 holds keys, headers and the command line.
 """
 
@@ -106,21 +107,25 @@ def _is_metric(found: Any) -> bool:
 def _summary(metrics: Mapping[str, Object], report: Object, notes: list[str]) -> Run:
     """A run of which a file has the statistics."""
     metrics = {RENAMED.get(name, name): one for name, one in metrics.items()}
-    figures = Results(TOOL)
+    config = mapping("input_config", report.get("input_config"))
+    figures = Results("genai_perf" if "perf_analyzer" in config else TOOL)
     done = count("request_count", _single(metrics, "request_count"))
     cancelled = _cancelled(report)
-    failed = (count("error_request_count", _single(metrics, "error_request_count")) or 0) - cancelled
+    failed = max(0, (count("error_request_count", _single(metrics, "error_request_count")) or 0) - cancelled)
+    if failed and done is None:
+        done = 0
     _fill(figures, metrics, done)
-    start = _single(metrics, "min_request_timestamp")
-    sent = None if done is None else done + max(0, failed)
-    figures.columns |= _load(mapping("input_config", report.get("input_config"))) | {
+    sent = None if done is None else done + failed
+    figures.columns |= _load(config) | {
         "num_samples": done,
         "num_requests": sent,
-        "num_failed_requests": None if sent is None else max(0, failed),
+        "num_failed_requests": None if sent is None else failed,
         "success_rate": done / sent if done is not None and sent else None,
     }
     device, about_devices = _devices(mapping("telemetry_data", report.get("telemetry_data")), figures)
     _counters(figures, report.get("telemetry_stats"))
+    if config and mapping("endpoint", config.get("endpoint")).get("use_server_token_count") is not True:
+        notes = [*notes, "Tokens are counted by the client's tokenizer."]
     if cancelled:
         notes = [*notes, f"{cancelled} requests that the tool cancelled are left out."]
     if report.get("was_cancelled") is True:
@@ -132,8 +137,8 @@ def _summary(metrics: Mapping[str, Object], report: Object, notes: list[str]) ->
         figures.columns,
         figures.definitions,
         device=device,
-        model=_model(mapping("input_config", report.get("input_config"))),
-        collected_at=_instant(start) or _date(report.get("start_time")),
+        model=_model(config),
+        collected_at=_instant(_single(metrics, "min_request_timestamp")) or _date(report.get("start_time")),
         status="error" if done == 0 else "ok",
         notes=notes + about_devices,
         samples=figures.samples,

@@ -195,8 +195,7 @@ def test_what_the_tool_leaves_in_its_files_does_not_land(tmp_path: Path) -> None
     content["input_config"]["endpoint"] |= {"api_key": "planted-secret", "urls": ["http://u:planted-secret@10.1.2.3"]}
     content["error_summary"][0]["error_details"]["message"] = "api_key=planted-secret"
     files = [written(tmp_path / "summary.json", content), *DATA.glob("profile_export*")]
-    for file in files:
-        imported(tmp_path / "landing", file, hardware_id="h100-sxm")
+    assert _importing.collect(tmp_path / "landing", files=files, hardware_id="h100-sxm").num_runs == len(files)
     everything = [
         row
         for path in (tmp_path / "landing").glob("*/*.parquet")
@@ -213,7 +212,7 @@ def test_genai_perf_with_every_unit_of_time(tmp_path: Path) -> None:
     assert run["ttft_p99_s"] == pytest.approx(0.052), "us"
     assert run["ttst_s"] == pytest.approx(0.02), "ns"
     assert run["tpot_p25_s"] == pytest.approx(0.018), "s"
-    assert run["of"]["aiperf:gpu_power_usage_mean"] == [(300.0, "W"), (310.0, "W")]
+    assert run["of"]["genai_perf:gpu_power_usage_mean"] == [(300.0, "W"), (310.0, "W")]
     assert run["hardware_id"] == "h100-sxm"
 
 
@@ -224,8 +223,8 @@ def test_a_time_in_an_unknown_unit_is_no_column(tmp_path: Path) -> None:
     run = one(tmp_path / "landing", written(tmp_path / "file.json", content))
     assert (run["ttft_s"], run["ttft_p99_s"], run["requests_per_s"]) == (None, None, None)
     assert "ttft_s" not in run["definitions"]
-    assert run["of"]["aiperf:time_to_first_token_mean"] == [(40000.0, "fortnights")]
-    assert run["of"]["aiperf:request_throughput_mean"] == [(4.0, "requests/hour")]
+    assert run["of"]["genai_perf:time_to_first_token_mean"] == [(40000.0, "fortnights")]
+    assert run["of"]["genai_perf:request_throughput_mean"] == [(4.0, "requests/hour")]
 
 
 def test_a_sweep_of_genai_perf_as_table_and_as_checkpoint(shared: Path, tmp_path: Path) -> None:
@@ -283,6 +282,17 @@ def test_an_open_loop_says_its_rate(tmp_path: Path) -> None:
     ]
     run = one(tmp_path / "landing", written(tmp_path / "file.json", content))
     assert (run["load_pattern"], run["request_rate_per_s"], run["concurrency"]) == ("poisson", 40.0, None)
+
+
+def test_a_run_in_which_all_failed(tmp_path: Path) -> None:
+    content = {
+        "error_request_count": {"unit": "requests", "avg": 3.0}, "request_latency": None, "input_config": {"models": {"items": [{"name": "tiny"}]}},
+        "benchmark_duration": {"unit": "sec", "avg": 1.5}, "time_to_first_token": None, "was_cancelled": True,
+    }  # fmt: skip
+    run = one(tmp_path / "landing", written(tmp_path / "file.json", content))
+    assert (run["status"], run["num_requests"], run["num_failed_requests"], run["success_rate"]) == ("error", 3, 3, 0.0)
+    assert (run["ttft_s"], run["duration_s"], run["requests_per_s"]) == (None, 1.5, None)
+    assert "The run was cancelled before its end." in run["status_detail"]
 
 
 def test_a_device_that_no_catalogue_knows_is_refused(shared: Path, tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def test_single_requests_give_the_summary_again(tmp_path: Path) -> None:
 
 
 def test_nothing_of_a_file_that_may_be_secret_lands(tmp_path: Path) -> None:
-    for name in ("serve_detailed.json", "latency.pytorch.json"):
-        imported(tmp_path, DATA / name, hardware_id="h100-sxm")
+    files = [DATA / "serve_detailed.json", DATA / "latency.pytorch.json"]
+    assert _importing.collect(tmp_path, files=files, hardware_id="h100-sxm").num_runs == 2
     everything = [row for path in tmp_path.glob("*/*.parquet") for row in landed(tmp_path, path.parent.name)]
     assert everything
     assert not any("planted" in str(row) or "10.0.0.1" in str(row) for row in everything)
@@ -163,7 +163,9 @@ def test_a_served_run_as_a_list_of_metrics(tmp_path: Path) -> None:
     [
         ({"mean_ttft_ms": "80"}, "no number"),
         ({"completed": 7.5}, "counts nothing"),
-        ({"duration": float("inf")}, "infinite"),
+        ({"duration": float("inf")}, "larger than anything"),
+        ({"mean_ttft_ms": 1e308}, "larger than anything"),
+        ({"total_input_tokens": 10**400}, "larger than anything"),
         ({"ttfts": [0.1, 0.2], "itls": [[]]}, "'itls' has 1 entries, 'ttfts' has 2"),
         ({"date": "yesterday"}, "yesterday"),
         ({"mean_ttft_ms": -3.0}, "ttft_s"),
