@@ -11,7 +11,7 @@ import datetime
 import functools
 import io
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -260,17 +260,23 @@ def _silicon(file: File) -> Iterator[Run]:
     ]
     if missing:
         raise Unreadable(f"{file.name} lacks the column {', '.join(missing)} of aiconfigurator's serving samples.")
-    printed = Counter(_content(row) for row in rows)
-    seen: set[tuple[Any, ...]] = set()
+    copies: dict[tuple[Any, ...], list[dict[str, str]]] = defaultdict(list)
     for row in rows:
-        content = _content(row)
-        if content not in seen:
-            seen.add(content)
-            yield _serving(file, row, printed[content])
+        copies[_measured(row)].append(row)
+    for found in copies.values():
+        kept = next((row for row in found if not _is_draft(row)), found[0])
+        yield _serving(file, kept, len(found))
 
 
-def _content(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(value for name, value in row.items() if name != "id")
+def _measured(row: Mapping[str, str]) -> tuple[Any, ...]:
+    """What makes a line a measurement of its own: all it says but its id and where it was taken from."""
+    said = _said(row["silicon_data_source"])
+    names = (name for name in row if name not in ("id", "silicon_data_source"))
+    return (said.get("silicon_concurrency"), *(row[name] for name in names))
+
+
+def _is_draft(row: Mapping[str, str]) -> bool:
+    return _said(row["silicon_data_source"]).get("wip") == "True"
 
 
 def _serving(file: File, row: Mapping[str, str], times_printed: int) -> Run:
@@ -280,7 +286,7 @@ def _serving(file: File, row: Mapping[str, str], times_printed: int) -> Run:
     weight, activation = _dtypes(row["gemm_quant_mode"] or row["precision"] or None)
     notes = ["Whether TTFT and TPOT are means or medians, and whether tokens were guessed ahead, is not said."]
     if times_printed > 1:
-        notes.append(f"Printed {times_printed} times under several ids.")
+        notes.append(f"Printed {times_printed} times, under several ids or sources.")
     columns: dict[str, Any] = {
         "phase": "serve",
         "framework": FRAMEWORKS.get(row["backend"], row["backend"]),
@@ -303,8 +309,6 @@ def _serving(file: File, row: Mapping[str, str], times_printed: int) -> Run:
     samples = []
     for name in ("prefill_batch_size", "decode_batch_size", "prefill_num_workers", "decode_num_workers"):
         samples += _importing.sample(f"aiconfigurator:{name}", number(name), "")
-    if said.get("wip") == "True":
-        notes.append("wip=True.")
     return Run(
         cell=row["id"],
         columns=columns,
@@ -313,7 +317,7 @@ def _serving(file: File, row: Mapping[str, str], times_printed: int) -> Run:
         model=row["model_path"],
         collected_at=_moment(said.get("measured")),
         notes=notes,
-        exclusion_reason="work in progress: its source marks it wip" if said.get("wip") == "True" else None,
+        exclusion_reason="work in progress: its source marks it wip" if _is_draft(row) else None,
         samples=samples,
     )
 

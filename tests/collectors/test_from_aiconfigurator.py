@@ -240,12 +240,15 @@ def test_pools_that_prefill_and_that_decode(tmp_path: Path) -> None:
 
 
 def test_what_is_printed_twice_is_one_run_and_drafts_are_kept_out_of_charts(tmp_path: Path) -> None:
-    draft = TOGETHER.replace("one,", "three,").replace(SAID, SAID + "; wip=True")
-    first, second = samples(tmp_path, TOGETHER, TOGETHER.replace("one,", "again,"), draft)
-    assert "Printed 2 times" in first["status_detail"]
-    assert not first["is_excluded"]
-    assert second["is_excluded"]
-    assert "wip" in second["exclusion_reason"]
+    again = TOGETHER.replace("one,", "again,").replace("a.csv", "b.csv")
+    draft = TOGETHER.replace("one,", "three,").replace(SAID, SAID + "; wip=True").replace("500.0", "501.0")
+    copied_draft = TOGETHER.replace("one,", "four,").replace(SAID, SAID + "; wip=True")
+    other_load = TOGETHER.replace("one,", "five,").replace("silicon_concurrency=64", "silicon_concurrency=32")
+    found = {run["source_cell"]: run for run in samples(tmp_path, copied_draft, TOGETHER, again, draft, other_load)}
+    assert set(found) == {"one", "three", "five"}, "of copies the one that is no draft"
+    assert "Printed 3 times" in found["one"]["status_detail"]
+    assert [found[name]["is_excluded"] for name in ("one", "three", "five")] == [False, True, False]
+    assert "wip" in found["three"]["exclusion_reason"]
 
 
 # ---- the shared tables
@@ -280,7 +283,7 @@ def test_shared_serving_samples(shared: Path, tmp_path: Path) -> None:
     (file,) = (shared / FOLDER).glob("silicon_sample*.csv")
     assert _importing.importer(_importing.File(file)) is from_aiconfigurator
     runs = imported(tmp_path, file)
-    assert len(runs) == 3_859, "3,936 lines, 77 of them printed again under another id"
+    assert len(runs) == 3_459, "3,936 lines, 477 of them the same measurement printed again"
     first = next(run for run in runs if run["source_cell"] == "kimik2_5_b200_vllm_fp4_agg_1024x1024_c4_cfg636")
     assert (first["ttft_s"], first["tpot_s"]) == (
         pytest.approx(0.07414093125262298),
