@@ -32,14 +32,14 @@ def point_above_roof(sources: Sources) -> Iterator[Finding]:
         for index in hits(runs.is_ok & (times < bound * (1 - ROUNDING))):
             ratio = bound[index] / times[index]
             behind = "" if metric == "latency_s" else f" behind {metric} {runs.num(metric)[index]:g}"
-            is_fault = is_format_known[index] or ratio > 4
+            is_fault = runs.has_datasheet[index] and (is_format_known[index] or ratio > 4)
             why = "" if is_format_known[index] else " The number format is not stated, 16 bits are assumed."
             yield runs.finding(
                 index,
                 "point_above_roof",
                 "fault" if is_fault else "doubt",
                 f"{runs.cells[index]}: {_ms(times[index])}{behind} is {ratio:.3g} times faster than {_ms(bound[index])}, the least that "
-                f"{runs.devices[index]:g} {runs.texts('hardware_id')[index]} can take by the datasheet.{why}",
+                f"{runs.devices[index]:g} {runs.texts('hardware_id')[index]} can take by {_sheet(runs, index)}.{why}",
                 metric,
                 value=runs.num(metric)[index],
                 expected=bound[index] if metric == "latency_s" else None,
@@ -91,7 +91,7 @@ def utilisation_above_one(sources: Sources) -> Iterator[Finding]:
     for metric, share in shares.items():
         for index in hits(runs.is_ok & (share > 1 + ROUNDING)):
             yield runs.finding(
-                index, "utilisation_above_one", "fault",
+                index, "utilisation_above_one", "fault" if runs.has_datasheet[index] else "doubt",
                 f"{runs.cells[index]}: {share[index]:.2f} times the {'bandwidth' if 'b' in metric[:2] or 'bytes' in metric else 'peak'} of "
                 f"{runs.devices[index]:g} {runs.texts('hardware_id')[index]}.",
                 metric, value=share[index] if metric in ("mfu", "mbu") else runs.num(metric)[index],
@@ -361,6 +361,10 @@ def _times(runs: Runs) -> dict[str, Floats]:
         "output_tokens_per_s": np.where(is_decode, step, np.nan),
         "total_tokens_per_s": np.where(is_pass, whole, np.nan),
     }
+
+
+def _sheet(runs: Runs, index: int) -> str:
+    return "the datasheet" if runs.has_datasheet[index] else "what is reckoned of it"
 
 
 def _head_macs(runs: Runs, index: int) -> float:

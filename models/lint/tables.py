@@ -144,6 +144,11 @@ class Runs(Table):
         return self.device("memory_bandwidth_bytes_per_s")
 
     @cached_property
+    def has_datasheet(self) -> Mask:
+        """Are the device's peaks from a datasheet? Those of a processor are reckoned from its clock and its memory's kind."""
+        return np.asarray(~np.isin(self._hardware.texts("kind").astype(str), ["cpu", "None"]), bool)
+
+    @cached_property
     def weight_bytes(self) -> Floats:
         """Bytes of one weight; NaN where not stated."""
         return np.array([schema.DTYPE_BYTES.get(str(dtype), np.nan) for dtype in self.texts("weight_dtype")])

@@ -105,6 +105,16 @@ def test_an_unstated_number_format_or_layout_takes_the_benefit_of_the_doubt() ->
     assert [(one.run_id, one.severity) for one in found] == [("odd", "doubt"), ("wild", "fault")]
 
 
+def test_peaks_that_are_reckoned_make_a_doubt() -> None:
+    """A processor's peaks are no datasheet's."""
+    cpu = next(row for row in catalog.rows("hardware") if row["kind"] == "cpu")["hardware_id"]
+    fast = run("fast", hardware_id=cpu, latency_s=0.010)
+    (found,) = findings([fast], twins=[twin(fast)])
+    assert (found.check, found.severity) == ("point_above_roof", "doubt")
+    assert "by what is reckoned of it" in found.sentence
+    assert kinds(findings([run("mbu", hardware_id=cpu, mbu=1.2)])) == [("utilisation_above_one", "doubt")]
+
+
 def test_served_faster_than_the_weights_are_read() -> None:
     found = findings(
         [
