@@ -29,7 +29,19 @@ from pathlib import Path
 from typing import Any
 
 from collectors import Collected, Report, _machine, silent
-from collectors.endpoint import _arrivals, _clients, _load, _monitoring, _providers, _rows, _self_test, _slo, _tokens
+from collectors.endpoint import (
+    _arrivals,
+    _clients,
+    _load,
+    _monitoring,
+    _providers,
+    _quality,
+    _rows,
+    _scrape,
+    _self_test,
+    _slo,
+    _tokens,
+)
 from collectors.endpoint._load import Job, Level, Outcome
 from collectors.endpoint._prompts import Prompts
 from collectors.endpoint._providers import Target
@@ -51,6 +63,8 @@ WARMUP = 10
 """Warm-up requests of an open loop unless told otherwise."""
 
 LOADS = (*_arrivals.PATTERNS, "single")
+SHIPPED = "shipped"
+"""The questions of `--quality` without a file."""
 
 
 def complete(
@@ -114,6 +128,8 @@ def collect(
     slo_ttft_s: float | None = None,
     slo_tpot_s: float | None = None,
     slo_e2el_s: float | None = None,
+    metrics_url: Sequence[str] | None = None,
+    quality: Path | str | None = None,
     extra_body: Mapping[str, Any] | None = None,
     api_key_env: str | None = None,
     llm_id: str | None = None,
@@ -156,6 +172,9 @@ def collect(
         num_devices=num_devices,
     )
     tokens = _tokens.counter(tokenizer)
+    pages = _metrics_pages(metrics_url, asked)
+    options["metrics_url"] = None if metrics_url is None else pages
+    texts = None if quality is None else _quality.text_set(None if quality == SHIPPED else Path(quality))
     environment = _machine.environment()
     described = {
         "collector": "endpoint",
@@ -204,45 +223,40 @@ def collect(
         said = [sentence for sentence in (refused, odd) if sentence is not None]
         for sentence in said:
             report(sentence)
+    checked = _quality.NOTHING if texts is None else _quality.check(texts, *_quality.endpoint(asked, _ask))
+    said += checked.remarks
     num_failed = 0
     for number, (planned, plan) in enumerate(zip(rows, plans, strict=True)):
-        level = plan.level
+        level, run_id = plan.level, planned["run_id"]
         report(_announcement(plan))
-        processes = _clients.num_processes(level) if client_processes is None else client_processes
-        tested = _self_test.run(level, processes) if self_test and level.pattern != "single" else None
-        outcome = _clients.run(
-            asked,
-            level,
-            dataclasses.replace(prompts, seed=f"{seed}/{number}"),
-            plan.due,
-            processes=processes,
-            stop_when_saturated=stop_when_saturated and level.pattern in _rows.OPEN_PATTERNS,
-        )
-        if tested is not None:
-            outcome = tested.beside(outcome)
+        outcome, scraped = _under_load(
+            asked, plan, dataclasses.replace(prompts, seed=f"{seed}/{number}"), pages,
+            processes=_clients.num_processes(level) if client_processes is None else client_processes,
+            self_test=self_test, stop_when_saturated=stop_when_saturated,
+        )  # fmt: skip
         outcome = tokens(outcome)
-        if level.pattern == "single":
-            kept = [dataclasses.replace(reply, prompt=asked.hide(prompt or "")) for reply in outcome.measured]
-            outcome = dataclasses.replace(outcome, measured=kept)
-        run_id, began_at = planned["run_id"], outcome.started_at or planned["collected_at"]
-        telemetry, unread = _monitoring.of_run(asked, run_id, began_at, datetime.datetime.now(datetime.UTC))
-        columns = _rows.columns(outcome, level, objectives)
-        detail = " ".join([*_rows.remarks(outcome, level, objectives), *said, *([] if unread is None else [unread])])
+        began_at = outcome.started_at or planned["collected_at"]
+        accelerators, unread = _monitoring.of_run(asked, run_id, began_at, datetime.datetime.now(datetime.UTC))
+        columns = _rows.columns(outcome, level, objectives, scraped.prefix_cache_hit_ratio())
+        remarks = [*_rows.remarks(outcome, level, objectives), *said, *([] if unread is None else [unread])]
+        remarks += scraped.remarks()
         row = {
             **planned,
-            "collected_at": outcome.started_at,
+            "collected_at": began_at,
             "is_output_fixed": asked.ignore_eos or asked.extra_body.get("ignore_eos") is True,
-            "status_detail": detail,
+            "status_detail": " ".join(remarks),
             **columns,
         }
         landed = {
             "runs": [row],
             "requests": _rows.request_rows(run_id, outcome, level),
-            "telemetry": telemetry,
+            "telemetry": [*accelerators, *scraped.rows(run_id, outcome.zero_s)],
             "samples": [
                 *_rows.samples(run_id, outcome.measured, objectives),
                 *_rows.server_samples(run_id, provider, outcome.measured),
+                *scraped.samples(run_id),
             ],
+            "quality": checked.rows(run_id),
         }
         paths += parquet.land(landing, run_id, landed)
         num_failed += row["status"] != "ok"
@@ -306,6 +320,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--slo-ttft-s", type=float, help="TTFT objective of goodput, seconds")
     add("--slo-tpot-s", type=float, help="TPOT objective of goodput, seconds")
     add("--slo-e2el-s", type=float, help="end-to-end objective of goodput, seconds")
+    add(
+        "--metrics-url", nargs="*",
+        help="read the server's own metrics (Prometheus) while the load runs: at these addresses, /metrics of the server without one",
+    )  # fmt: skip
+    add(
+        "--quality", nargs="?", const=SHIPPED, metavar="FILE",
+        help="score the server's answers before the load, to questions in JSON lines; a few shipped ones without a file",
+    )  # fmt: skip
     add("--extra-body", type=_json_object, help="JSON object merged into each request; null removes a field")
     add("--api-key-env", help="environment variable that holds the key (the provider's own, e.g. OPENAI_API_KEY)")
     add("--llm-id", help="LLM served, an id of the catalogue")
@@ -320,6 +342,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--execution", choices=schema.EXECUTIONS)
     add("--framework", help="vllm, transformers, ...")
     add("--framework-version")
+
+
+def _metrics_pages(given: Sequence[str] | None, asked: Target) -> list[str]:
+    """Addresses of metrics to read: none, those given, or the server's own."""
+    if given is None:
+        return []
+    return _scrape.pages(given or [_scrape.metrics_url(asked.base_url)])
+
+
+def _under_load(
+    asked: Target,
+    plan: _Plan,
+    prompts: Prompts,
+    pages: Sequence[str],
+    *,
+    processes: int,
+    self_test: bool,
+    stop_when_saturated: bool,
+) -> tuple[Outcome, _scrape.Scrape]:
+    """Test the client, then load the server while its metrics are read."""
+    level = plan.level
+    tested = _self_test.run(level, processes) if self_test and level.pattern != "single" else None
+    is_stopped = stop_when_saturated and level.pattern in _rows.OPEN_PATTERNS
+    with _scrape.scraping(pages) as scraped:
+        outcome = _clients.run(asked, level, prompts, plan.due, processes=processes, stop_when_saturated=is_stopped)
+    if tested is not None:
+        outcome = tested.beside(outcome)
+    if level.pattern == "single":
+        kept = [dataclasses.replace(reply, prompt=asked.hide(prompts.text or "")) for reply in outcome.measured]
+        outcome = dataclasses.replace(outcome, measured=kept)
+    return outcome, scraped
+
+
+def _ask(asked: Target, prompt: str, output_tokens: int) -> Reply:
+    return _clients.run_here(_load.ask(asked, prompt, output_tokens))
 
 
 def _target(

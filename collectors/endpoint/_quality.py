@@ -69,6 +69,9 @@ class Checked:
         return [{"run_id": run_id, **score} for score in self.scores]
 
 
+NOTHING = Checked((), ())
+
+
 def text_set(path: Path | None = None) -> TextSet:
     """The set in a file of JSON lines, `{"prompt", "answer"[, "match"]}` or `{"text"}`; the shipped one without a file.
 

@@ -158,6 +158,8 @@ class Scrape:
 
     def remarks(self) -> list[str]:
         """Sentences a reader of the run needs: no page, or one that says nothing known."""
+        if not self.urls:
+            return []
         if any(lines for _, lines in self.pages):
             return [f"The server's metrics could not be read at the end: {why}." for why in self.failures.values()]
         if self.failures:
@@ -169,16 +171,26 @@ class Scrape:
             yield at_s, list(parse("\n".join(lines)))
 
 
+def pages(urls: Sequence[str]) -> list[str]:
+    """The addresses, checked. Raises ValueError for one that is none, or that holds what could be a secret and would be stored."""
+    for url in urls:
+        if urlsplit(url).scheme not in ("http", "https") or any(mark in url for mark in "@?#"):
+            raise ValueError(
+                f"'{_shown(url)}' is not the http or https address of metrics, without user, password or query. Set it with --metrics-url."
+            )
+    return list(urls)
+
+
 @contextlib.contextmanager
 def scraping(urls: str | Sequence[str], interval_s: float = INTERVAL_S) -> Iterator[Scrape]:
     """Read the pages at `urls` in a thread until the block ends: at its begin, every `interval_s` and at its end.
 
-    Raises ValueError for what is no http or https address.
+    Raises ValueError for what is no http or https address. Without any, nothing is done.
     """
-    scrape = Scrape([urls] if isinstance(urls, str) else list(urls))
-    for url in scrape.urls:
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError(f"'{_shown(url)}' is not the http or https address of metrics. Set it with --metrics-url.")
+    scrape = Scrape(pages([urls] if isinstance(urls, str) else urls))
+    if not scrape.urls:
+        yield scrape
+        return
     stopped = threading.Event()
 
     def work() -> None:

@@ -321,3 +321,27 @@ def test_a_tokenizer_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_examples_in_docstrings_hold() -> None:
     assert doctest.testmod(_quality).failed == doctest.testmod(_tokens).failed == 0
+
+
+def test_a_load_with_metrics_and_questions_lands_with_both(tmp_path: Path) -> None:
+    """The server is asked the questions, then the load; its metrics are read meanwhile."""
+    import metrics_server
+
+    questions = tmp_path / "mine.jsonl"
+    questions.write_text(
+        '{"prompt": "2 + 2?", "answer": "4", "match": "number"}\n{"prompt": "Capital?", "answer": "Paris"}\n'
+    )
+    given = {"prompt": "hi", "concurrency": 1, "num_requests": 2, "warmup": 0, "timeout_s": 5.0, "self_test": False}
+    with answering(chat) as (url, _), metrics_server.serving(metrics_server.SGLANG) as page:
+        endpoint.collect(tmp_path / "landing", url=url, model="m", metrics_url=[page], quality=questions, **given)
+    tables = {
+        path.parent.name: parquet.read(path.parent.name, path).to_pylist()
+        for path in (tmp_path / "landing").rglob("*.parquet")
+    }
+    (run,) = tables["runs"]
+    assert [(row["task"], row["metric"], row["value"]) for row in tables["quality"]] == [("mine", "exact_match", 0.5)]
+    assert {row["num_running"] for row in tables["telemetry"]} == {5.0}
+    assert {row["run_id"] for row in (*tables["quality"], *tables["telemetry"])} == {run["run_id"]}
+    assert "sglang:cache_hit_rate" in {row["metric"] for row in tables["samples"]}
+    assert f"--metrics-url {page}" in run["command"]
+    assert "--quality" in run["command"]
