@@ -60,7 +60,12 @@ def test_a_result(tmp_path: Path) -> None:
     assert run["icl_std_s"] is None, "of how many gaps is not said"
     assert run["definitions"]["energy_per_output_token_j"] == "nvml_steady_window"
     assert run["definitions"]["output_tokens_per_s"] == "tokens_over_whole_run"
-    assert (run["num_requests"], run["num_failed_requests"], run["duration_s"], run["load_pattern"]) == (3, 1, 10.0, "closed")
+    assert (run["num_requests"], run["num_failed_requests"], run["duration_s"], run["load_pattern"]) == (
+        3,
+        1,
+        10.0,
+        "closed",
+    )
 
 
 def test_its_requests(tmp_path: Path) -> None:
