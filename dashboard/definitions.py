@@ -68,6 +68,11 @@ def choose(rows: Sequence[Row], metric: Metric, asked: str | None = None) -> Cho
     return Choice(metric, counts, next(iter(counts), UNKNOWN))
 
 
+def ranked(rows: Sequence[Row], metric: Metric, asked: str | None = None) -> list[dict[str, Any]]:
+    """Rows that may be ranked by a metric: those of one definition, even where all of them are shown."""
+    return choose(rows, metric, None if asked == ALL else asked).kept(rows)
+
+
 def meaning(definition: str) -> str:
     """A definition in words."""
     if definition == UNKNOWN:

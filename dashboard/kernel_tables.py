@@ -49,10 +49,10 @@ def cards(
         for row in tables
     ]
     columns = [
-        c.link_column(label="Table"), c.kind_column(), c.text_column("kernel"), c.text_column("dtype", "Format"), c.text_column("framework"), c.text_column("framework_version", "Version"),
+        c.link_column(label="Table"), c.kind_column(), c.text_column("kernel"), c.text_column("dtype", "Format"), c.text_column("framework"), c.text_column("framework_version", "Version"), c.text_column("variant"),
         c.number_column("num_shapes", "Shapes"), c.metric_column("achieved_flops_per_s", "best_flops_per_s", "Best"),
         c.metric_column("achieved_bytes_per_s", "best_bytes_per_s", "Best"), c.metric_column("mfu", "share_p50", "Of its roof, median"),
-        c.metric_column("mfu", "share_max", "Of its roof, best"), c.number_column("above", "Above its roof"), c.text_column("source_id", "Source"),
+        c.metric_column("mfu", "share_max", "Of its roof, best"), c.number_column("above", "Above its roof"), c.text_column("source_id", "Source"), c.text_column("source_cell", "Cell"),
     ]  # fmt: skip
     used = [column for column in columns if any(row[column["field"]] is not None for row in shown)]
     grid = c.grid("kernel-tables", used, [{column["field"]: row[column["field"]] for column in used} for row in shown])
@@ -196,7 +196,7 @@ def _add_tables(figure: go.Figure, points: Sequence[Row], unit: float, unit_name
 
 def _name(row: Row) -> str:
     engine = " ".join(filter(None, (row["framework"], row["framework_version"])))
-    return ", ".join(filter(None, (text.words(row["kernel"]), row["dtype"], engine)))
+    return ", ".join(filter(None, (text.words(row["kernel"]), row["dtype"], row["variant"], engine)))
 
 
 def _hover(row: Row, unit: float, unit_name: str) -> str:
@@ -210,4 +210,4 @@ def _hover(row: Row, unit: float, unit_name: str) -> str:
         parts.append(f"{100 * row['share_p50']:.0f} % of the roof in the middle, best {100 * row['share_max']:.0f} %")
     if row["num_above"]:
         parts.append(f"{text.plural(row['num_above'], 'shape')} above the roof: a fault")
-    return "<br>".join([*parts, row["source_id"]])
+    return "<br>".join([*parts, ", ".join(filter(None, (row["source_id"], row["source_cell"])))])

@@ -13,7 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dashboard import figures, text
-from dashboard.measured_figures import MOST_SERIES, SERIES_COLOURS, SERIES_DASHES, STATUS_COLOURS
+from dashboard.measured_figures import SERIES_COLOURS, SERIES_DASHES, STATUS_COLOURS
 from warehouse.metrics import BY_KEY, Metric
 
 Row = Mapping[str, Any]
@@ -25,6 +25,8 @@ AXES = {
     "output_tokens_per_s": "Output tokens/s",
 }
 """What a load can be counted in: column, title of the axis."""
+MOST_LINES = len(SERIES_COLOURS)
+"""Series that a chart has room for: one colour each."""
 STEADY_COLOUR = "#2b9a66"
 
 
@@ -38,12 +40,12 @@ def load_curves(rows: Sequence[Row], x: str, metric: Metric, column: str) -> go.
         mine = sorted(points, key=lambda row: row[x])
         figure.add_scatter(
             x=[row[x] for row in mine], y=[row[column] * metric.display_factor for row in mine], name=name, **look,
-            mode="lines+markers" if len(mine) > 1 else "markers",
+            mode=_mode([row[x] for row in mine]),
             customdata=[[row["run_id"], row["hover"]] for row in mine], hovertemplate="%{customdata[1]}<extra></extra>",
         )  # fmt: skip
     places = [(row, row[x], row[column] * metric.display_factor) for row in dots]
     figures.add_rings(figure, places)
-    figures.styled(figure, height=_height(figure))
+    _styled(figure)
     figure.update_xaxes(title=AXES[x], **_log_where_wide([row[x] for row in dots]))
     values = [row[column] * metric.display_factor for row in dots]
     figure.update_yaxes(title=metric.axis(), rangemode="tozero", **_log_where_wide(values))
@@ -62,7 +64,7 @@ def cdf(rows: Sequence[Row], metric: Metric) -> go.Figure:
             line={**look["line"], "shape": "hv"}, customdata=[[row["run_id"], row["hover"]] for row in mine],
             hovertemplate=f"%{{customdata[1]}}<br>%{{y}} % within %{{x:.4g}} {metric.display_unit}<extra></extra>",
         )  # fmt: skip
-    figures.styled(figure, height=_height(figure))
+    _styled(figure)
     figure.update_xaxes(
         title=metric.axis(),
         rangemode="tozero",
@@ -85,7 +87,7 @@ def pareto(rows: Sequence[Row]) -> go.Figure:
         mine = sorted(points, key=_load_order)
         figure.add_scatter(
             x=[row["interactivity"] for row in mine], y=[row["output_tokens_per_s_per_device"] for row in mine], name=name, **look,
-            mode="lines+markers" if len(mine) > 1 else "markers",
+            mode=_mode([row["load_words"] for row in mine]),
             customdata=[[row["run_id"], row["hover"]] for row in mine], hovertemplate="%{customdata[1]}<extra></extra>",
         )  # fmt: skip
     best = frontier(
@@ -95,7 +97,7 @@ def pareto(rows: Sequence[Row]) -> go.Figure:
         figure.add_scatter(x=[x for x, _ in best], y=[y for _, y in best], mode="lines", name="best of all", hoverinfo="skip",
                            line={"color": "#868e96", "dash": "dash", "width": 3}, opacity=0.6)  # fmt: skip
     figures.add_rings(figure, [(row, row["interactivity"], row["output_tokens_per_s_per_device"]) for row in rows])
-    figures.styled(figure, height=_height(figure))
+    _styled(figure)
     figure.update_xaxes(title="Tokens/s of one user (1 / TPOT)", rangemode="tozero")
     figure.update_yaxes(title="Output tokens/s per device", rangemode="tozero")
     figure.update_layout(showlegend=True)
@@ -146,7 +148,7 @@ def quality(rows: Sequence[Row], task: str, metric: str) -> go.Figure:
             error_y={"type": "data", "array": [row["stderr"] for row in mine], "visible": any(row["stderr"] for row in mine), "thickness": 1.5},
             customdata=[[row["run_id"], row["hover"]] for row in mine], hovertemplate="%{customdata[1]}<extra></extra>",
         )  # fmt: skip
-    figures.styled(figure, height=_height(figure))
+    _styled(figure)
     figure.update_xaxes(title="Output tokens/s per device", rangemode="tozero")
     figure.update_yaxes(title=f"{task}: {metric}")
     figure.update_layout(showlegend=True)
@@ -246,17 +248,31 @@ def _request_hover(row: Row) -> str:
 
 
 def _by_series(rows: Sequence[Row]) -> list[tuple[str, list[Row], dict[str, Any]]]:
-    """Series in the order of their rows, each with its rows and its look: colour, dash, the symbol of its kind."""
+    """Series that there is room for, each with its rows and its look: colour, dash, the symbol of its kind.
+
+    `place` of a row is the place of its series among all of the page, so that it keeps its colour from chart to chart where there is room for
+    all; `dash` tells lines of one series apart.
+    """
+    series: dict[str, list[Row]] = {}
+    for row in rows:
+        series.setdefault(row["series"], []).append(row)
+    shown = sorted(series, key=lambda name: series[name][0].get("place", 0))[:MOST_LINES]
+    places = [series[name][0].get("place", order) for order, name in enumerate(shown)]
     found = []
-    for index, name in enumerate(list(dict.fromkeys(row["series"] for row in rows))[:MOST_SERIES]):
-        mine = [row for row in rows if row["series"] == name]
-        colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
+    for order, (name, place) in enumerate(zip(shown, places, strict=True)):
+        mine = series[name]
+        colour = SERIES_COLOURS[place if max(places) < MOST_LINES else order]
         look = {
-            "line": {"color": colour, "width": 2, "dash": SERIES_DASHES[index // len(SERIES_COLOURS)]},
+            "line": {"color": colour, "width": 2, "dash": SERIES_DASHES[mine[0].get("dash", 0)]},
             "marker": {"color": colour, "size": 8, "symbol": figures.KIND_SYMBOLS[mine[0]["source_kind"]]},
         }
-        found.append((figures.wrapped(name, 40), mine, look))
+        found.append((figures.wrapped(name, 58), mine, look))
     return found
+
+
+def _mode(values: Sequence[Any]) -> str:
+    """Points of one series are joined where each load is there once."""
+    return "lines+markers" if 1 < len(values) == len(set(values)) else "markers"
 
 
 def _load_order(row: Row) -> tuple[float, float, float]:
@@ -264,9 +280,11 @@ def _load_order(row: Row) -> tuple[float, float, float]:
     return row["concurrency"] or 0.0, row["request_rate_per_s"] or 0.0, -row["interactivity"]
 
 
-def _height(figure: go.Figure) -> int:
+def _styled(figure: go.Figure) -> None:
+    """The shared look, as high as its legend needs."""
     lines = sum(1 + str(trace.name).count("<br>") for trace in figure.data)
-    return 330 + 18 * lines
+    figures.styled(figure, height=330 + 16 * lines)
+    figure.update_layout(legend={"font": {"size": 11}, "maxheight": 16 * lines + 40})
 
 
 def _log_where_wide(values: Sequence[float]) -> dict[str, Any]:

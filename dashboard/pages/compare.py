@@ -227,7 +227,7 @@ def content(lake: Lake, choice: Choice, snapshot: str | None) -> list[c.Componen
     )
     badge = definitions.badge(which, lambda name: c.href(NAME, snapshot, **(link_of(choice) | {"definition": name})))
     return [
-        answer_card(answer(drawn, shown), drawn, shown, snapshot),
+        answer_card(answer(drawn, shown, choice.definition), drawn, shown, snapshot),
         c.card(
             f"{shown.label}, {rows.column('llm_name')[0].as_py()}",
             *([badge] if badge is not None else []),
@@ -328,12 +328,12 @@ def left_out(rows: pa.Table, shown: Metric) -> str:
     return f" The chart shows the first {figures.MOST_DEVICES} of {num_devices} devices, observed ones before the best bounds; the table has them all."
 
 
-def answer(rows: pa.Table, shown: Metric) -> list[Sentence]:
+def answer(rows: pa.Table, shown: Metric, definition: str | None = None) -> list[Sentence]:
     """Which device is best and by how much, kind by kind; where a kind knows one device only, its distance from the bound. Rows in
     which a check found a fault stay out."""
     table = [
         row
-        for row in rows.to_pylist()
+        for row in definitions.ranked(rows.to_pylist(), shown, definition)
         if row[shown.key] is not None and row["status"] == "ok" and not row.get("num_faults")
     ]
     sentences = []

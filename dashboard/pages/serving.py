@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,6 @@ from dashboard import ask_card, definitions, figures, text
 from dashboard import components as c
 from dashboard import serving_figures as charts
 from dashboard.data import Lake
-from dashboard.measured_figures import MOST_SERIES
 from warehouse.metrics import BY_KEY, Metric
 from warehouse.store import StoreError
 
@@ -25,7 +25,7 @@ OF_REQUESTS = ("ttft_s", "tpot_s", "e2el_s", "itl_s")
 STATISTICS = (("mean", "Mean"), ("p50", "p50"), ("p90", "p90"), ("p95", "p95"), ("p99", "p99"))
 RATE = BY_KEY["output_tokens_per_s"]
 COMMAND = "rooflake collect endpoint --url http://127.0.0.1:8000/v1 --model NAME"
-APART = ("framework", "framework_version", "dtype", "workload", "load_pattern", "variant", "source_id")
+APART = ("pools", "framework", "framework_version", "dtype", "workload", "load_pattern", "variant", "source_id")
 """What tells one line from another on the same device, in the order it is said."""
 
 Row = dict[str, Any]
@@ -237,7 +237,7 @@ Line = tuple[str, str, Row]
 def most_output(rows: Sequence[Row], choice: Choice) -> list[Line]:
     """The series with most output tokens/s per device, and how far ahead of the next."""
     per_device = "output_tokens_per_s_per_device"
-    kept = definitions.choose(rows, RATE, choice.definition).kept(rows)
+    kept = definitions.ranked(rows, RATE, choice.definition)
     best = _best(kept, per_device, lambda value: -value)
     if not best:
         return []
@@ -256,7 +256,7 @@ def first_answer(rows: Sequence[Row], choice: Choice) -> list[Line]:
     """The series with the least of the chosen latency at its own best load."""
     metric = BY_KEY[choice.metric]
     column = choice.column(metric)
-    best = _best(definitions.choose(rows, metric, choice.definition).kept(rows), column, lambda value: value)
+    best = _best(definitions.ranked(rows, metric, choice.definition), column, lambda value: value)
     if not best:
         return []
     row = best[0]
@@ -363,7 +363,7 @@ def cdf_card(lake: Lake, rows: Sequence[Row], choice: Choice, snapshot: str | No
     metric = BY_KEY[choice.metric if choice.metric in OF_REQUESTS else "e2el_s"]
     load = choice.load if choice.load != c.ANY else _common_load(having)
     which = definitions.choose(rows, metric, choice.definition)
-    mine = [row for row in _marked(which, having) if row["load_words"] == load][:MOST_SERIES]
+    mine = [row for row in _marked(which, having) if row["load_words"] == load][: charts.MOST_LINES]
     named = {row["run_id"]: row for row in mine}
     table = lake.rows("serving_cdf", snapshot, run_ids=list(named), metric=metric.key)
     counts = {row["run_id"]: row["num_requests"] for row in table}
@@ -494,16 +494,21 @@ def _latency_column(key: str, choice: Choice) -> dict[str, Any]:
 
 
 def _named(rows: Sequence[Row]) -> list[Row]:
-    """Rows with the line they belong to (`series`: all that tells it apart), who serves (`who`) and what a point says (`hover`)."""
+    """Rows with the line they belong to (`series`: all that tells it apart; `place` among the others, that with most loads first), who
+    serves (`who`) and what a point says (`hover`)."""
     apart = [key for key in APART if len({row[key] for row in rows}) > 1]
+    parts = [str(row["variant"] or "").split(", ") for row in rows]
+    common = set(parts[0]).intersection(*parts)
     named = []
-    for row in rows:
+    for row, variant in zip(rows, parts, strict=True):
         engine = row["framework"]
         who = f"{row['device']} with {engine}" if engine else str(row["device"])
-        known = {**row, "variant": str(row["variant"] or "").removeprefix(str(engine)).removeprefix(", ")}
-        words = [text.short_device(row["device"]), *(str(known[key]) for key in apart if known[key])]
-        named.append({**row, "who": who, "series": ", ".join(dict.fromkeys(words)), "hover": _hover(row, who)})
-    return named
+        own = ", ".join(part for part in variant if part not in common and part != engine)
+        words = [text.short_device(row["device"]), *(own if key == "variant" else str(row[key] or "") for key in apart)]
+        series = ", ".join(word for word in dict.fromkeys(words) if word)
+        named.append({**row, "who": who, "series": series, "hover": _hover(row, who)})
+    order = [name for name, _ in Counter(row["series"] for row in named).most_common()]
+    return [{**row, "place": order.index(row["series"])} for row in named]
 
 
 def _marked(which: definitions.Choice, rows: Sequence[Row]) -> list[Row]:
@@ -511,7 +516,12 @@ def _marked(which: definitions.Choice, rows: Sequence[Row]) -> list[Row]:
     kept = which.kept(rows)
     if which.chosen != definitions.ALL or not which.is_mixed:
         return kept
-    return [{**row, "series": f"{row['series']} [{definitions.of(row, which.metric)}]"} for row in kept]
+    order = list(which.counts)
+    followed = [definitions.of(row, which.metric) for row in kept]
+    return [
+        {**row, "series": f"{row['series']} [{name}]", "dash": order.index(name) % 4 if name in order else 0}
+        for row, name in zip(kept, followed, strict=True)
+    ]
 
 
 def _hover(row: Row, who: str) -> str:
@@ -549,12 +559,10 @@ def _known(rows: Sequence[Row], column: str) -> int:
 
 
 def _room(rows: Sequence[Row]) -> str:
-    number = len({row["series"] for row in rows})
-    return (
-        f" The charts have room for {MOST_SERIES} of {number} lines; the table has them all."
-        if number > MOST_SERIES
-        else ""
-    )
+    number, most = len({row["series"] for row in rows}), charts.MOST_LINES
+    if number <= most:
+        return ""
+    return f" The charts have room for the {most} of {number} lines with most loads; the table has them all. Choose devices to see others."
 
 
 def _common_load(rows: Sequence[Row]) -> str:

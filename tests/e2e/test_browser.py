@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import broken_server
 import computed_lake
 import measured_lake
 import pytest
+import serving_lake
 import small_lake
 
 from warehouse.store import open_store
@@ -26,6 +28,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
          "--disable-sync"]  # fmt: skip
+ANSWER = [
+    broken_server.STREAM,
+    b'data: {"choices": [{"index": 0, "delta": {"content": "Hello"}}]}\n\n',
+    b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}\n\n',
+    b"data: [DONE]\n\n",
+]
+"""An answer of one token in the chat API's stream."""
 BENCH_PAGES = {
     "/machine": "What a machine reaches",
     "/training": "Training steps",
@@ -58,6 +67,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[
 def measured(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[str]:
     """Address of `python -m dashboard` over rows of the measuring collectors."""
     yield from _serve(measured_lake.build(tmp_path_factory.mktemp("measured")))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[str]:
+    """Address of `python -m dashboard` over served loads, findings and tables of kernels."""
+    yield from _serve(serving_lake.build(tmp_path_factory.mktemp("served")))
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +197,54 @@ def test_a_metric_nobody_knows_leads_to_one_that_is_known(fresh: Open, computed:
     page.wait_for_selector("h2:has-text('Cost per million tokens, Llama 2 7B')")
     page.wait_for_selector(".js-plotly-plot .xtitle")
     assert page.get_by_label("Metric", exact=True).first.input_value() == "Cost per million tokens"
+
+
+@pytest.mark.parametrize(
+    ("path", "title"),
+    [
+        ("/serving", "Servers under load"),
+        ("/findings", "Findings"),
+        ("/machine?device=h100-sxm&kernel=any", "What a machine reaches"),
+        ("/run?run_id=vllm-8", "Llama 2 7B on NVIDIA H100"),
+    ],
+)
+def test_a_page_of_served_loads_opens_and_fits_a_phone_and_a_desk(
+    fresh: Open, served: str, path: str, title: str
+) -> None:
+    page = fresh(served + path, width=375)
+    assert title in page.inner_text("h1")
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    assert page.locator(".rl-unread").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.wait_for_function("document.documentElement.scrollWidth <= 1440")
+
+
+def test_another_definition_and_another_statistic_are_in_the_link(fresh: Open, served: str) -> None:
+    page = fresh(f"{served}/serving")
+    pareto = page.locator("#pareto")
+    pareto.get_by_role("link", name="tokens_over_whole_run").click()
+    page.wait_for_url("**definition=tokens_over_whole_run**")
+    page.wait_for_selector("#pareto .rl-chip-on:has-text('tokens_over_whole_run')")
+    page.get_by_text("p99", exact=True).click()
+    page.wait_for_url("**stat=p99**")
+    other = fresh(page.url, width=375)
+    other.wait_for_selector("h3:has-text('TTFT, p99')")
+    assert "tokens_over_whole_run" in other.inner_text("#pareto .rl-chip-on >> nth=0")
+
+
+def test_a_prompt_is_asked_from_the_page_and_leads_to_its_run(fresh: Open, served: str) -> None:
+    with broken_server.serving(ANSWER) as endpoint:
+        page = fresh(f"{served}/serving", width=375)
+        page.get_by_label("URL").fill(endpoint.url)
+        page.get_by_label("Model", exact=True).fill("tiny")
+        page.get_by_label("Prompt").fill("Say hello.")
+        page.get_by_role("button", name="Ask", exact=True).click()
+        page.wait_for_selector("#ask-state >> text=Hello", timeout=60_000)
+        page.get_by_role("link", name="The stored run").click(timeout=60_000)
+    page.wait_for_selector("#inference")
+    assert "Say hello." in page.inner_text("#inference")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
 def test_a_changed_control_is_in_the_link_and_a_fresh_browser_shows_the_same(fresh: Open) -> None:

@@ -6,6 +6,15 @@ SELECT
     kernels.run_id, any_value(runs.source_kind) AS source_kind, any_value(runs.source_id) AS source_id,
     kernels.kernel, any_value(coalesce(runs.activation_dtype, runs.weight_dtype)) AS dtype,
     any_value(runs.framework) AS framework, any_value(runs.framework_version) AS framework_version,
+    any_value(concat_ws(
+            ', ',
+            CASE WHEN runs.num_devices > 1 THEN runs.num_devices || ' devices' END,
+            CASE WHEN runs.weight_dtype <> runs.activation_dtype THEN runs.weight_dtype || ' weights' END,
+            CASE WHEN runs.kv_dtype IS NOT NULL THEN runs.kv_dtype || ' cache' END,
+            nullif(array_to_string(runs.optimizations, ' + '), ''),
+            CASE WHEN runs.execution IS NOT NULL THEN runs.execution || ' execution' END
+        )) AS variant,
+    any_value(runs.source_cell) AS source_cell,
     any_value(runs.is_excluded) AS is_excluded,
     count(*) AS num_shapes,
     max(kernels.flops / nullif(kernels.time_s, 0)) AS best_flops_per_s,

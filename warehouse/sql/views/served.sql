@@ -30,6 +30,9 @@ SELECT
         ),
         ''
     ) AS objectives,
+    nullif(
+        concat_ws(' + ', comparable.num_prefill_devices || ' prefill', comparable.num_decode_devices || ' decode devices'), ''
+    ) AS pools,
     comparable.output_tokens_per_s / coalesce(comparable.num_devices, 1) AS output_tokens_per_s_per_device,
     coalesce(found.num_faults, 0) AS num_faults,
     coalesce(found.num_doubts, 0) AS num_doubts,
