@@ -103,9 +103,7 @@ def test_a_device_that_the_file_does_not_name_is_to_be_given(tmp_path: Path, con
 
 def test_a_local_path_keeps_its_last_part(tmp_path: Path) -> None:
     content = {
-        **changed(
-            model="hf", model_args={"pretrained": "/data/models/Mine-7b/", "dtype": "float16"}, model_dtype=None
-        )
+        **changed(model="hf", model_args={"pretrained": "/data/models/Mine-7b/", "dtype": "float16"}, model_dtype=None)
     }
     content["model_name"] = "/data/models/Mine-7b/"
     run, _, _ = landed(tmp_path, content)
