@@ -18,7 +18,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 if TYPE_CHECKING:
-    from warehouse.store import Home
+    from warehouse.store import Home, Store
 
 app = typer.Typer(
     name="rooflake",
@@ -200,9 +200,8 @@ def collect(
     with open_store(place) as store:
         if name in machine.MEASURING:
             options |= machine.known(store, name, options["device"]) | {"skip": frozenset()}
-        elif name == "from_torch_trace":
-            rows = store.sql("SELECT hardware_id FROM hardware WHERE measured_of IS NULL")
-            options["known_hardware"] = rows.column("hardware_id").to_pylist()
+        elif name.startswith("from_"):
+            options["known_hardware"] = _known_hardware(store)
     collected = collector.collect(place.landing, report=_say, **options)
     failures = "without an answer" if name == "roofline" else "failures"
     _say(f"{collected.num_runs} runs landed, {collected.num_failed} of them {failures}.")
@@ -228,12 +227,12 @@ def import_(
 
     place = Home.of(home)
     with open_store(place) as store:
-        rows = store.sql("SELECT hardware_id FROM hardware WHERE measured_of IS NULL")
+        known = _known_hardware(store)
     refused = None
     try:
         _importing.collect(
             place.landing, report=_say, files=files, tool=tool, hardware_id=hardware, llm_id=model, settings=settings,
-            mapping=mapping, known_hardware=rows.column("hardware_id").to_pylist(),
+            mapping=mapping, known_hardware=known,
         )  # fmt: skip
     except _importing.Unreadable as error:
         refused = str(error)
@@ -241,6 +240,42 @@ def import_(
         load(home)
     if refused is not None:
         _fail(refused)
+
+
+def _known_hardware(store: Store) -> list[str]:
+    """Ids of the lake's devices, those included that no catalogue holds."""
+    rows = store.sql("SELECT hardware_id FROM hardware WHERE measured_of IS NULL")
+    return list(rows.column("hardware_id").to_pylist())
+
+
+class Layout(StrEnum):
+    """Files of other tools that `export` writes."""
+
+    llmd_report = "llmd-report"
+    vidur = "vidur"
+
+
+@app.command()
+def export(
+    layout: Annotated[
+        Layout,
+        typer.Argument(help="llmd-report: served loads as llm-d Benchmark Reports 0.2.1; vidur: layer profiles."),
+    ],
+    run_ids: Annotated[
+        list[str] | None, typer.Argument(help="Runs; default: all that the layout can hold.", metavar="[RUN_ID]...")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder to write into; default: exports/ of the home.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Write runs as files of another tool: `rooflake export llmd-report`."""
+    from etl import exports
+    from warehouse.store import open_store
+
+    place = _existing(home)
+    target = place.path / "exports" / layout.value if folder is None else folder
+    with open_store(place, read_only=True) as store:
+        for path in exports.LAYOUTS[layout.value](store, run_ids, target):
+            typer.echo(path)
 
 
 @app.command()

@@ -162,7 +162,7 @@ def test_help_of_a_collector_is_its_options_and_nothing_is_made(tmp_path):
     assert "--ruleset" in answer.stdout
     assert "--home" in answer.stdout
     assert "--landing" not in answer.stdout
-    assert "Collectors: endpoint, from_torch_trace, local_profile" in rooflake("collect", "--help").stdout
+    assert "Collectors: endpoint, from_aiconfigurator, from_aiperf," in rooflake("collect", "--help").stdout
     assert rooflake("collect", "roofline", "--home", home, "--landing", home).returncode == 2
     assert not home.exists()
 
