@@ -49,18 +49,18 @@ class RefusedError(Exception):
 
 
 class _StampingSocket(socket.socket):
-    """A socket that keeps when its last-read bytes arrived, on the clock of time.perf_counter."""
+    """A socket that keeps when its last-read bytes arrived, on the clock of time.perf_counter; never earlier than those before."""
 
     arrived_s = 0.0
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         data, notes, _, _ = self.recvmsg(size, 64)
-        self.arrived_s = _arrival(notes)
+        self.arrived_s = max(self.arrived_s, _arrival(notes))
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         count, notes, _, _ = self.recvmsg_into([buffer], 64)
-        self.arrived_s = _arrival(notes)
+        self.arrived_s = max(self.arrived_s, _arrival(notes))
         return count
 
 
