@@ -51,6 +51,10 @@ class Question:
             raise StoreError(
                 f"'{self.url}' is not an address: it begins with http:// or https://, as in http://127.0.0.1:8000/v1."
             )
+        if "@" in self.url.partition("//")[2].partition("/")[0]:
+            raise StoreError(
+                "The address holds a name or a password. Leave it out: the key is read from an environment variable."
+            )
         if not self.model.strip() or not self.prompt.strip():
             raise StoreError("Say the model's name, as the server knows it, and a prompt.")
         if len(self.prompt) > MOST_LETTERS:

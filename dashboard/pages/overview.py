@@ -25,7 +25,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
     return c.page(
         "How fast is an LLM, on what, and why?",
         subtitle(head),
-        headline(head, snapshot),
+        headline(head, lake.rows("finding_counts", snapshot), snapshot),
         c.card(
             "Coverage",
             c.loading(coverage(lake, kind, is_whole, snapshot), "overview-coverage"),
@@ -70,7 +70,9 @@ def subtitle(head: dict[str, Any]) -> str:
     )
 
 
-def headline(head: dict[str, Any], snapshot: str | None) -> c.Component:
+def headline(head: dict[str, Any], found: Sequence[dict[str, Any]], snapshot: str | None) -> c.Component:
+    """What is in the lake in numbers, each a link; counts only, no value is compared with another."""
+    num_faults, num_doubts = (sum(row[key] for row in found) for key in ("num_faults", "num_doubts"))
     kinds = [
         c.stat(
             text.count(head[f"num_{kind}"]),
@@ -107,6 +109,18 @@ def headline(head: dict[str, Any], snapshot: str | None) -> c.Component:
                     )
                 ]
                 if head["num_microbench"]
+                else []
+            ),
+            *(
+                [
+                    c.stat(
+                        text.count(num_faults + num_doubts),
+                        "findings",
+                        f"{text.plural(num_faults, 'fault')} and {text.plural(num_doubts, 'doubt')} in these rows",
+                        target=c.href("findings", snapshot),
+                    )
+                ]
+                if found
                 else []
             ),
             c.stat(

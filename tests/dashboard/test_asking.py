@@ -95,6 +95,7 @@ def test_what_the_collector_refuses_is_shown_in_its_words(desk: Desk) -> None:
     ("values", "sentence"),
     [
         ({"url": "file:///etc/passwd"}, "begins with http"),
+        ({"url": "https://me:secret@host.example/v1"}, "holds a name or a password"),
         ({"model": " "}, "Say the model's name"),
         ({"prompt": ""}, "and a prompt"),
         ({"prompt": "x" * 20_001}, "at most 20000"),

@@ -15,7 +15,7 @@ import serving_lake
 
 from dashboard import definitions, figures, serving_figures
 from dashboard.data import Lake
-from dashboard.pages import compare, findings, machine, run, serving
+from dashboard.pages import compare, findings, machine, overview, run, serving
 from warehouse.metrics import BY_KEY
 from warehouse.parquet import land
 from warehouse.store import Home, open_store
@@ -300,3 +300,22 @@ def test_a_busy_machine_is_ringed_on_compare(served: Lake) -> None:
     )
     rings = [trace for trace in figures.compare(busy, BY_KEY["ttft_s"]).data if trace.name == "busy machine"]
     assert [list(trace.x) for trace in rings] == [[50.0]]
+
+
+def test_the_overview_counts_findings_and_leads_to_them(served: Lake) -> None:
+    page = overview.layout(served, {})
+    assert "1 fault and 2 doubts in these rows" in words(page)
+    assert any(getattr(part, "href", None) == "/findings" for part in page._traverse())
+
+
+def test_two_runs_at_one_load_are_points_and_not_a_line(served: Lake) -> None:
+    rows = [row | {"series": "one", "place": 0} for row in rows_of(served) if row["run_id"] in ("vllm-4", "a100-4")]
+    (points, *_) = serving_figures.load_curves(rows, "concurrency", BY_KEY["ttft_s"], "ttft_s").data
+    assert points.mode == "markers"
+
+
+def test_a_chart_has_room_for_as_many_series_as_there_are_colours(served: Lake) -> None:
+    row = next(row for row in rows_of(served) if row["run_id"] == "vllm-4")
+    many = [row | {"series": f"server {place}", "place": place} for place in (*range(20, 3, -1),)]
+    names = [trace.name for trace in serving_figures.load_curves(many, "concurrency", BY_KEY["ttft_s"], "ttft_s").data]
+    assert names == [f"server {place}" for place in range(4, 4 + serving_figures.MOST_LINES)]
