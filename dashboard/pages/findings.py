@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +12,17 @@ from dash import Dash, Input, Output, html
 from dashboard import components as c
 from dashboard import figures, text
 from dashboard.data import Lake
+from dashboard.measured_figures import SERIES_COLOURS
 from warehouse.metrics import BY_KEY
 
 NAME, TITLE, MENU = "findings", "Findings", "what cannot be right"
 STATE = ("source", "check", "severity")
 SEVERITIES = ((c.ANY, "Both"), ("fault", "Faults"), ("doubt", "Doubts"))
 MEANINGS = {"fault": "cannot be right as printed", "doubt": "needs an explanation"}
-MOST_SOURCES = 30
-"""Sources that the chart has room for."""
+MOST_SOURCES = 10
+"""Sources that the chart has room for, those with most findings."""
+MOST_LETTERS = 34
+"""Letters of a source's id that a legend has room for."""
 
 Row = dict[str, Any]
 
@@ -81,37 +85,40 @@ def counts_card(counts: Sequence[Row], snapshot: str | None) -> c.Component:
     worst = counts[0]
     if worst["num_faults"]:
         lead += f" Most faults: {text.plural(worst['num_faults'], 'row')} of {worst['source_id']}, check {text.words(worst['check_name']).lower()}."
-    about = "Findings of each check in each source; red has faults, amber only doubts. Click a cell for its sentences."
+    about = "Findings of each check, by source; edged in red what holds faults. Click a bar for its sentences."
     if sources > MOST_SOURCES:
-        about += f" The chart has room for the {MOST_SOURCES} worst sources."
+        about += f" The chart has the {MOST_SOURCES} sources with most findings, the export all."
     return c.card(
         "By check and source", html.P(lead, className="rl-lead"),
-        c.graph("findings", chart(counts), "Heat map: findings of each check in each source", min_width=300),
+        c.graph("findings", chart(counts), "Bars: findings of each check, by source", min_width=300),
         about=about, tools=c.exports("finding_counts", snapshot), name="finding-counts",
     )  # fmt: skip
 
 
 def chart(counts: Sequence[Row]) -> go.Figure:
-    """Check against source, each cell with its number of findings. Rows of the query `finding_counts`."""
-    sources = list(dict.fromkeys(row["source_id"] for row in counts))[:MOST_SOURCES]
-    checks = list(dict.fromkeys(row["check_name"] for row in counts if row["source_id"] in sources))
-    cells = {(row["source_id"], row["check_name"]): row for row in counts}
-    table = [[cells.get((source, check)) for check in checks] for source in sources]
-    figure = go.Figure(
-        go.Heatmap(
-            x=[figures.wrapped(text.words(check), 16) for check in checks],
-            y=[figures.wrapped(source, 26) for source in sources],
-            z=[[None if row is None else float(row["num_faults"] > 0) for row in line] for line in table],
-            zmin=0, zmax=1, colorscale=[[0, "#e8890c"], [0.5, "#e8890c"], [0.5, "#c92a2a"], [1, "#c92a2a"]], showscale=False, xgap=3, ygap=3,
-            text=[["" if row is None else str(row["num_findings"]) for row in line] for line in table],
-            texttemplate="%{text}", textfont={"color": "#ffffff", "size": 13}, hoverongaps=False,
-            customdata=[[[None, ""] if row is None else [c.href(NAME, source=row["source_id"], check=row["check_name"]), _cell(row)] for row in line] for line in table],
-            hovertemplate="%{customdata[1]}<extra></extra>",
-        )
-    )  # fmt: skip
-    figures.styled(figure, height=150 + 36 * len(sources))
-    figure.update_xaxes(type="category", showgrid=False, side="top", tickangle=-45 if len(checks) > 6 else 0)
-    figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
+    """Findings of each check as a bar, a part for each source, edged in red where it holds faults. Rows of the query `finding_counts`."""
+    totals: Counter[str] = Counter()
+    checks: Counter[str] = Counter()
+    for row in counts:
+        totals[row["source_id"]] += row["num_findings"]
+        checks[row["check_name"]] += row["num_findings"]
+    order = [check for check, _ in checks.most_common()]
+    sources = [source for source, _ in totals.most_common(MOST_SOURCES)]
+    figure = go.Figure()
+    for index, source in enumerate(sources):
+        mine = [row for row in counts if row["source_id"] == source]
+        figure.add_bar(
+            y=[figures.wrapped(text.words(row["check_name"]), 18) for row in mine], x=[row["num_findings"] for row in mine], orientation="h",
+            name=source if len(source) <= MOST_LETTERS else f"{source[: MOST_LETTERS - 1]}…",
+            marker={"color": SERIES_COLOURS[index % len(SERIES_COLOURS)],
+                    "line": {"color": figures.FAULT_COLOUR, "width": [3 if row["num_faults"] else 0 for row in mine]}},
+            customdata=[[c.href(NAME, source=source, check=row["check_name"]), _cell(row)] for row in mine], hovertemplate="%{customdata[1]}<extra></extra>",
+        )  # fmt: skip
+    figures.styled(figure, height=130 + 44 * len(order) + 14 * len(sources))
+    figure.update_layout(barmode="stack", showlegend=True, legend={"traceorder": "normal", "font": {"size": 11}})
+    figure.update_xaxes(title="Findings", rangemode="tozero", tickformat="d")
+    names = [figures.wrapped(text.words(check), 18) for check in order]
+    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
     return figure
 
 
@@ -144,7 +151,7 @@ def table(rows: Sequence[Row], snapshot: str | None) -> c.Component:
         for row in rows
     ]  # fmt: skip
     columns = [
-        c.link_column(), c.text_column("severity"), c.text_column("check"), c.text_column("sentence", "What it says", width=520, wrapText=True, autoHeight=True, cellClass="rl-wrap"),
+        c.link_column(), c.text_column("severity"), c.text_column("sentence", "What it says", width=520, wrapText=True, autoHeight=True, cellClass="rl-wrap"), c.text_column("check"),
         c.text_column("found"), c.text_column("consistent", "Would be consistent"), c.text_column("metric"), c.text_column("source_id", "Source"),
         c.text_column("source_cell", "Cell"), c.text_column("llm_id", "LLM"), c.text_column("hardware_id", "Device"), c.text_column("phase"),
         c.text_column("excluded", "Charts"),
