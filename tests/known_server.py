@@ -59,7 +59,7 @@ class KnownServer:
     pid: int
 
     def log(self) -> list[dict[str, Any]]:
-        """The requests so far: `number`, `fault`, `received_s`, `prompt`, and of each chunk with text `written_s`: the times
+        """The requests so far: `number`, `id` (its X-Request-ID), `fault`, `received_s`, `prompt`, and of each chunk with text `written_s`: the times
         just before and just after its write, between which it was sent."""
         with urllib.request.urlopen(self.url.removesuffix("/v1") + "/log", timeout=30) as answer:
             entries: list[dict[str, Any]] = json.load(answer)
@@ -85,6 +85,7 @@ def chunk(data: bytes) -> bytes:
 
 def event(text: str, finish: str | None, is_chat: bool) -> bytes:
     part = {"delta": {"content": text}} if is_chat else {"text": text}
+    kind = "chat.completion.chunk" if is_chat else "text_completion"
     said = {
         "id": "x",
         "object": "chunk",
@@ -122,6 +123,7 @@ class Connection(asyncio.Protocol):
         if first.startswith("GET"):
             self._get(path)
         else:
+            self.id = headers.get("x-request-id")
             self._answer(json.loads(body[:length]), path.endswith("/chat/completions"), at_s)
 
     def _get(self, path: str) -> None:
@@ -141,7 +143,14 @@ class Connection(asyncio.Protocol):
         settings, number = self.settings, len(self.requests)
         fault = settings["faults"][number % len(settings["faults"])]
         prompt = asked["messages"][-1]["content"] if is_chat else asked["prompt"]
-        self.entry = {"number": number, "fault": fault, "received_s": at_s, "written_s": [], "prompt": prompt}
+        self.entry = {
+            "number": number,
+            "fault": fault,
+            "received_s": at_s,
+            "written_s": [],
+            "prompt": prompt,
+            "id": self.id,
+        }
         self.requests.append(self.entry)
         self.is_chat = is_chat
         self.count = asked.get("max_tokens") or asked.get("max_completion_tokens") or settings["tokens"]
@@ -151,7 +160,8 @@ class Connection(asyncio.Protocol):
         usage["total_tokens"] = usage["prompt_tokens"] + self.count
         if settings["cached_tokens"] is not None:
             usage["prompt_tokens_details"] = {"cached_tokens": settings["cached_tokens"]}
-        self.usage = usage
+        kind = "chat.completion.chunk" if is_chat else "text_completion"
+        self.usage = {"id": "x", "object": kind, "created": 1, "model": "m", "choices": [], "usage": usage}
         if fault == "429":
             self._whole(429, {"error": {"message": "slow down"}}, "retry-after: 7\r\n")
         elif fault == "500":
@@ -198,7 +208,7 @@ class Connection(asyncio.Protocol):
     def _end(self) -> bytes:
         end = event("", "length", self.is_chat)
         if self.settings["has_usage"]:
-            end += chunk(f"data: {json.dumps({'choices': [], 'usage': self.usage})}\n\n".encode())
+            end += chunk(f"data: {json.dumps(self.usage)}\n\n".encode())
         if self.entry["fault"] != "no_done":
             end += chunk(b"data: [DONE]\n\n")
         return end + b"0\r\n\r\n"

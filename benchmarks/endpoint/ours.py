@@ -1,0 +1,29 @@
+"""One closed loop of the endpoint collector as a program: `python -m benchmarks.endpoint.ours URL STREAMS REQUESTS FILE`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from collectors.endpoint import _clients
+from collectors.endpoint._load import Level
+from collectors.endpoint._prompts import Prompts
+from collectors.endpoint._providers import openai
+
+url, streams, count, file = sys.argv[1:]
+level = Level(int(streams), int(count), 0, 64)
+target = openai.target(url, "m", timeout_s=120.0)
+outcome = _clients.run(target, level, Prompts(None, 100, True, "1"), processes=_clients.num_processes(level))
+seen = [
+    {
+        "key": int(reply.text.split()[0]),
+        "first_s": outcome.zero_s + reply.sent_at_s + reply.ttft_s,
+        "ttft_s": reply.ttft_s,
+        "tpot_s": reply.tpot_s,
+        "e2el_s": reply.e2el_s,
+    }
+    for reply in outcome.measured
+    if reply.status == "ok" and reply.ttft_s is not None
+]
+Path(file).write_text(json.dumps(seen))
