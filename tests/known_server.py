@@ -88,7 +88,7 @@ def event(text: str, finish: str | None, is_chat: bool) -> bytes:
     kind = "chat.completion.chunk" if is_chat else "text_completion"
     said = {
         "id": "x",
-        "object": "chunk",
+        "object": kind,
         "created": 1,
         "model": "m",
         "choices": [{"index": 0, **part, "finish_reason": finish}],
