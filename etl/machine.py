@@ -8,8 +8,8 @@ from typing import Any
 from collectors import _machine
 from warehouse.store import Store
 
-MEASURING = ("local_profile", "microbench", "parallel_inference", "training_step")
-"""Collectors that measure the machine at hand and take what is known of it."""
+MEASURING = ("endpoint", "local_profile", "microbench", "parallel_inference", "training_step")
+"""Collectors that measure the machine at hand (endpoint: with `serve`) and take what is known of it."""
 
 
 def known(store: Store, collector: str, device: str = "auto") -> dict[str, Any]:

@@ -9,6 +9,11 @@ environment or the SDK's own chain and are never written, logged or shown.
     python -m collectors endpoint --landing DIR --url http://127.0.0.1:8000/v1 --model NAME --request-rate 2 8 --duration-s 120
     python -m collectors endpoint --landing DIR --url http://127.0.0.1:8000/v1 --model NAME --load burst --num-requests 1000
     python -m collectors endpoint --landing DIR --url http://127.0.0.1:8000/v1 --model NAME --load single --prompt "Tell me."
+
+`--serve gpt2` needs no server: it starts one for an LLM of the catalogue (random weights, `transformers serve`), loads it and stops it.
+What such a server runs on is known, it is measured while nothing else is, and a load measured once is not measured again.
+
+    python -m collectors endpoint --landing DIR --serve llama-3.1-8b --concurrency 1 4 16 64
 """
 
 from __future__ import annotations
@@ -22,17 +27,19 @@ import math
 import os
 import secrets
 import shlex
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from collectors import Collected, Report, _machine, silent
+from collectors import Collected, Report, _machine, _session, silent
 from collectors.endpoint import (
     _arrivals,
     _clients,
     _load,
+    _local_server,
     _monitoring,
     _providers,
     _quality,
@@ -43,6 +50,7 @@ from collectors.endpoint import (
     _tokens,
 )
 from collectors.endpoint._load import Job, Level, Outcome
+from collectors.endpoint._local_server import LocalServer
 from collectors.endpoint._prompts import Prompts
 from collectors.endpoint._providers import Target
 from collectors.endpoint._stream import Reply
@@ -61,6 +69,9 @@ MIN_REQUESTS = 40
 
 WARMUP = 10
 """Warm-up requests of an open loop unless told otherwise."""
+
+NOT_OF_A_LOAD = ("landing", "report", "budget_s", "skip", "hardware_row", "ceiling_row")
+"""Parameters of `collect` that say nothing of what is sent."""
 
 LOADS = (*_arrivals.PATTERNS, "single")
 SHIPPED = "shipped"
@@ -100,7 +111,9 @@ def collect(
     *,
     report: Report = silent,
     url: str | None = None,
-    model: str,
+    model: str | None = None,
+    serve: str | None = None,
+    device: str = "auto",
     provider: str = "openai",
     api: str | None = None,
     provider_options: Mapping[str, str] | None = None,
@@ -145,6 +158,10 @@ def collect(
     execution: str | None = None,
     framework: str | None = None,
     framework_version: str | None = None,
+    budget_s: float | None = None,
+    skip: Collection[str] | Mapping[str, float] = frozenset(),
+    hardware_row: dict[str, Any] | None = None,
+    ceiling_row: dict[str, Any] | None = None,
 ) -> Collected:
     """Put one or more loads on a server and land one run for each, as soon as it ends.
 
@@ -152,9 +169,23 @@ def collect(
     `input_tokens` tokens (128 unless given). A closed loop sends 40 or 10 x concurrency requests, after 2 x concurrency to warm up,
     unless told otherwise; a load at a rate lasts 60 s. What describes the server (`hardware_id`, `llm_id`, dtypes...) cannot be seen
     from outside and is taken as told; ids must be in the catalogue. Raises ValueError or LookupError before anything is sent.
-    After failures in a row a level is given up; an open loop that the server falls behind of is stopped.
+    After failures in a row a level is given up; an open loop that the server falls behind of is stopped. Nothing starts after
+    `budget_s`.
+
+    `serve` starts a server of a catalogue LLM on `device`, of `weight_dtype` and `attention`, and describes it itself: see
+    `_local_server`. A load that the landing folder or `skip` (repeat_group_ids) holds is not put on it again. Where it cannot run
+    for want of packages or of room, that is reported and nothing lands. `hardware_row`, `ceiling_row`: `_session.open_session`.
     """
-    options = {name: value for name, value in locals().items() if name not in ("landing", "report")}
+    options = {name: value for name, value in locals().items() if name not in NOT_OF_A_LOAD}
+    began = time.monotonic()
+    own = None
+    if serve is not None:
+        own = _own_server(options, report)
+        if own is None:
+            return Collected(0, ())
+        url, model = own.url, own.llm.llm_id
+    if model is None:
+        raise ValueError("No model is named. Give --model with --url, or --serve for a server of its own.")
     asked = _target(
         url, model, provider=provider, api=api, timeout_s=timeout_s, stream=stream, ignore_eos=ignore_eos, api_key_env=api_key_env,
         extra_body=extra_body, provider_options=provider_options,
@@ -171,11 +202,10 @@ def collect(
         **({} if client_processes is None else {"client_processes": client_processes}),
         num_devices=num_devices,
     )
-    tokens = _tokens.counter(tokenizer)
     pages = _metrics_pages(metrics_url, asked)
     options["metrics_url"] = None if metrics_url is None else pages
     texts = None if quality is None else _quality.text_set(None if quality == SHIPPED else Path(quality))
-    environment = _machine.environment()
+    environment = _machine.environment() if own is None else own.environment()
     described = {
         "collector": "endpoint",
         "source_kind": "measured",
@@ -208,67 +238,40 @@ def collect(
         "attention": attention,
         "optimizations": sorted(optimizations),
     }
-    rows = [_run_row(described | configuration, plan, asked.hide(_command(options, plan, seed))) for plan in plans]
+    facts = described | configuration | ({} if own is None else own.described)
+    rows = [_run_row(facts, plan, asked.hide(_command(options, plan, seed))) for plan in plans]
     parquet.check("runs", [row | {"status": "ok"} for row in rows])  # off the contract: say so before anything is sent
     _providers.find(provider).request(asked, "", output_tokens)
-    paths = parquet.land(
-        landing, f"endpoint-{uuid.uuid4().hex[:16]}", {"sources": [_source()], "environments": [environment]}
-    )
-    said: list[str] = []
-    if plans[0].level.pattern == "single":
-        prompts = Prompts(prompt, 0, False)
-    else:
-        asked, refused = _clients.run_here(_load.accepted(asked))
-        prompts, odd = _sized_prompts(asked, prompt, wanted, unique_prefix, str(seed))
-        said = [sentence for sentence in (refused, odd) if sentence is not None]
-        for sentence in said:
-            report(sentence)
-    checked = _quality.NOTHING if texts is None else _quality.check(texts, *_quality.endpoint(asked, _ask))
-    said += checked.remarks
-    num_failed = 0
-    for number, (planned, plan) in enumerate(zip(rows, plans, strict=True)):
-        level, run_id = plan.level, planned["run_id"]
-        report(_announcement(plan))
-        outcome, scraped = _under_load(
-            asked, plan, dataclasses.replace(prompts, seed=f"{seed}/{number}"), pages,
-            processes=_clients.num_processes(level) if client_processes is None else client_processes,
-            self_test=self_test, stop_when_saturated=stop_when_saturated,
-        )  # fmt: skip
-        outcome = tokens(outcome)
-        began_at = outcome.started_at or planned["collected_at"]
-        accelerators, unread = _monitoring.of_run(asked, run_id, began_at, datetime.datetime.now(datetime.UTC))
-        columns = _rows.columns(outcome, level, objectives, scraped.prefix_cache_hit_ratio())
-        remarks = [*_rows.remarks(outcome, level, objectives), *said, *([] if unread is None else [unread])]
-        remarks += scraped.remarks()
-        row = {
-            **planned,
-            "collected_at": began_at,
-            "is_output_fixed": asked.ignore_eos or asked.extra_body.get("ignore_eos") is True,
-            "status_detail": " ".join(remarks),
-            **columns,
-        }
-        landed = {
-            "runs": [row],
-            "requests": _rows.request_rows(run_id, outcome, level),
-            "telemetry": [*accelerators, *scraped.rows(run_id, outcome.zero_s)],
-            "samples": [
-                *_rows.samples(run_id, outcome.measured, objectives),
-                *_rows.server_samples(run_id, provider, outcome.measured),
-                *scraped.samples(run_id),
-            ],
-            "quality": checked.rows(run_id),
-        }
-        paths += parquet.land(landing, run_id, landed)
-        num_failed += row["status"] != "ok"
-        report(_summary(row, outcome, level))
-    return Collected(len(rows), tuple(paths), num_failed)
+    order = _Order(
+        asked=asked, provider=provider, levels=tuple(zip(rows, plans, strict=True)), environment=environment,
+        prompt=prompt, input_tokens=wanted, unique_prefix=unique_prefix, seed=seed, texts=texts, pages=pages,
+        count=_tokens.counter(tokenizer), objectives=objectives, client_processes=client_processes, self_test=self_test,
+        stop_when_saturated=stop_when_saturated, until=None if budget_s is None else began + budget_s,
+        is_own=own is not None,
+    )  # fmt: skip
+    if own is None:
+        return _carried_out(order, landing, report)
+    with _session.open_session(
+        "endpoint", _source(), landing, device=own.device, report=report,
+        hardware_row=hardware_row, ceiling_row=ceiling_row, skip=skip,
+    ) as session:  # fmt: skip
+        left = tuple((row, plan) for row, plan in order.levels if not session.is_known(row))
+        if len(left) < len(plans):
+            report(f"{len(plans) - len(left)} of {len(plans)} loads measured already")
+        if not left:
+            return session.collected()
+        hardware = [session.hardware] if session.is_hardware_new else []
+        with _local_server.running(own, report):
+            return _carried_out(dataclasses.replace(order, levels=left), landing, report, hardware)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `collect`, spelled with dashes."""
     add = parser.add_argument
     add("--url", help="address of the server, e.g. http://127.0.0.1:8000/v1")
-    add("--model", required=True, help="name under which the server serves the model")
+    add("--model", help="name under which the server serves the model")
+    add("--serve", metavar="LLM_ID", help="start a server of this LLM of the catalogue here, load it and stop it")
+    add("--device", default="auto", help="what --serve serves on: auto, cpu or cuda; default: auto")
     add("--provider", default="openai", choices=_providers.names(), help="kind of server")
     add("--api", help="route of the provider: chat, completions ... (its first)")
     add(
@@ -342,6 +345,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--execution", choices=schema.EXECUTIONS)
     add("--framework", help="vllm, transformers, ...")
     add("--framework-version")
+    add("--budget-s", type=float, help="no load starts after it, seconds")
 
 
 def _metrics_pages(given: Sequence[str] | None, asked: Target) -> list[str]:
@@ -377,6 +381,38 @@ def _under_load(
 
 def _ask(asked: Target, prompt: str, output_tokens: int) -> Reply:
     return _clients.run_here(_load.ask(asked, prompt, output_tokens))
+
+
+OF_OWN = (
+    "url", "model", "llm_id", "hardware_id", "activation_dtype", "kv_dtype", "tensor_parallel", "pipeline_parallel", "execution",
+    "framework", "framework_version", "metrics_url",
+)  # fmt: skip
+"""Options that a server of the collector's own leaves no room for."""
+
+
+def _own_server(options: Mapping[str, Any], report: Report) -> LocalServer | None:
+    """The server that `serve` asks for; None, after saying why, where this machine lacks packages or room for it.
+
+    Raises ValueError for an option that goes with somebody else's server, LookupError for an unknown LLM.
+    """
+    for name in OF_OWN:
+        if options[name] is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for a server that runs already; leave it out with --serve."
+            )
+    if options["provider"] != "openai" or options["num_devices"] != 1:
+        raise ValueError(
+            "--serve starts an OpenAI-compatible server on one device: no other --provider or --num-devices."
+        )
+    llm = catalog.find_llm(options["serve"])
+    cannot = _local_server.missing()
+    if cannot is None:
+        server = _local_server.local_server(llm, options["device"], options["weight_dtype"], options["attention"])
+        cannot = _local_server.lack_of_room(server)
+        if cannot is None:
+            return server
+    report(f"left out: {cannot}")
+    return None
 
 
 def _target(
@@ -421,6 +457,94 @@ class _Plan:
     level: Level
     due: Sequence[Job]
     overrides: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Loads to put on a server, each with the row that is planned for it, and all that is known before anything is sent.
+
+    No load starts after `until`, on time.monotonic's clock.
+    """
+
+    asked: Target
+    provider: str
+    levels: Sequence[tuple[dict[str, Any], _Plan]]
+    environment: Mapping[str, Any]
+    prompt: str | None
+    input_tokens: int | None
+    unique_prefix: bool
+    seed: int
+    texts: _quality.TextSet | None
+    pages: Sequence[str]
+    count: Callable[[Outcome], Outcome]
+    objectives: _slo.Objectives
+    client_processes: int | None
+    self_test: bool
+    stop_when_saturated: bool
+    until: float | None
+    is_own: bool
+    """The server is the collector's: its answers end at their limit alone."""
+
+
+def _carried_out(order: _Order, landing: Path, report: Report, hardware: Sequence[Mapping[str, Any]] = ()) -> Collected:
+    """Send every load and land its run as soon as it ends. `hardware` are rows that the catalogue lacks."""
+    asked = order.asked
+    shared = {"sources": [_source()], "environments": [order.environment], "hardware": hardware}
+    paths = parquet.land(landing, f"endpoint-{uuid.uuid4().hex[:16]}", shared)
+    said: list[str] = []
+    if order.levels[0][1].level.pattern == "single":
+        prompts = Prompts(order.prompt, 0, False)
+    else:
+        asked, refused = _clients.run_here(_load.accepted(asked))
+        prompts, odd = _sized_prompts(asked, order.prompt, order.input_tokens, order.unique_prefix, str(order.seed))
+        said = [sentence for sentence in (refused, odd) if sentence is not None]
+        for sentence in said:
+            report(sentence)
+    texts = order.texts
+    checked = _quality.NOTHING if texts is None else _quality.check(texts, *_quality.endpoint(asked, _ask))
+    said += checked.remarks
+    num_runs = num_failed = 0
+    for number, (planned, plan) in enumerate(order.levels):
+        if order.until is not None and time.monotonic() > order.until:
+            report(f"{_name(plan.level)}: left out, the time is over")
+            continue
+        level, run_id = plan.level, planned["run_id"]
+        report(_announcement(plan))
+        processes = order.client_processes
+        outcome, scraped = _under_load(
+            asked, plan, dataclasses.replace(prompts, seed=f"{order.seed}/{number}"), order.pages,
+            processes=_clients.num_processes(level) if processes is None else processes,
+            self_test=order.self_test, stop_when_saturated=order.stop_when_saturated,
+        )  # fmt: skip
+        outcome = order.count(outcome)
+        began_at = outcome.started_at or planned["collected_at"]
+        accelerators, unread = _monitoring.of_run(asked, run_id, began_at, datetime.datetime.now(datetime.UTC))
+        columns = _rows.columns(outcome, level, order.objectives, scraped.prefix_cache_hit_ratio())
+        remarks = [*_rows.remarks(outcome, level, order.objectives), *said, *([] if unread is None else [unread])]
+        remarks += scraped.remarks()
+        row = {
+            **planned,
+            "collected_at": began_at,
+            "is_output_fixed": order.is_own or asked.ignore_eos or asked.extra_body.get("ignore_eos") is True,
+            "status_detail": " ".join(remarks),
+            **columns,
+        }
+        landed = {
+            "runs": [row],
+            "requests": _rows.request_rows(run_id, outcome, level),
+            "telemetry": [*accelerators, *scraped.rows(run_id, outcome.zero_s)],
+            "samples": [
+                *_rows.samples(run_id, outcome.measured, order.objectives),
+                *_rows.server_samples(run_id, order.provider, outcome.measured),
+                *scraped.samples(run_id),
+            ],
+            "quality": checked.rows(run_id),
+        }
+        paths += parquet.land(landing, run_id, landed)
+        num_runs += 1
+        num_failed += row["status"] != "ok"
+        report(_summary(row, outcome, level))
+    return Collected(num_runs, tuple(paths), num_failed)
 
 
 def _plans(
@@ -563,10 +687,14 @@ def _run_row(row: Mapping[str, Any], plan: _Plan, command: str) -> dict[str, Any
         named["input_tokens"] = None  # of a trace each request has its own
     if len({job.output_tokens for job in plan.due}) > 1:
         named["output_tokens"] = None
+    config_id = schema.config_id(named)
+    is_described = named["hardware_id"] is not None and named["llm_id"] is not None
+    group = (SOURCE_ID, config_id, named["task"], named["execution"], named["framework"])
     return {
         **named,
         "run_id": f"endpoint-{uuid.uuid4().hex[:16]}",
-        "config_id": schema.config_id(named),
+        "config_id": config_id,
+        "repeat_group_id": schema.digest(*group) if is_described else None,
         "collected_at": datetime.datetime.now(datetime.UTC),
         "command": command,
     }
@@ -602,7 +730,7 @@ def _source() -> dict[str, Any]:
         "kind": "endpoint",
         "locator": "latencies from the actual send to the kernel's receive stamps, on the client's monotonic clock",
         "note": "N is the server's usage count, else a tokenizer's or counted chunks (token_count_source). Percentiles are over requests "
-        "and need 20 / (1 - p) of them. The server's model, device and dtypes are as the person who ran it told.",
+        "and need 20 / (1 - p) of them. The server's model, device and dtypes are as the person who ran it told, or known where the collector started it.",
     }
 
 
