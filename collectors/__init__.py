@@ -29,6 +29,11 @@ class Collected:
     paths: tuple[Path, ...]
     num_failed: int = 0
 
+    @property
+    def is_failure(self) -> bool:
+        """Did nothing but failures land?"""
+        return 0 < self.num_runs == self.num_failed
+
 
 class Collector(Protocol):
     """The two functions of a collector module."""

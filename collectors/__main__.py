@@ -41,7 +41,7 @@ def _collect(name: str, *words: str) -> int:
     for path in collected.paths:
         print(path)
     _say(f"{collected.num_runs} runs landed, {collected.num_failed} of them failures.")
-    return 0
+    return 1 if collected.is_failure else 0
 
 
 def _campaign(name: str, *words: str) -> int:

@@ -289,7 +289,7 @@ def collect(
     )
     paths: list[Path] = []
     refused: list[str] = []
-    num_runs = num_failed = 0
+    num_runs = 0
     for file in [File(Path(one)) for one in ([files] if isinstance(files, Path | str) else files)]:
         try:
             found = importer(file, "csv" if tool is None and mapping is not None else tool)
@@ -301,11 +301,13 @@ def collect(
             continue
         paths += landed
         num_runs += len(batch["runs"])
-        num_failed += sum(run["status"] != "ok" for run in batch["runs"])
-        report(f"{file.name}: {found.TOOL}, {len(batch['runs'])} runs")
+        failures = sum(run["status"] != "ok" for run in batch["runs"])
+        report(
+            f"{file.name}: {found.TOOL}, {len(batch['runs'])} runs" + (f", {failures} of failures" if failures else "")
+        )
     if refused:
         raise Unreadable("\n".join(refused))
-    return Collected(num_runs, tuple(paths), num_failed)
+    return Collected(num_runs, tuple(paths))
 
 
 def setting(text: str) -> tuple[str, Any]:

@@ -206,6 +206,8 @@ def collect(
     failures = "without an answer" if name == "roofline" else "failures"
     _say(f"{collected.num_runs} runs landed, {collected.num_failed} of them {failures}.")
     load(home)
+    if collected.is_failure:
+        raise typer.Exit(1)
 
 
 @app.command("import")

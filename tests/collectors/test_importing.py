@@ -130,3 +130,12 @@ def test_the_command_line_lands_and_prints_what_it_landed(tmp_path: Path, capsys
     assert "names no hardware" in capsys.readouterr().err
     assert command.main(["import", *words, "--hardware", "h100-sxm"]) == 0
     assert "runs/from_vllm-" in capsys.readouterr().out
+
+
+def test_a_file_of_failures_is_no_failed_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = SERVED | {"completed": 0, "mean_ttft_ms": 0.0}
+    words = ["from_vllm", str(written(tmp_path / "a.json", failed)), "--landing", str(tmp_path / "landing"), "--hardware", "h100-sxm"]
+    assert command.main(words) == 0
+    assert "a.json: vllm, 1 runs, 1 of failures" in capsys.readouterr().err
+    (run,) = landed(tmp_path / "landing", "runs")
+    assert (run["status"], run["ttft_s"], run["num_failed_requests"]) == ("error", None, 10)
