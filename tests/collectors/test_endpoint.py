@@ -798,3 +798,21 @@ def test_a_port_that_accepts_and_resets_is_an_error(measure: Callable[..., Any])
         thread.join(5)
     assert (run["status"], requests[0]["status"]) == ("error", "error")
     assert requests[0]["status_detail"].startswith("The connection ended before an answer came (")
+
+
+def test_a_load_of_nothing_but_failures_ends_with_1_and_its_rows(tmp_path: Path) -> None:
+    words = [
+        "endpoint",
+        "--landing",
+        str(tmp_path),
+        "--url",
+        "http://127.0.0.1:1/v1",
+        "--model",
+        "m",
+        "--concurrency",
+        "1",
+    ]
+    assert collectors.__main__.main([*words, "--num-requests", "2", "--warmup", "0", "--no-self-test"]) == 1
+    (path,) = (tmp_path / "runs").glob("*.parquet")
+    (run,) = parquet.read("runs", path).to_pylist()
+    assert (run["status"], run["success_rate"], run["ttft_s"]) == ("refused", 0.0, None)
