@@ -38,7 +38,7 @@ def point_above_roof(sources: Sources) -> Iterator[Finding]:
                 index,
                 "point_above_roof",
                 "fault" if is_fault else "doubt",
-                f"{runs.cells[index]}: {_ms(times[index])}{behind} is {ratio:.3g} times faster than {_ms(bound[index])}, the least that "
+                f"{runs.cells[index]}: {_time(times[index])}{behind} is {ratio:.3g} times faster than {_time(bound[index])}, the least that "
                 f"{runs.devices[index]:g} {runs.texts('hardware_id')[index]} can take by {_sheet(runs, index)}.{why}",
                 metric,
                 value=runs.num(metric)[index],
@@ -56,8 +56,8 @@ def served_faster_than_weights(sources: Sources) -> Iterator[Finding]:
         for index in hits(runs.is_ok & (times < bound * (1 - ROUNDING))):
             yield runs.finding(
                 index, "point_above_roof", "doubt",
-                f"{runs.cells[index]}: {metric} {_ms(times[index])}, but reading the {runs.texts('weight_dtype')[index]} weights of "
-                f"{runs.texts('llm_id')[index]} once takes {_ms(bound[index])} on {runs.devices[index]:g} {runs.texts('hardware_id')[index]}. "
+                f"{runs.cells[index]}: {metric} {_time(times[index])}, but reading the {runs.texts('weight_dtype')[index]} weights of "
+                f"{runs.texts('llm_id')[index]} once takes {_time(bound[index])} on {runs.devices[index]:g} {runs.texts('hardware_id')[index]}. "
                 f"Several tokens a step (speculative decoding) would explain it.",
                 metric, value=times[index], expected=bound[index],
             )  # fmt: skip
@@ -67,8 +67,8 @@ def served_faster_than_weights(sources: Sources) -> Iterator[Finding]:
     for index in hits(runs.is_ok & (ttft < prefill * (1 - ROUNDING))):
         yield runs.finding(
             index, "point_above_roof", "fault" if is_unique[index] else "doubt",
-            f"{runs.cells[index]}: ttft_s {_ms(ttft[index])}, but a prompt of {runs.num('input_tokens')[index]:g} tokens takes "
-            f"{_ms(prefill[index])} at the peak of {runs.devices[index]:g} {runs.texts('hardware_id')[index]}."
+            f"{runs.cells[index]}: ttft_s {_time(ttft[index])}, but a prompt of {runs.num('input_tokens')[index]:g} tokens takes "
+            f"{_time(prefill[index])} at the peak of {runs.devices[index]:g} {runs.texts('hardware_id')[index]}."
             + ("" if is_unique[index] else " A prefix cache would explain it."),
             "ttft_s", value=ttft[index], expected=prefill[index],
         )  # fmt: skip
@@ -384,5 +384,5 @@ def _gb(value: float) -> str:
     return f"{value / GB:.3g} GB"
 
 
-def _ms(value: float) -> str:
-    return f"{value * 1e3:.4g} ms"
+def _time(value: float) -> str:
+    return f"{value:.4g} s" if value >= 1 else f"{value * 1e3:.4g} ms"

@@ -12,7 +12,7 @@ SELECT
     arg_max(
         concat_ws(
             ', ', name, 'm ' || m, 'n ' || n, 'k ' || k, 'batch ' || batch_size, input_tokens || ' in', context_tokens || ' context',
-            size_bytes || ' B', (time_s * 1e3) || ' ms'
+            size_bytes || ' B', format('{:.4g} ms', time_s * 1e3)
         ),
         roofline_s / time_s
     ) FILTER (WHERE is_above) AS worst,
