@@ -520,7 +520,8 @@ def _carried_out(order: _Order, landing: Path, report: Report, hardware: Sequenc
         began_at = outcome.started_at or planned["collected_at"]
         accelerators, unread = _monitoring.of_run(asked, run_id, began_at, datetime.datetime.now(datetime.UTC))
         columns = _rows.columns(outcome, level, order.objectives, scraped.prefix_cache_hit_ratio())
-        remarks = [*_rows.remarks(outcome, level, order.objectives), *said, *([] if unread is None else [unread])]
+        remarks = _rows.remarks(outcome, level, order.objectives, is_own=order.is_own)
+        remarks += [*said, *([] if unread is None else [unread])]
         remarks += scraped.remarks()
         row = {
             **planned,

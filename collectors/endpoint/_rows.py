@@ -133,11 +133,15 @@ def server_samples(run_id: str, provider: str, replies: Sequence[Reply]) -> list
     ]  # fmt: skip
 
 
-def remarks(outcome: Outcome, level: Level, objectives: Objectives = NONE) -> list[str]:
+def remarks(outcome: Outcome, level: Level, objectives: Objectives = NONE, *, is_own: bool = False) -> list[str]:
     """Sentences a reader of the run needs: what failed, what was not sent, who counted, why a value is absent."""
     replies = outcome.measured
     done = _done(replies)
-    said = ["Measured from the client; the environment is the client's machine."]
+    said = [
+        "Client and server shared one machine; the environment is the server's."
+        if is_own
+        else "Measured from the client; the environment is the client's machine."
+    ]
     if failed := [reply for reply in replies if reply.status != "ok"]:
         kinds = ", ".join(f"{count} {status}" for status, count in Counter(r.status for r in failed).most_common())
         said.append(f"{len(failed)} of {len(replies)} requests failed ({kinds}); the first: {failed[0].status_detail}")

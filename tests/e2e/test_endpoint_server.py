@@ -9,89 +9,46 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from collectors import endpoint
-from collectors.endpoint._prompts import WORDS
-from warehouse import parquet, schema
+from collectors import _machine, endpoint
+from collectors.endpoint import _local_server
+from warehouse import catalog, parquet, schema
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
-START_S = 180.0
+LLM_ID = "tiny-llama"
+TINY_LLAMA = """
+[tiny-llama]
+name = "Tiny Llama"
+architecture = "decoder"
+num_parameters = 918_656
+source = "this test"
+source_date = "2026-11-21"
+config = { model_type = "llama", vocab_size = 512, hidden_size = 128, intermediate_size = 384, num_hidden_layers = 4, num_attention_heads = 4, num_key_value_heads = 2, max_position_embeddings = 2048 }
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The catalogue with an LLM of 1 M parameters."""
+    folder = tmp_path_factory.mktemp("catalogue")
+    (folder / "llms.toml").write_text(TINY_LLAMA)
+    catalog.extend(folder)
+    yield
+    catalog.extend(None)
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of 1 M parameters, its BPE tokenizer and a chat template. Only whole words can win over the zeroed rows of
-    its head, so that an answer ends at its limit and every token is text."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("served") / "tiny-llama"
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=512, special_tokens=["<s>", "</s>"], show_progress=False)
-    bpe.train_from_iterator([" " + " ".join(WORDS)] * 20, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    llm = LlamaForCausalLM(config)
-    words = tokenizer.convert_tokens_to_ids([f"\u0120{word}" for word in WORDS])
-    with torch.no_grad():
-        llm.lm_head.weight[[index for index in range(len(tokenizer)) if index not in words]] = 0.0
-    llm.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tiny_llama: None) -> Iterator[str]:
     """URL of a running server. Its requests are answered one at a time, so two in flight really queue."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    log = tmp_path_factory.mktemp("log") / "server.txt"
-    serve = [Path(sys.executable).with_name("transformers"), "serve", model_folder, "--device", "cpu"]
-    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*map(str, serve), "--host", "127.0.0.1", "--port", str(port)],
-            stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **settings}, start_new_session=True,
-        )  # fmt: skip
-    try:
-        _wait_until_healthy(f"http://127.0.0.1:{port}/health", process, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-
-
-def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as response:
-                if response.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.3)
-    pytest.fail(f"the server did not start (exit code {process.poll()}): {log.read_text(errors='replace')[-2000:]}")
+    local = _local_server.local_server(catalog.find_llm(LLM_ID), "cpu")
+    with _local_server.running(local):
+        yield local.url
 
 
 def rows(landing: Path, table: str) -> list[dict[str, Any]]:
@@ -102,8 +59,8 @@ def rows(landing: Path, table: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
-def test_one_prompt(server: str, model_folder: Path, api: str) -> None:
-    reply = endpoint.complete(server, str(model_folder), "the old mill", api=api, output_tokens=12, timeout_s=120)
+def test_one_prompt(server: str, api: str) -> None:
+    reply = endpoint.complete(server, LLM_ID, "the old mill", api=api, output_tokens=12, timeout_s=120)
     assert (reply.status, reply.status_detail) == ("ok", None)
     assert reply.text
     assert (reply.output_tokens, reply.token_count_source, reply.finish_reason) == (12, "usage", "length")
@@ -120,9 +77,9 @@ def test_one_prompt(server: str, model_folder: Path, api: str) -> None:
     assert reply.itl_s == pytest.approx(reply.tpot_s)
 
 
-def test_sweep(server: str, model_folder: Path, tmp_path: Path) -> None:
+def test_sweep(server: str, tmp_path: Path) -> None:
     collected = endpoint.collect(
-        tmp_path, url=server, model=str(model_folder), input_tokens=60, output_tokens=8, concurrency=[1, 2],
+        tmp_path, url=server, model=LLM_ID, input_tokens=60, output_tokens=8, concurrency=[1, 2],
         num_requests=6, warmup=2, timeout_s=120, self_test=False, framework="transformers", weight_dtype="fp32",
         slo_ttft_s=1000.0,
     )  # fmt: skip
@@ -170,3 +127,74 @@ def test_a_model_the_server_does_not_have(server: str, tmp_path: Path) -> None:
     assert "HTTP 400" in run["status_detail"]
     assert "other" in run["status_detail"]
     assert run["success_rate"] == 0.0
+
+
+def test_a_server_of_its_own(tmp_path: Path) -> None:
+    """Everything about the server is known, nothing of it is left behind, and what landed is not measured again."""
+    options: dict[str, Any] = {
+        "serve": LLM_ID, "device": "cpu", "input_tokens": 40, "output_tokens": 4, "num_requests": 2, "warmup": 1, "self_test": False,
+        "hardware_row": {"hardware_id": _machine.hardware_id("cpu")},
+    }  # fmt: skip
+    collected = endpoint.collect(tmp_path, concurrency=[1], **options)
+    assert (collected.num_runs, collected.num_failed) == (1, 0)
+    (run,) = rows(tmp_path, "runs")
+    assert (run["llm_id"], run["served_model_name"]) == (LLM_ID, LLM_ID)
+    assert run["hardware_id"] == _machine.hardware_id("cpu")
+    assert (run["framework"], run["framework_version"]) == ("transformers", _machine.package_version("transformers"))
+    assert {run[name] for name in ("weight_dtype", "activation_dtype", "kv_dtype")} == {"fp32"}
+    assert (run["attention"], run["execution"], run["is_output_fixed"]) == ("sdpa", "eager", True)
+    assert "--serve=tiny-llama" in run["command"]
+    assert "--url" not in run["command"]
+    assert [row["output_tokens"] for row in rows(tmp_path, "requests")] == [4, 4, 4]
+    environment = {row["environment_id"]: row for row in rows(tmp_path, "environments")}[run["environment_id"]]
+    assert (environment["num_threads"], dict(environment["variables"])["OMP_NUM_THREADS"]) == (1, "1")
+
+    said: list[str] = []
+    assert endpoint.collect(tmp_path, concurrency=[1], report=said.append, **options).num_runs == 0
+    assert "1 of 1 loads measured already" in said
+
+
+def test_a_server_that_does_not_start_says_why() -> None:
+    with pytest.raises(OSError, match=r"exit code .* The end of its log: .*[Aa]ddress already in use"):
+        _start_on_a_taken_port()
+
+
+def _start_on_a_taken_port() -> None:
+    local = _local_server.local_server(catalog.find_llm(LLM_ID), "cpu")
+    with socket.create_server(("127.0.0.1", local.port)), _local_server.running(local):
+        pass
+
+
+def test_a_server_ends_with_a_killed_collector(tmp_path: Path) -> None:
+    program = (
+        "from collectors.endpoint import _local_server\n"
+        "from warehouse import catalog\n"
+        "if __name__ == '__main__':\n"
+        f"    local = _local_server.local_server(catalog.find_llm('{LLM_ID}'), 'cpu')\n"
+        "    with _local_server.running(local):\n"
+        "        print(local.port, flush=True)\n"
+        "        input()\n"
+    )
+    script = tmp_path / "collector.py"
+    script.write_text(program)
+    place = tmp_path / "temporary"
+    place.mkdir()
+    root = str(Path(_local_server.__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "TMPDIR": str(place)}
+    with subprocess.Popen(
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as collector:
+        assert collector.stdout is not None
+        port = int(collector.stdout.readline())
+        assert list(place.glob("rooflake-served-*/*/model.safetensors"))
+        collector.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while is_open(port) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_open(port)
+    assert not list(place.glob("rooflake-served-*"))
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
