@@ -128,11 +128,15 @@ class File:
             if line.strip():
                 yield self._parsed(line, f", line {number}")
 
-    def _parsed(self, text: str, where: str) -> Any:
+    def shallow(self, text: str, where: str = "") -> str:
+        """The text, refused where its brackets nest deeper than a parser should be asked to go. Raises Unreadable."""
         if _depth(text) > MAX_DEPTH:
             raise Unreadable(f"{self.name}{where} nests brackets deeper than {MAX_DEPTH}: no result file does.")
+        return text
+
+    def _parsed(self, text: str, where: str) -> Any:
         try:
-            return json.loads(text)
+            return json.loads(self.shallow(text, where))
         except (ValueError, RecursionError) as error:
             raise Unreadable(f"{self.name}{where} is not JSON: {error}.") from None
 

@@ -101,7 +101,7 @@ def _parsed(file: File) -> dict[str, Any]:
                 f"{file.name} is YAML, which needs the package pyyaml. Install it, or give the report as JSON."
             ) from None
         try:
-            found = yaml.safe_load(file.text())
+            found = yaml.safe_load(file.shallow(file.text()))
         except (yaml.YAMLError, RecursionError) as error:
             raise Unreadable(f"{file.name} is not YAML: {str(error).splitlines()[0]}.") from None
     if not isinstance(found, dict):
