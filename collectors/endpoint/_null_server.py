@@ -1,16 +1,23 @@
-"""A server that does nothing but answer at known times: each answer says when its first chunk was really written.
+"""A server that does nothing but answer at known times: each answer says when its request came and when it was really written.
 
-Runs as a program of its own with the standard library alone, `python _null_server.py TTFT_S GAP_S`: prints its port, serves
-OpenAI's streaming routes on loopback, and ends when its standard input does.
+Runs as a program of its own, `python -m collectors.endpoint._null_server TTFT_S GAP_S`: prints its port, serves OpenAI's streaming
+routes on loopback, and ends when its standard input does. One thread and no event loop, for it shares the machine with the client
+that it tests.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import gc
+import heapq
+import selectors
+import socket
 import sys
 import threading
 import time
 from os import _exit
+
+from collectors.endpoint._transport import StampingSocket
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -31,40 +38,40 @@ LAST = (
 )
 
 
-class NullServer(asyncio.Protocol):
-    """One connection. An answer has as many chunks as `max_tokens` asks for, at least two."""
+class _Connection:
+    """One connection. An answer has as many chunks as `max_tokens` asks for, at least three; the first says when its request came and
+    the time just before its own write, the second the time just after that write."""
 
-    ttft_s = gap_s = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, accepted: StampingSocket) -> None:
+        self.socket = accepted
         self._received = b""
+        self._sent = self._count = 0
+        self._after_s = 0.0
 
-    def data_received(self, data: bytes) -> None:
-        at_s = self._loop.time()
+    def read(self) -> bool | None:
+        """Take what came: whether a request is whole now; None at the end of the connection."""
+        data = self.socket.recv(2**16)
+        if not data:
+            return None
         self._received += data
         head, end, body = self._received.partition(b"\r\n\r\n")
-        if not end or len(body) < int(_number_after(head.lower(), b"content-length:")):
-            return
+        if not end or len(body) < _number_after(head.lower(), b"content-length:"):
+            return False
         self._received = b""
-        self._left = max(2, _number_after(body, b'"max_tokens":'))
-        self._due_s = at_s + self.ttft_s
-        self._loop.call_at(self._due_s, self._begin)
+        self._sent, self._count = 0, max(3, _number_after(body, b'"max_tokens":'))
+        return True
 
-    def _begin(self) -> None:
-        self._transport.write(HEAD + _event(f"{time.perf_counter():.9f} "))
-        self._wait()
-
-    def _go_on(self) -> None:
-        self._transport.write(NEXT if self._left > 1 else LAST)
-        self._wait()
-
-    def _wait(self) -> None:
-        self._left -= 1
-        if self._left and not self._transport.is_closing():
-            self._due_s += self.gap_s
-            self._loop.call_at(self._due_s, self._go_on)
+    def write(self) -> bool:
+        """Write the next chunk: whether there are more."""
+        self._sent += 1
+        if self._sent == 1:
+            before_s = time.perf_counter()
+            self.socket.send(HEAD + _event(f"{self.socket.arrived_s:.9f} {before_s:.9f} "))
+            self._after_s = time.perf_counter()
+        else:
+            is_last = self._sent == self._count
+            self.socket.send(_event(f"{self._after_s:.9f} ") if self._sent == 2 else LAST if is_last else NEXT)
+        return self._sent < self._count
 
 
 def _number_after(text: bytes, name: bytes) -> int:
@@ -73,12 +80,48 @@ def _number_after(text: bytes, name: bytes) -> int:
     return int(rest[:digits] or 0)
 
 
-async def _serve() -> None:
-    server = await asyncio.get_running_loop().create_server(NullServer, "127.0.0.1", 0, backlog=4096)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    await server.serve_forever()
+class _NullServer:
+    def __init__(self, listening: socket.socket, ttft_s: float, gap_s: float) -> None:
+        self._listening, self._ttft_s, self._gap_s = listening, ttft_s, gap_s
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listening, selectors.EVENT_READ)
+        self._due: list[tuple[float, int, _Connection]] = []
+
+    def serve(self) -> None:
+        while True:
+            wait_s = max(0.0, self._due[0][0] - time.perf_counter()) if self._due else None
+            for key, _ in self._selector.select(wait_s):
+                if key.data is None:
+                    self._accept()
+                else:
+                    self._read(key.data)
+            now_s = time.perf_counter()
+            while self._due and self._due[0][0] <= now_s:
+                self._write(*heapq.heappop(self._due))
+
+    def _accept(self) -> None:
+        accepted, _ = self._listening.accept()
+        connection = _Connection(StampingSocket(fileno=accepted.detach()))
+        connection.socket.begin()
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+
+    def _read(self, connection: _Connection) -> None:
+        try:
+            is_whole = connection.read()
+        except OSError:
+            is_whole = None
+        if is_whole:
+            file = connection.socket.fileno()
+            heapq.heappush(self._due, (connection.socket.arrived_s + self._ttft_s, file, connection))
+        elif is_whole is None:
+            self._selector.unregister(connection.socket)
+            connection.socket.close()
+
+    def _write(self, due_s: float, file: int, connection: _Connection) -> None:
+        with contextlib.suppress(OSError):  # the client has gone; its end is read next
+            if connection.socket.fileno() == file and connection.write():
+                heapq.heappush(self._due, (due_s + self._gap_s, file, connection))
 
 
 def _end_with_parent() -> None:
@@ -87,5 +130,9 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    NullServer.ttft_s, NullServer.gap_s = float(sys.argv[1]), float(sys.argv[2])
-    asyncio.run(_serve())
+    gc.disable()
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listening:
+        sys.stdout.write(f"{listening.getsockname()[1]}\n")
+        sys.stdout.flush()
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        _NullServer(listening, float(sys.argv[1]), float(sys.argv[2])).serve()

@@ -1,9 +1,9 @@
 """What the client itself adds to a latency, found before a run: five times its load on a server of known times.
 
-The null server says in each answer when it wrote the first chunk, on the clock of this machine, so that its own lateness is not
-the client's. What the client adds to a request is the time from when it was due to its send, and from that write to the arrival
-that the client stamps. Both processes share the machine: where its cores do not carry five times the load, the client is not
-shown to, and is not trusted.
+The null server says in each answer when the kernel received the request, and between which times it wrote the first chunk, all on
+the clock of this machine, so that its own lateness is not the client's. What the client adds to a request is the time from when it
+was due until the server's kernel had it, and from that write to the arrival that the client stamps. Both processes share the
+machine: where its cores do not carry five times the load, the client is not shown to, and is not trusted.
 """
 
 from __future__ import annotations
@@ -95,20 +95,24 @@ def _load(level: Level) -> tuple[Level, list[Job], float, bool]:
 
 
 def _delays(outcome: Outcome) -> list[float]:
-    """What the client added to each answer, seconds."""
+    """What the client added to each answer, seconds. A first chunk arrived rightly when stamped between the times around its write."""
     delays = []
     for reply in outcome.measured:
         if reply.status == "ok" and reply.ttft_s is not None:
+            received_s, before_s, after_s = map(float, reply.text.split()[:3])
             arrived_s = outcome.zero_s + reply.sent_at_s + reply.ttft_s
-            written_s = float(reply.text.split()[0])
-            delays.append(arrived_s - written_s + reply.sent_at_s - reply.scheduled_at_s)
+            late_s = max(arrived_s - after_s, 0.0, before_s - arrived_s)
+            delays.append(received_s - outcome.zero_s - reply.scheduled_at_s + late_s)
     return delays
 
 
 @contextlib.contextmanager
 def _null_server() -> Iterator[str]:
-    program = [sys.executable, str(Path(__file__).with_name("_null_server.py")), str(TTFT_S), str(GAP_S)]
-    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+    program = [sys.executable, "-m", "collectors.endpoint._null_server", str(TTFT_S), str(GAP_S)]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        program, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
         try:
             port = process.stdout.readline().decode().strip() if process.stdout is not None else ""
             yield f"http://127.0.0.1:{port}/v1"

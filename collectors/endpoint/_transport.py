@@ -48,10 +48,16 @@ class RefusedError(Exception):
     """No connection could be made. The message is a phrase."""
 
 
-class _StampingSocket(socket.socket):
+class StampingSocket(socket.socket):
     """A socket that keeps when its last-read bytes arrived, on the clock of time.perf_counter; never earlier than those before."""
 
     arrived_s = 0.0
+
+    def begin(self) -> None:
+        """Ask the kernel for its stamps, where it has them; without, bytes are stamped as they are read."""
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                self.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         data, notes, _, _ = self.recvmsg(size, 64)
@@ -234,15 +240,13 @@ class Pool:
         loop = asyncio.get_running_loop()
         for family, kind, number, _, address in await self._resolve(host, parts.port or (443 if is_tls else 80)):
             try:
-                connected = _StampingSocket(family, kind, number)
+                connected = StampingSocket(family, kind, number)
             except OSError as error:  # no file descriptors left
                 raise RefusedError(str(error)) from None
             try:
                 connected.setblocking(False)
                 await loop.sock_connect(connected, address)
-                with contextlib.suppress(OSError):
-                    if sys.platform == "linux":
-                        connected.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+                connected.begin()
                 _, wire = await loop.create_connection(
                     functools.partial(_Wire, connected), sock=connected,
                     ssl=self._context() if is_tls else None, server_hostname=host if is_tls else None,
@@ -276,7 +280,7 @@ class _Wire(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, connected: _StampingSocket) -> None:
+    def __init__(self, connected: StampingSocket) -> None:
         self._socket = connected
         self._exchange: Exchange | None = None
         self._ended: asyncio.Future[None] | None = None

@@ -507,14 +507,32 @@ def test_the_test_puts_five_times_the_rate() -> None:
 
 
 def test_what_a_client_adds_is_late_sends_and_late_stamps() -> None:
-    """Due at 0, sent 2 ms late; the first chunk was written at 100.5 s and stamped 3 ms later: 5 ms."""
+    """Due at 100 s, at the server 2 ms later; the first chunk was written from 100.500 to 100.501 s. Stamped in between it is right,
+    at 100.504 s 3 ms late, at 100.499 s 1 ms early."""
     reply = Reply(
-        status="ok", status_detail=None, http_status=200, text="100.500000000 x", reasoning="", scheduled_at_s=0.0, sent_at_s=0.002,
-        ended_at_s=1.0, ttft_s=0.501, tpot_s=None, itl_s=None, e2el_s=0.6, input_tokens=None, output_tokens=2,
-        token_count_source="chunks", finish_reason="length", chunk_times_s=[0.501, 0.6], chunk_tokens=None,
+        status="ok", status_detail=None, http_status=200, text="100.002000000 100.500000000 100.501000000 x", reasoning="",
+        scheduled_at_s=0.0, sent_at_s=0.0015, ended_at_s=1.0, ttft_s=0.499, tpot_s=None, itl_s=None, e2el_s=0.6, input_tokens=None,
+        output_tokens=3, token_count_source="chunks", finish_reason="length", chunk_times_s=[0.499, 0.6], chunk_tokens=None,
     )  # fmt: skip
-    outcome = Outcome(measured=[reply, dataclasses.replace(reply, status="error")], zero_s=100.0)
-    assert _self_test._delays(outcome) == pytest.approx([0.005])
+    replies = [reply, *(dataclasses.replace(reply, ttft_s=ttft_s) for ttft_s in (0.5025, 0.4975))]
+    outcome = Outcome(measured=[*replies, dataclasses.replace(reply, status="error")], zero_s=100.0)
+    assert _self_test._delays(outcome) == pytest.approx([0.002, 0.005, 0.003])
+
+
+def test_the_null_server_says_when_a_request_came_and_its_answer_left() -> None:
+    with _self_test._null_server() as url:
+        target = openai.target(url, "null", timeout_s=20.0)
+        began_s = time.perf_counter()
+        outcome = _clients.run(target, Level(2, 4, 0, 4), Prompts("x", 0, False))
+    assert [reply.status for reply in outcome.measured] == ["ok"] * 4
+    for reply in outcome.measured:
+        received_s, before_s, after_s, last = reply.text.split()
+        sent_s = outcome.zero_s + reply.sent_at_s
+        assert began_s < sent_s <= float(received_s) + 1e-3
+        assert float(received_s) + _self_test.TTFT_S <= float(before_s) <= float(after_s) <= time.perf_counter()
+        assert (reply.output_tokens, last) == (4, "xx")
+        assert reply.ttft_s is not None
+        assert reply.ttft_s >= _self_test.TTFT_S - 1e-3
 
 
 def test_what_the_test_found_lies_beside_the_run() -> None:
