@@ -2,7 +2,8 @@
 
 It runs as a process of its own, with the standard library alone, on loopback: `python known_server.py '{"ttft_s": 0.2}'`. Times are
 of CLOCK_MONOTONIC, which is one clock for every process of a machine, so that a client's error is its time minus the one logged
-here, and the server's own lateness is in neither. Each answer begins with the number under which its request is logged.
+here, and the server's own lateness is in neither: what is left to do when a chunk is due is one write. Each answer begins with the
+number under which its request is logged.
 
 Settings: `ttft_s`, `gap_s`, `tokens` (where a request asks for no number), `tokens_per_chunk`, `has_usage`, `cached_tokens`,
 `faults`: what becomes of request i is faults[i % len(faults)], one of FAULTS.
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import gc
 import json
 import socket
 import struct
@@ -59,8 +62,8 @@ class KnownServer:
     pid: int
 
     def log(self) -> list[dict[str, Any]]:
-        """The requests so far: `number`, `id` (its X-Request-ID), `fault`, `received_s`, `prompt`, and of each chunk with text `written_s`: the times
-        just before and just after its write, between which it was sent."""
+        """The requests so far: `number`, `id` (its X-Request-ID), `fault`, `received_s`, `prompt`, and of each chunk with text `due_s`,
+        when it ought to have been written, and `written_s`, the times just before and just after its write, between which it was sent."""
         with urllib.request.urlopen(self.url.removesuffix("/v1") + "/log", timeout=30) as answer:
             entries: list[dict[str, Any]] = json.load(answer)
         return entries
@@ -81,6 +84,11 @@ def known(**settings: Any) -> Iterator[KnownServer]:
 
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+@functools.cache
+def words(count: int, is_chat: bool) -> bytes:
+    return event("x " * count, None, is_chat)
 
 
 def event(text: str, finish: str | None, is_chat: bool) -> bytes:
@@ -147,6 +155,7 @@ class Connection(asyncio.Protocol):
             "number": number,
             "fault": fault,
             "received_s": at_s,
+            "due_s": [],
             "written_s": [],
             "prompt": prompt,
             "id": self.id,
@@ -175,11 +184,11 @@ class Connection(asyncio.Protocol):
             self.loop.call_later(settings["ttft_s"], self._whole, 200, answer)
         else:
             # made before they are due: writing is all that is left to do
-            texts = [f"{number} " + "x " * (sizes[0] - 1), *("x " * size for size in sizes[1:])]
-            self.pieces = [event(text, None, is_chat) for text in texts]
-            self.pieces[0] = HEAD + self.pieces[0]
+            first = event(f"{number} " + "x " * (sizes[0] - 1), None, is_chat)
+            self.pieces = [HEAD + first, *(words(size, is_chat) for size in sizes[1:])]
+            self.pieces[-1] += self._end()
             self.at = 0
-            self.due_s = self.loop.time() + settings["ttft_s"]
+            self.due_s = at_s + settings["ttft_s"]
             self.loop.call_at(self.due_s, self._write_next)
 
     def _drip(self, left: bytes) -> None:
@@ -194,13 +203,11 @@ class Connection(asyncio.Protocol):
             return
         piece = self.pieces[self.at]
         self.at += 1
-        is_last = self.at == len(self.pieces)
-        if is_last:
-            piece += self._end()
         before_s = time.perf_counter()
         self.transport.write(piece)
         self.entry["written_s"].append((before_s, time.perf_counter()))
-        if is_last:
+        self.entry["due_s"].append(self.due_s)
+        if self.at == len(self.pieces):
             return
         self.due_s += self.settings["gap_s"]
         self.loop.call_at(self.due_s, self._write_next)
@@ -228,6 +235,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve() -> None:
+    gc.disable()
     Connection.settings, Connection.requests = {**DEFAULTS, **json.loads(sys.argv[1])}, []
     server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=4096)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
