@@ -7,6 +7,7 @@ what `share` of a time window it gets.
 from __future__ import annotations
 
 import collections.abc
+import functools
 import inspect
 import tomllib
 import types
@@ -96,7 +97,7 @@ def has_option(collector: str, name: str) -> bool:
 def _options(where: str, collector: str, given: dict[str, Any]) -> dict[str, Any]:
     """Options as the collector's `collect` takes them: one value for a list is a list of one."""
     collect = collectors.find(collector).collect
-    hints = typing.get_type_hints(collect)
+    hints = typing.get_type_hints(collect.func if isinstance(collect, functools.partial) else collect)
     known = {key: one for key, one in inspect.signature(collect).parameters.items() if key not in OURS}
     unknown = [name for name in given if name not in known]
     if unknown:

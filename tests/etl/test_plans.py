@@ -70,7 +70,7 @@ def test_whole_numbers_are_numbers_and_tables_and_lists_pass(tmp_path):
         ("sweep = ['a']\n", r"has the sweep 'a'\. A sweep is a table"),
         ("[[sweep]]\ncollector = 'roofline'\nllms = ['a']\n", r"roofline has no option 'llms'\. Known: llm_id, hard"),
         ("[[sweep]]\ncollector = 'local_profile'\nskip = []\n", r"local_profile has no option 'skip'"),
-        ("[[sweep]]\ncollector = 'endpoint'\nurl = 'http://x'\n", r"endpoint needs model\."),
+        ("[[sweep]]\ncollector = 'from_vllm'\n", r"from_vllm needs files\."),
         (f"{LOCAL}budget_s = 'a'\n", r"sweep 'local_profile': budget_s is a number, not 'a'\."),
         (f"{LOCAL}budget_s = true\n", r"budget_s is a number, not True"),
         (f"{LOCAL}batch_size = ['x']\n", r"batch_size is .*a list of one or more, each a whole number, not \['x'\]"),
