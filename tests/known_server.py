@@ -51,6 +51,7 @@ FAULTS = {
     "whole": "JSON in one piece instead of a stream",
     "no_done": "the stream ends without [DONE]",
 }
+SO_TIMESTAMPNS = 35
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -62,7 +63,7 @@ class KnownServer:
     pid: int
 
     def log(self) -> list[dict[str, Any]]:
-        """The requests so far: `number`, `id` (its X-Request-ID), `fault`, `received_s`, `prompt`, and of each chunk with text `due_s`,
+        """The requests so far: `number`, `id` (its X-Request-ID), `fault`, `prompt`, `received_s`, when the kernel had it, and of each chunk with text `due_s`,
         when it ought to have been written, and `written_s`, the times just before and just after its write, between which it was sent."""
         with urllib.request.urlopen(self.url.removesuffix("/v1") + "/log", timeout=30) as answer:
             entries: list[dict[str, Any]] = json.load(answer)
@@ -104,6 +105,26 @@ def event(text: str, finish: str | None, is_chat: bool) -> bytes:
     return chunk(f"data: {json.dumps(said)}\n\n".encode())
 
 
+class Listening(socket.socket):
+    """Its connections keep when the kernel received what was read last."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        connected, address = super().accept()
+        return Stamped(fileno=connected.detach()), address
+
+
+class Stamped(socket.socket):
+    arrived_s = 0.0
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        data, notes, _, _ = self.recvmsg(size, 64)
+        self.arrived_s = time.perf_counter()
+        if notes:
+            seconds, nanoseconds = struct.unpack("qq", notes[0][2])
+            self.arrived_s -= time.time() - seconds - nanoseconds * 1e-9
+        return data
+
+
 class Connection(asyncio.Protocol):
     """One connection; requests one after another."""
 
@@ -116,7 +137,7 @@ class Connection(asyncio.Protocol):
         self.received = b""
 
     def data_received(self, data: bytes) -> None:
-        at_s = time.perf_counter()
+        at_s = self.transport.get_extra_info("socket")._sock.arrived_s
         self.received += data
         head, end, body = self.received.partition(b"\r\n\r\n")
         if not end:
@@ -237,8 +258,12 @@ class Connection(asyncio.Protocol):
 async def serve() -> None:
     gc.disable()
     Connection.settings, Connection.requests = {**DEFAULTS, **json.loads(sys.argv[1])}, []
-    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=4096)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    listening = Listening()
+    if sys.platform == "linux":
+        listening.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    listening.bind(("127.0.0.1", 0))
+    server = await asyncio.get_running_loop().create_server(Connection, sock=listening, backlog=4096)
+    sys.stdout.write(f"{listening.getsockname()[1]}\n")
     sys.stdout.flush()
     threading.Thread(target=end_with_parent, daemon=True).start()
     await server.serve_forever()

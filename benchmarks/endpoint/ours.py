@@ -1,4 +1,7 @@
-"""One closed loop of the endpoint collector as a program: `python -m benchmarks.endpoint.ours URL STREAMS REQUESTS FILE`."""
+"""One closed loop of the endpoint collector as a program: `python -m benchmarks.endpoint.ours URL STREAMS REQUESTS FILE`.
+
+Writes each request as it was seen, and the figures of the whole run as columns of `runs`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from collectors.endpoint import _clients
+from collectors.endpoint import _clients, _rows
 from collectors.endpoint._load import Level
 from collectors.endpoint._prompts import Prompts
 from collectors.endpoint._providers import openai
@@ -26,4 +29,10 @@ seen = [
     for reply in outcome.measured
     if reply.status == "ok" and reply.ttft_s is not None
 ]
-Path(file).write_text(json.dumps(seen))
+columns = _rows.columns(outcome, level)
+definitions = columns.pop("metric_definitions")
+whole_run = {
+    row["metric"].removeprefix("rooflake:whole_run_"): row["value"] for row in _rows.samples("", outcome.measured)
+}
+definitions |= {name: "tokens_over_duration" for name in definitions if name in _rows.RATES}
+Path(file).write_text(json.dumps({"seen": seen, "columns": {**columns, **whole_run}, "definitions": definitions}))

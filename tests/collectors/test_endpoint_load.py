@@ -57,7 +57,7 @@ def test_no_request_is_lost_or_doubled_and_times_are_those_of_the_server(process
     for reply in replies:
         entry = log[number(reply)]
         sent_s = outcome.zero_s + reply.sent_at_s
-        assert sent_s <= entry["received_s"]
+        assert sent_s <= entry["received_s"] + 1e-3
         assert (reply.status, reply.output_tokens, reply.chunk_tokens) == ("ok", 8, [1] * 8)
         assert reply.chunk_times_s == sorted(reply.chunk_times_s)
         for index, arrived_s in enumerate(reply.chunk_times_s):
