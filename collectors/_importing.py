@@ -355,10 +355,12 @@ def _batch(tool: Importer, file: File, said: Said) -> dict[str, Any]:
     batch: dict[str, Any] = {name: [] for name in ("environments", "sources", *schema.OF_A_RUN, "runs")}
     source_id = f"{tool.TOOL.replace('_', '-')}/{file.digest}"
     try:
-        for run in tool.read(file, said):
+        found = list(tool.read(file, said))
+        devices = {run.device for run in found if run.device is not None}
+        for run in found:
             if run.status == "ok" and not _says_something(run):
                 raise Unreadable(f"{file.name} reads as a file of {tool.TOOL} and holds no figure ({run.cell}).")
-            _add(batch, _row(tool, file, said, run, source_id), run)
+            _add(batch, _row(tool, file, said, run, source_id, is_one_device=len(devices) == 1), run)
     except (
         KeyError,
         IndexError,
@@ -398,11 +400,15 @@ def _joined(rows: list[Any]) -> Any:
     return pa.concat_tables(rows, promote_options="permissive")
 
 
-def _row(tool: Importer, file: File, said: Said, run: Run, source_id: str) -> dict[str, Any]:
+def _row(tool: Importer, file: File, said: Said, run: Run, source_id: str, *, is_one_device: bool) -> dict[str, Any]:
     """The row of `runs`."""
     columns = {"optimizations": [], **run.columns, **said.settings}
     notes = list(run.notes)
-    columns["hardware_id"] = _hardware(file, said, run.device)
+    columns["hardware_id"] = _hardware(file, said, run.device, is_one_device=is_one_device)
+    if run.device is not None and not _is_known(run.device):
+        notes.append(
+            f"The file calls the device '{run.device}', which is not in the catalogue; {said.hardware_id} was given."
+        )
     columns["llm_id"], unknown = _llm(said, run.model)
     if unknown is not None:
         columns.setdefault("served_model_name", unknown)
@@ -411,12 +417,15 @@ def _row(tool: Importer, file: File, said: Said, run: Run, source_id: str) -> di
         raise Unreadable(
             f"{file.name} does not say what was run. Give --set phase=... Known: {', '.join(schema.PHASES)}."
         )
-    columns.setdefault("num_devices", 1)
+    if columns.get("num_devices") is None:
+        notes.append("How many devices is not said: give --set num_devices=...")
+    if run.collected_at is None:
+        notes.append("When it was measured is not said: the date is the file's.")
     config_id = schema.config_id(columns)
     kind = columns.pop("source_kind", tool.SOURCE_KIND)
     return {
         **columns,
-        "run_id": f"from_{tool.TOOL}-{schema.digest(file.digest, run.cell, config_id)}",
+        "run_id": f"from_{tool.TOOL}-{schema.digest(file.digest, run.cell, config_id, said.settings)}",
         "config_id": config_id,
         "repeat_group_id": schema.digest(source_id, run.cell, config_id),
         "collector": f"from_{tool.TOOL}",
@@ -467,7 +476,15 @@ def _counted(name: str, rows: Sequence[Mapping[str, Any]], run_id: str) -> Itera
         yield {"run_id": run_id, **index, **row}
 
 
-def _hardware(file: File, said: Said, device: str | None) -> str:
+def _is_known(device: str) -> bool:
+    try:
+        return bool(catalog.find_hardware(device))
+    except catalog.UnknownEntryError:
+        return False
+
+
+def _hardware(file: File, said: Said, device: str | None, *, is_one_device: bool) -> str:
+    """Id of the device: the file's own, else as said; of several that a file names none may be said."""
     if device is None:
         if said.hardware_id is None:
             raise Unreadable(
@@ -477,11 +494,12 @@ def _hardware(file: File, said: Said, device: str | None) -> str:
     try:
         return catalog.find_hardware(device).hardware_id
     except catalog.UnknownEntryError as error:
-        if said.hardware_id is not None:
+        if said.hardware_id is not None and is_one_device:
             return said.hardware_id
+        way = "Give --hardware, or add" if is_one_device else "The file names other devices too: add"
         raise Unreadable(
-            f"{file.name} was measured on '{device}', which is not in the hardware catalogue. Give --hardware, or add the name to an "
-            "entry's aliases in warehouse/catalog/hardware.toml."
+            f"{file.name} was measured on '{device}', which is not in the hardware catalogue. {way} the name to an entry's aliases "
+            "in warehouse/catalog/hardware.toml."
         ) from error
 
 

@@ -244,6 +244,26 @@ def import_(
         _fail(refused)
 
 
+@app.command()
+def forget(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Source of imported runs, e.g. vllm/5f0c...; `rooflake lint`, the Run page and SQL name it."
+        ),
+    ],
+    home: HomeOption = None,
+) -> None:
+    """Take an imported file out of the lake, to import it again with other words. Earlier snapshots keep it."""
+    from etl import lint
+    from warehouse.store import open_store
+
+    with open_store(_existing(home)) as store:
+        taken = store.forget(source)
+        lint.add(store, _say)
+    _say(f"{source}: {', '.join(f'{rows} {name}' for name, rows in taken.items())} taken out.")
+
+
 def _known_hardware(store: Store) -> list[str]:
     """Ids of the lake's devices, those included that no catalogue holds."""
     rows = store.sql("SELECT hardware_id FROM hardware WHERE measured_of IS NULL")

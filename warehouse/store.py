@@ -216,6 +216,48 @@ class Store:
             ) from error
         return result
 
+    def forget(self, source_id: str) -> dict[str, int]:
+        """Take an imported source out: its runs, what belongs to them, its findings. Returns table -> rows taken out.
+
+        The record that its files were loaded goes too, so that they may come again; earlier snapshots keep everything. Raises
+        StoreError where no imported run has the source.
+        """
+        if self.read_only:
+            raise StoreError("This lakehouse is open for reading only. Open it for writing to forget a source.")
+        parameters = {"source": source_id}
+        runs = "SELECT run_id FROM lake.runs WHERE source_id = $source AND starts_with(collector, 'from_')"
+        if not self._rows(f"{runs} LIMIT 1", parameters):
+            known = self._rows(
+                "SELECT DISTINCT source_id FROM lake.runs WHERE starts_with(collector, 'from_') ORDER BY 1"
+            )
+            raise StoreError(
+                f"No imported run has the source '{source_id}'. Imported: {', '.join(row['source_id'] for row in known) or 'none'}."
+            )
+        tables = [*schema.OF_A_RUN, "runs"]
+        count: dict[str, int] = {}
+
+        def work() -> None:
+            cursor = self._cursor()
+            hashes = " UNION ".join(f"SELECT file_hash FROM lake.{name} WHERE run_id IN ({runs})" for name in tables)
+            cursor.execute(f"DELETE FROM lake.loads WHERE file_hash IN ({hashes})", parameters)
+            for name in tables:
+                (row,) = cursor.execute(f"DELETE FROM lake.{name} WHERE run_id IN ({runs})", parameters).fetchall()
+                count[name] = row[0]
+            left = "SELECT source_id FROM lake.runs"
+            for name in ("findings", "sources"):
+                cursor.execute(
+                    f"DELETE FROM lake.{name} WHERE source_id = $source AND source_id NOT IN ({left})", parameters
+                )
+
+        try:
+            with FileLock(self.home.path / ".load.lock"):
+                _retry(lambda: self._in_transaction(work))
+        except duckdb.Error as error:
+            raise StoreError(
+                f"'{source_id}' was not forgotten, all of it is still there. {_first_lines(error)}"
+            ) from error
+        return {name: rows for name, rows in count.items() if rows}
+
     def compact(self) -> None:
         """Merge small data files. Every snapshot still shows what it showed; files merged a day ago are deleted."""
         _retry(lambda: self._cursor().execute("CALL lake.merge_adjacent_files()").fetchall())

@@ -12,7 +12,7 @@ from landed_rows import landed
 
 from collectors import __main__ as command
 from collectors import _importing
-from warehouse.store import Home, open_store
+from warehouse.store import Home, StoreError, open_store
 
 SERVED = {
     "date": "20260301-101500", "backend": "vllm", "model_id": "meta-llama/Llama-2-7b-hf", "tokenizer_id": "meta-llama/Llama-2-7b-hf",
@@ -134,8 +134,66 @@ def test_the_command_line_lands_and_prints_what_it_landed(tmp_path: Path, capsys
 
 def test_a_file_of_failures_is_no_failed_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     failed = SERVED | {"completed": 0, "mean_ttft_ms": 0.0}
-    words = ["from_vllm", str(written(tmp_path / "a.json", failed)), "--landing", str(tmp_path / "landing"), "--hardware", "h100-sxm"]
+    words = [
+        "from_vllm",
+        str(written(tmp_path / "a.json", failed)),
+        "--landing",
+        str(tmp_path / "landing"),
+        "--hardware",
+        "h100-sxm",
+    ]
     assert command.main(words) == 0
     assert "a.json: vllm, 1 runs, 1 of failures" in capsys.readouterr().err
     (run,) = landed(tmp_path / "landing", "runs")
     assert (run["status"], run["ttft_s"], run["num_failed_requests"]) == ("error", None, 10)
+
+
+def test_an_unknown_device_gives_way_to_the_one_given_and_the_row_says_so(tmp_path: Path) -> None:
+    result = {
+        "hw": "zx9000", "conc": 4, "image": "vllm/vllm-openai:v0.11.0", "model": "openai/gpt-oss-120b", "framework": "vllm", "precision": "fp4",
+        "isl": 1024, "osl": 1024, "tp": 8, "ep": 1, "dp_attention": "false", "tput_per_gpu": 10.0, "output_tput_per_gpu": 5.0,
+        "input_tput_per_gpu": 5.0, "mean_ttft": 0.1, "mean_tpot": 0.01, "infmax_model_prefix": "gptoss", "spec_decoding": "none", "disagg": False,
+        "is_multinode": False,
+    }  # fmt: skip
+    file = written(tmp_path / "agg.json", result)
+    with pytest.raises(
+        _importing.Unreadable, match=r"^agg\.json was measured on 'zx9000', which is not in the hardware catalogue"
+    ):
+        taken(tmp_path, file, hardware_id=None)
+    (run,) = taken(tmp_path, file)
+    assert (run["hardware_id"], run["num_devices"]) == ("h100-sxm", 8)
+    assert (
+        "The file calls the device 'zx9000', which is not in the catalogue; h100-sxm was given." in run["status_detail"]
+    )
+
+
+def test_how_many_devices_is_null_where_nobody_says_it(tmp_path: Path) -> None:
+    (run,) = taken(tmp_path, written(tmp_path / "a.json"))
+    assert run["num_devices"] is None
+    assert "give --set num_devices=" in run["status_detail"]
+
+
+def test_a_source_is_forgotten_and_may_come_again_with_other_words(tmp_path: Path) -> None:
+    home = Home.of(tmp_path / "home")
+    file = written(tmp_path / "a.json")
+    with open_store(home) as store:
+        for settings in (["num_devices=1"], ["num_devices=8"], ["num_devices=8", "framework_version=0.11.0"]):
+            _importing.collect(home.landing, files=[file], hardware_id="h100-sxm", settings=settings)
+            assert not store.load().quarantined
+        before = store.snapshot_id()
+        (source,) = store.sql("SELECT DISTINCT source_id FROM runs").column("source_id").to_pylist()
+        assert store.forget(source)["runs"] == 3
+        for table in ("runs", "samples", "sources"):
+            assert (
+                store.sql(
+                    f"SELECT * FROM {table} WHERE source_id = '{source}'" if table != "samples" else "FROM samples"
+                ).num_rows
+                == 0
+            )
+        with pytest.raises(StoreError, match=f"No imported run has the source '{source}'"):
+            store.forget(source)
+        _importing.collect(home.landing, files=[file], hardware_id="h100-sxm", settings=["num_devices=8"])
+        store.load()
+        assert store.sql("SELECT num_devices FROM runs").to_pylist() == [{"num_devices": 8}]
+    with open_store(home, read_only=True, snapshot=before) as store:
+        assert store.sql("SELECT * FROM runs").num_rows == 3
