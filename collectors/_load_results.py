@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -159,43 +158,6 @@ def tpot(e2el_s: float | None, ttft_s: float | None, output_tokens: int | None) 
 def offsets(instants: Sequence[float | None], start: float | None) -> list[float | None]:
     """Instants of a clock as seconds from `start`, never before it; None where either is unknown."""
     return [None if one is None or start is None else max(0.0, one - start) for one in instants]
-
-
-def model_name(text: Any) -> str | None:
-    """The name in what a tool calls its model: of a path the last part that means something.
-
-    >>> model_name("/models/models--Qwen--Qwen3-0.6B/snapshots/c1899de2/"), model_name("Qwen/Qwen3-0.6B"), model_name("/mnt/a/tiny/")
-    ('Qwen/Qwen3-0.6B', 'Qwen/Qwen3-0.6B', 'tiny')
-    """
-    if not isinstance(text, str):
-        return None
-    if cached := re.search(r"models--([^/\\]+?)--([^/\\]+)", text):
-        return f"{cached[1]}/{cached[2]}"
-    parts = [part for part in re.split(r"[/\\]", text.strip()) if part not in ("", ".", "..", "~")]
-    is_path = bool(re.match(r"[/\\.~]|[A-Za-z][A-Za-z+]*:[/\\]", text.strip()))
-    return (parts[-1] if is_path else "/".join(parts)) if parts else None
-
-
-def sentence(text: Any) -> str | None:
-    """What a tool says of a failure: its first line without addresses, paths and keys, cut to what a person reads."""
-    if not isinstance(text, str) or not text.strip():
-        return None
-    line = text.strip().splitlines()[0]
-    for pattern, replacement in _HIDDEN:
-        line = pattern.sub(replacement, line)
-    return line[:300]
-
-
-_HIDDEN = (
-    (re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"]+", re.IGNORECASE), "<url>"),
-    (re.compile(r"\b(bearer|basic)\s+[^\s'\"]+", re.IGNORECASE), r"\1 <hidden>"),
-    (
-        re.compile(r"([\w-]*(?:key|token|secret|password|authorization)[\w-]*['\"]?\s*[:=]\s*['\"]?)(?!\d+\b)[^\s'\",}]+", re.IGNORECASE),
-        r"\1<hidden>",
-    ),
-    (re.compile(r"\b(?:sk|hf|ghp|gho|xox|AKIA)[-_A-Za-z0-9]{12,}"), "<hidden>"),
-    (re.compile(r"(?<![\w<])/(?:[\w.-]+/)+"), ""),
-)  # fmt: skip
 
 
 def _short(value: Any) -> str:

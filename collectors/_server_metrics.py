@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from collectors._genai_perf import tables
 from collectors._importing import Run
-from collectors._load_results import STATISTICS, Results, model_name
+from collectors._load_results import STATISTICS, Results
+from collectors._names import model_name
 
 FIRST_LINE = "# AIPerf Server Metrics Export"
 

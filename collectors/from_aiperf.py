@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from collectors import _genai_perf, _importing, _load_results, _server_metrics
+from collectors import _genai_perf, _importing, _names, _server_metrics
 from collectors._importing import File, Run, Said, sample
 from collectors._load_results import SECONDS, Results, count, listed, mapping, number
 
@@ -226,7 +226,7 @@ def _model(config: Object) -> str | None:
     names = listed("model_names", endpoint.get("model_names", config.get("model_names")))
     items = listed("items", mapping("models", config.get("models")).get("items"))
     found = [*names, *(mapping("model", item).get("name") for item in items)]
-    return _load_results.model_name(found[0]) if len(found) == 1 else None
+    return _names.model_name(found[0]) if len(found) == 1 else None
 
 
 def _devices(telemetry: Object, figures: Results) -> tuple[str | None, list[str]]:
@@ -373,7 +373,7 @@ def _request(record: Object, first: float | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "sample_phase": phase,
         "status": "error" if error else "ok",
-        "status_detail": _load_results.sentence(error.get("message")),
+        "status_detail": _names.sentence(error.get("message")),
         "http_status": int(code) if code is not None and 400 <= code < 600 else None,
         "scheduled_at_s": None if due is None or first is None else max(0.0, (due - first) / 1e9),
         "sent_at_s": None if sent is None or first is None else (sent - first) / 1e9,

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from collectors import _importing, _load_results
+from collectors import _importing, _load_results, _names
 from collectors._importing import File, Run, Said
 from collectors._load_results import Results, count, listed, mapping, number
 
@@ -203,10 +203,8 @@ def _load(benchmark: Object, *, is_old: bool) -> dict[str, Any]:
 
 def _model(benchmark: Object, *, is_old: bool) -> str | None:
     if is_old:
-        return _load_results.model_name(mapping("worker", benchmark.get("worker")).get("backend_model"))
-    return _load_results.model_name(
-        mapping("backend", mapping("config", benchmark["config"]).get("backend")).get("model")
-    )
+        return _names.model_name(mapping("worker", benchmark.get("worker")).get("backend_model"))
+    return _names.model_name(mapping("backend", mapping("config", benchmark["config"]).get("backend")).get("model"))
 
 
 def _instant(unix: Any) -> datetime.datetime | None:
@@ -257,7 +255,7 @@ def _row(request: Object, status: str, start: float | None, timings: Object, key
     """A request; times only of a completed one. E2EL ends with the last token."""
     at = {name: number(key, timings.get(key)) for name, key in keys.items()}
     scheduled, sent = _load_results.offsets([at["targeted"], at["sent"]], start)
-    detail = _load_results.sentence(request.get("error"))
+    detail = _names.sentence(request.get("error"))
     code = _STATUS.search(detail or "")
     row = {
         "sample_phase": "measured",

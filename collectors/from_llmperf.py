@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from collectors import _importing, _load_results
+from collectors import _importing, _load_results, _names
 from collectors._importing import File, Run, Said, sample
 from collectors._load_results import Results, count, mapping, number
 
@@ -82,7 +82,7 @@ def _summary(result: Object) -> Run:
         "all",
         figures.columns,
         figures.definitions,
-        model=_load_results.model_name(_without_revision(result.get("model"))),
+        model=_names.model_name(_without_revision(result.get("model"))),
         collected_at=_instant(result.get("timestamp")),
         status="ok" if completed else "error",
         notes=["Tokens are counted by the client's tokenizer."],
@@ -157,7 +157,7 @@ def _request(request: Object) -> dict[str, Any]:
     row: dict[str, Any] = {
         "sample_phase": "measured",
         "status": "ok" if code is None else "error",
-        "status_detail": _load_results.sentence(request.get("error_msg")),
+        "status_detail": _names.sentence(request.get("error_msg")),
         "http_status": int(code) if code is not None and 100 <= code < 600 else None,
         "input_tokens": count("number_input_tokens", request.get("number_input_tokens")),
         **dict.fromkeys(("ttft_s", "e2el_s", "ntpot_s", "output_tokens")),

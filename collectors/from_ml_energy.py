@@ -117,7 +117,7 @@ def _request(position: int, one: Mapping[str, Any]) -> dict[str, Any]:
         "request_index": position,
         "sample_phase": "measured",
         "status": "error" if failed else "ok",
-        "status_detail": str(one["error"])[:500] if one.get("error") else None,
+        "status_detail": sentence(one.get("error")),
         "input_tokens": whole(one.get("input_len")),
     }
     if failed:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from collectors import _importing, _load_results
+from collectors import _importing, _load_results, _names
 from collectors._importing import File, Run, Said
 from collectors._load_results import Results, columns_of_equal_length, count, each, listed, mapping, number, rate_limit
 
@@ -132,7 +132,7 @@ def _requests(result: Result) -> list[dict[str, Any]]:
 def _request(ttft: Any, itls: Any, taken: Any, given: Any, error: Any, *, is_split: bool) -> dict[str, Any]:
     row = {"sample_phase": "measured", "input_tokens": count("input_lens", taken)}
     if error:
-        return row | {"status": "error", "status_detail": _load_results.sentence(error)}
+        return row | {"status": "error", "status_detail": _names.sentence(error)}
     first = number("ttfts", ttft)
     if first is None:
         return row | {"status": "ok"}

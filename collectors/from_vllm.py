@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from collectors import _importing, _load_results
+from collectors import _importing, _load_results, _names
 from collectors._importing import File, Run, Said
 from collectors._load_results import Results, columns_of_equal_length, count, each, listed, mapping, number, rate_limit
 
@@ -111,7 +111,7 @@ def _serve(result: Result, cell: str) -> Run:
         cell,
         figures.columns,
         figures.definitions,
-        model=_load_results.model_name(result.get("model_id")),
+        model=_names.model_name(result.get("model_id")),
         collected_at=_date(result),
         quality_tier=1 if rows else 0,
         status="ok" if completed else "error",
@@ -182,7 +182,7 @@ def _requests(result: Result) -> list[dict[str, Any]]:
 def _request(ttft: Any, gaps: Any, taken: Any, given: Any, error: Any, sent_at_s: float | None) -> dict[str, Any]:
     row = {"sample_phase": "measured", "input_tokens": count("input_lens", taken), "sent_at_s": sent_at_s}
     if error:
-        return row | {"status": "error", "status_detail": _load_results.sentence(error)}
+        return row | {"status": "error", "status_detail": _names.sentence(error)}
     first = number("ttfts", ttft)
     if first is None:
         return row | {"status": "ok"}
@@ -245,7 +245,7 @@ def _pytorch(records: list[Any]) -> Iterable[Run]:
         result |= mapping("extra_info", metric.get("extra_info"))
         result[metric["name"]] = values if metric["name"] == "latency" else values[0] if values else None
         args |= mapping("args", mapping("extra_info", about.get("extra_info")).get("args"))
-        model = _load_results.model_name(mapping("model", record.get("model")).get("name"))
+        model = _names.model_name(mapping("model", record.get("model")).get("name"))
     if "latency" in result:
         result["latencies"] = result["latency"]
     run = _run(
