@@ -14,6 +14,7 @@ from typing import Any
 from collectors import _importing
 from collectors._figures import Figures, number, whole
 from collectors._importing import File, Run, Said, Unreadable
+from collectors._names import sentence
 
 TOOL = "ml_energy"
 SOURCE_KIND = "published"
