@@ -356,11 +356,11 @@ def _batch(tool: Importer, file: File, said: Said) -> dict[str, Any]:
     source_id = f"{tool.TOOL.replace('_', '-')}/{file.digest}"
     try:
         found = list(tool.read(file, said))
-        devices = {run.device for run in found if run.device is not None}
+        unknown = {run.device for run in found if run.device is not None and not _is_known(run.device)}
         for run in found:
             if run.status == "ok" and not _says_something(run):
                 raise Unreadable(f"{file.name} reads as a file of {tool.TOOL} and holds no figure ({run.cell}).")
-            _add(batch, _row(tool, file, said, run, source_id, is_one_device=len(devices) == 1), run)
+            _add(batch, _row(tool, file, said, run, source_id, is_one_unknown=len(unknown) == 1), run)
     except (
         KeyError,
         IndexError,
@@ -400,11 +400,11 @@ def _joined(rows: list[Any]) -> Any:
     return pa.concat_tables(rows, promote_options="permissive")
 
 
-def _row(tool: Importer, file: File, said: Said, run: Run, source_id: str, *, is_one_device: bool) -> dict[str, Any]:
+def _row(tool: Importer, file: File, said: Said, run: Run, source_id: str, *, is_one_unknown: bool) -> dict[str, Any]:
     """The row of `runs`."""
     columns = {"optimizations": [], **run.columns, **said.settings}
     notes = list(run.notes)
-    columns["hardware_id"] = _hardware(file, said, run.device, is_one_device=is_one_device)
+    columns["hardware_id"] = _hardware(file, said, run.device, is_one_unknown=is_one_unknown)
     if run.device is not None and not _is_known(run.device):
         notes.append(
             f"The file calls the device '{run.device}', which is not in the catalogue; {said.hardware_id} was given."
@@ -476,6 +476,7 @@ def _counted(name: str, rows: Sequence[Mapping[str, Any]], run_id: str) -> Itera
         yield {"run_id": run_id, **index, **row}
 
 
+@functools.cache
 def _is_known(device: str) -> bool:
     try:
         return bool(catalog.find_hardware(device))
@@ -483,8 +484,8 @@ def _is_known(device: str) -> bool:
         return False
 
 
-def _hardware(file: File, said: Said, device: str | None, *, is_one_device: bool) -> str:
-    """Id of the device: the file's own, else as said; of several that a file names none may be said."""
+def _hardware(file: File, said: Said, device: str | None, *, is_one_unknown: bool) -> str:
+    """Id of the device: the file's own, else as said; of several that nobody knows, none may be said."""
     if device is None:
         if said.hardware_id is None:
             raise Unreadable(
@@ -494,9 +495,9 @@ def _hardware(file: File, said: Said, device: str | None, *, is_one_device: bool
     try:
         return catalog.find_hardware(device).hardware_id
     except catalog.UnknownEntryError as error:
-        if said.hardware_id is not None and is_one_device:
+        if said.hardware_id is not None and is_one_unknown:
             return said.hardware_id
-        way = "Give --hardware, or add" if is_one_device else "The file names other devices too: add"
+        way = "Give --hardware, or add" if is_one_unknown else "It is not the only one: add"
         raise Unreadable(
             f"{file.name} was measured on '{device}', which is not in the hardware catalogue. {way} the name to an entry's aliases "
             "in warehouse/catalog/hardware.toml."

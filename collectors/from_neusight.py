@@ -121,7 +121,7 @@ def _run(device: str, version: str | None, name: str, table: pa.Table) -> Run:
         columns={
             "phase": "microbench", "kernel": kernel, "weight_dtype": DTYPE, "activation_dtype": DTYPE, "framework": "pytorch",
             "framework_version": None if version is None else version.removeprefix("p"), "execution": "eager",
-            "num_samples": table.num_rows,
+            "num_samples": table.num_rows, "num_devices": 1,
         },
         device=device,
         notes=[_SHORT, "TF32 was off."],

@@ -91,7 +91,7 @@ def _run(cell: str, device: str | None, kernel: str, parts: Sequence[pa.Table], 
         cell=cell,
         columns={
             "phase": "microbench", "kernel": kernel, "weight_dtype": DTYPE, "activation_dtype": DTYPE, "framework": "vidur",
-            "num_samples": table.num_rows, **columns,
+            "num_samples": table.num_rows, "num_devices": 1, **columns,
         },
         device=device,
         notes=notes,
