@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ from collectors.endpoint._providers import openai
 from collectors.endpoint._stream import Reply
 
 WORDS = Prompts(None, 12, True, "1")
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[KnownServer]:
+    """A server that answers at once and well, for all tests that want no other."""
+    with known() as server:
+        yield server
 
 
 def run(server: KnownServer, level: Level, due: list[Job] | None = None, **options: Any) -> Outcome:
@@ -103,17 +111,17 @@ def test_every_fault_is_a_reply_of_its_kind() -> None:
         "reset": ("error", "The stream ended early, after 2 chunks of text ([Errno 104] Connection reset by peer)."),
         "malformed": ("error", "Event 3 is not JSON: {oops"),
         "error": ("error", "The server reports an error: engine died"),
-        "stalled": ("timeout", "The answer was not complete within 2.5 s: 2 chunks of text had come."),
-        "loris": ("timeout", "No answer from URL within 2.5 s. Raise it with --timeout-s."),
+        "stalled": ("timeout", "The answer was not complete within 1.5 s: 2 chunks of text had come."),
+        "loris": ("timeout", "No answer from URL within 1.5 s. Raise it with --timeout-s."),
         "whole": ("ok", "The server answered in one piece instead of a stream: only the end-to-end latency was observed."),
         "no_done": ("ok", None),
     }  # fmt: skip
     assert set(expected) == set(FAULTS)
     faults = list(FAULTS)
-    due = [Job(index, 8, 0.05 * index) for index in range(2 * len(faults))]
+    due = [Job(index, 8, 0.02 * index) for index in range(2 * len(faults))]
     with known(faults=faults) as server:
-        target = openai.target(server.url, "m", timeout_s=2.5)
-        outcome = _clients.run(target, Level(None, len(due), 0, 8, "constant", 20.0), WORDS, due)
+        target = openai.target(server.url, "m", timeout_s=1.5)
+        outcome = _clients.run(target, Level(None, len(due), 0, 8, "constant", 50.0), WORDS, due)
         log = server.log()
     assert Counter(entry["fault"] for entry in log) == dict.fromkeys(faults, 2)
     by_prompt = {entry["prompt"]: entry["fault"] for entry in log}
@@ -122,12 +130,11 @@ def test_every_fault_is_a_reply_of_its_kind() -> None:
     assert Counter((reply.status, reply.status_detail) for reply in outcome.measured) == Counter(said * 2)
 
 
-def test_an_answer_that_is_not_streamed_on_purpose_has_no_remark(tmp_path: Path) -> None:
-    with known() as server:
-        endpoint.collect(
-            tmp_path, url=server.url, model="m", prompt="hi", concurrency=1, num_requests=2, warmup=0, stream=False,
-            self_test=False,
-        )  # fmt: skip
+def test_an_answer_that_is_not_streamed_on_purpose_has_no_remark(tmp_path: Path, plain: KnownServer) -> None:
+    endpoint.collect(
+        tmp_path, url=plain.url, model="m", prompt="hi", concurrency=1, num_requests=2, warmup=0, stream=False,
+        self_test=False,
+    )  # fmt: skip
     for row in landed(tmp_path, "requests"):
         assert (row["status"], row["status_detail"], row["ttft_s"], row["output_tokens"]) == ("ok", None, None, 64)
         assert row["e2el_s"] > 0
@@ -204,14 +211,13 @@ def test_a_broken_trace_says_where(tmp_path: Path, text: str, message: str) -> N
     assert message in str(caught.value)
 
 
-def test_a_trace_is_replayed_with_its_times_and_lengths(tmp_path: Path) -> None:
+def test_a_trace_is_replayed_with_its_times_and_lengths(tmp_path: Path, plain: KnownServer) -> None:
     rows = [{"at_s": 0.1 * index, "input_tokens": 30 + 10 * index, "output_tokens": 2 + index} for index in range(5)]
     (tmp_path / "trace.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with known() as server:
-        endpoint.collect(
-            tmp_path / "l", url=server.url, model="m", replay=tmp_path / "trace.jsonl", warmup=0, api="completions",
-            self_test=False,
-        )  # fmt: skip
+    endpoint.collect(
+        tmp_path / "l", url=plain.url, model="m", replay=tmp_path / "trace.jsonl", warmup=0, api="completions",
+        self_test=False,
+    )  # fmt: skip
     (row,) = landed(tmp_path / "l", "runs")
     requests = landed(tmp_path / "l", "requests")
     assert (row["load_pattern"], row["input_tokens"], row["output_tokens"]) == ("replay", None, None)
@@ -242,21 +248,13 @@ def test_waiting_for_a_slot_counts_from_when_a_request_was_due() -> None:
     ],
 )
 def test_open_loops_land_a_run_for_each_rate(
-    tmp_path: Path, options: dict[str, Any], pattern: str, rates: list[float | None]
+    tmp_path: Path, plain: KnownServer, options: dict[str, Any], pattern: str, rates: list[float | None]
 ) -> None:
-    with known() as server:
-        collected = endpoint.collect(
-            tmp_path,
-            url=server.url,
-            model="m",
-            prompt="hi",
-            output_tokens=3,
-            warmup=2,
-            self_test=False,
-            seed=3,
-            **options,
-        )
-        log = server.log()
+    num_before = len(plain.log())
+    collected = endpoint.collect(
+        tmp_path, url=plain.url, model="m", prompt="hi", output_tokens=3, warmup=2, self_test=False, seed=3, **options
+    )
+    log = plain.log()[num_before:]
     assert (collected.num_runs, collected.num_failed) == (len(rates), 0)
     runs = sorted(landed(tmp_path, "runs"), key=lambda row: row["request_rate_per_s"] or 0)
     assert [(row["load_pattern"], row["concurrency"], row["request_rate_per_s"]) for row in runs] == [
@@ -269,21 +267,13 @@ def test_open_loops_land_a_run_for_each_rate(
         assert f"--load={pattern}" in row["command"] or pattern == "poisson"
 
 
-def test_the_same_seed_sends_the_same_prompts_and_another_others(tmp_path: Path) -> None:
+def test_the_same_seed_sends_the_same_prompts_and_another_others(tmp_path: Path, plain: KnownServer) -> None:
     def prompts(seed: int | None) -> set[str]:
-        with known() as server:
-            endpoint.collect(
-                tmp_path,
-                url=server.url,
-                model="m",
-                prompt="hi",
-                concurrency=1,
-                num_requests=5,
-                warmup=1,
-                seed=seed,
-                self_test=False,
-            )
-            return {entry["prompt"] for entry in server.log()}
+        num_before = len(plain.log())
+        endpoint.collect(
+            tmp_path, url=plain.url, model="m", prompt="hi", concurrency=1, num_requests=5, warmup=1, seed=seed, self_test=False
+        )  # fmt: skip
+        return {entry["prompt"] for entry in plain.log()[num_before:]}
 
     first = prompts(5)
     assert prompts(5) == first
@@ -366,12 +356,11 @@ def test_a_server_that_does_not_know_ignore_eos_is_not_asked_for_it_again(tmp_pa
     assert "The server does not know ignore_eos: answers end where the model ends them." in row["status_detail"]
 
 
-def test_a_fixed_output_length_is_asked_for(tmp_path: Path) -> None:
-    with known() as server:
-        endpoint.collect(
-            tmp_path, url=server.url, model="m", prompt="x", concurrency=1, num_requests=1, warmup=0, ignore_eos=True,
-            self_test=False,
-        )  # fmt: skip
+def test_a_fixed_output_length_is_asked_for(tmp_path: Path, plain: KnownServer) -> None:
+    endpoint.collect(
+        tmp_path, url=plain.url, model="m", prompt="x", concurrency=1, num_requests=1, warmup=0, ignore_eos=True,
+        self_test=False,
+    )  # fmt: skip
     assert landed(tmp_path, "runs")[0]["is_output_fixed"] is True
 
 
@@ -393,8 +382,8 @@ def child_processes() -> list[int]:
 
 @pytest.mark.parametrize("is_open", [False, True])
 def test_a_killed_client_process_leaves_failed_rows_and_the_others_finish(is_open: bool) -> None:
-    due = [Job(index, 2, 0.02 * index) for index in range(100)] if is_open else []
-    level = Level(None if is_open else 4, 100, 0, 2, "constant" if is_open else "closed", 50.0 if is_open else None)
+    due = [Job(index, 2, 0.01 * index) for index in range(100)] if is_open else []
+    level = Level(None if is_open else 4, 100, 0, 2, "constant" if is_open else "closed", 100.0 if is_open else None)
     with known(ttft_s=0.05) as server:
         killed: list[int] = []
 
@@ -450,7 +439,7 @@ def test_client_processes_end_with_their_parent(tmp_path: Path) -> None:
 def test_an_interrupt_lands_the_levels_before_and_nothing_of_the_running_one(tmp_path: Path) -> None:
     code = (
         "import sys; from collectors import endpoint; from pathlib import Path; "
-        "endpoint.collect(Path(sys.argv[1]), url=sys.argv[2], model='m', prompt='x', concurrency=[1, 2], num_requests=40, warmup=0, "
+        "endpoint.collect(Path(sys.argv[1]), url=sys.argv[2], model='m', prompt='x', concurrency=[8, 2], num_requests=40, warmup=0, "
         "client_processes=2, self_test=False)"
     )
     with known(ttft_s=0.05, tokens=2) as server:
@@ -462,7 +451,7 @@ def test_an_interrupt_lands_the_levels_before_and_nothing_of_the_running_one(tmp
         _, said = process.communicate(timeout=30)
     assert process.returncode != 0
     assert b"KeyboardInterrupt" in said
-    assert [row["concurrency"] for row in landed(tmp_path, "runs")] == [1]
+    assert [row["concurrency"] for row in landed(tmp_path, "runs")] == [8]
     assert len(landed(tmp_path, "requests")) == 40
 
 
@@ -476,10 +465,11 @@ def test_as_many_processes_as_the_load_needs(monkeypatch: pytest.MonkeyPatch) ->
 # --- the client's own delay -------------------------------------------------------------------------------------------
 
 
-def test_the_client_is_tested_before_a_run_and_the_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_is_tested_before_a_run_and_the_run_says_so(
+    tmp_path: Path, plain: KnownServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_self_test, "DURATION_S", 0.3)
-    with known() as server:
-        endpoint.collect(tmp_path, url=server.url, model="m", prompt="x", concurrency=2, num_requests=2, warmup=0)
+    endpoint.collect(tmp_path, url=plain.url, model="m", prompt="x", concurrency=2, num_requests=2, warmup=0)
     (row,) = landed(tmp_path, "runs")
     assert 0 < row["client_delay_p99_s"] < 10
     assert row["is_client_trusted"] is not None
@@ -542,18 +532,19 @@ def test_what_the_test_found_lies_beside_the_run() -> None:
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_line_takes_every_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with known() as server:
-        words = [
-            "endpoint", "--landing", str(tmp_path), "--url", server.url, "--model", "m", "--load", "constant", "--request-rate", "50",
-            "--num-requests", "5", "--warmup", "1", "--seed", "4", "--max-concurrency", "3", "--ignore-eos", "--no-self-test",
-            "--client-processes", "1", "--slo-e2el-s", "9", "--output-tokens", "3", "--api", "completions", "--prompt", "x",
-        ]  # fmt: skip
-        assert collectors.__main__.main(words) == 0
-        (row,) = landed(tmp_path, "runs")
-        assert (row["load_pattern"], row["request_rate_per_s"], row["slo_e2el_s"]) == ("constant", 50.0, 9.0)
-        again = row["command"].split()[4:]
-        assert collectors.__main__.main(["endpoint", "--landing", str(tmp_path / "again"), *again]) == 0
+def test_the_command_line_takes_every_option(
+    tmp_path: Path, plain: KnownServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "endpoint", "--landing", str(tmp_path), "--url", plain.url, "--model", "m", "--load", "constant", "--request-rate", "50",
+        "--num-requests", "5", "--warmup", "1", "--seed", "4", "--max-concurrency", "3", "--ignore-eos", "--no-self-test",
+        "--client-processes", "1", "--slo-e2el-s", "9", "--output-tokens", "3", "--api", "completions", "--prompt", "x",
+    ]  # fmt: skip
+    assert collectors.__main__.main(words) == 0
+    (row,) = landed(tmp_path, "runs")
+    assert (row["load_pattern"], row["request_rate_per_s"], row["slo_e2el_s"]) == ("constant", 50.0, 9.0)
+    again = row["command"].split()[4:]
+    assert collectors.__main__.main(["endpoint", "--landing", str(tmp_path / "again"), *again]) == 0
     (second,) = landed(tmp_path / "again", "runs")
     assert (second["config_id"], second["command"]) == (row["config_id"], row["command"])
     assert "constant 50/s: 5 of 5 requests ok" in capsys.readouterr().err
