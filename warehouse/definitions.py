@@ -7,6 +7,8 @@ never returns a value under a name that it does not deserve. Token counts N are 
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -109,11 +111,14 @@ def convert(
 ) -> Figure:
     """A metric from one statistic (`mean`, `p99` ...) of each of some others over the same requests.
 
-    `tokens` is the number N of output tokens of every request, or the least and most of them. Raises ValueError for a metric that
-    nothing converts to.
+    `tokens` is the number N of output tokens of every request, or the least and most of them. A figure that is no time (not finite, or
+    not above zero) is refused. Raises ValueError for a metric that nothing converts to.
     """
     if metric not in _WAYS:
         raise ValueError(f"Nothing converts to '{metric}'. Known: {', '.join(_WAYS)}.")
+    for name, value in given.items():
+        if not _is_time(value):
+            return _refused(metric, statistic, f"{name} is {value:g}, and a time is finite and above zero")
     if metric in given:
         return Figure(metric, statistic, given[metric], given[metric], "given")
     ways = [way for way in _WAYS[metric] if set(way.needs) <= set(given)]
@@ -125,15 +130,25 @@ def convert(
 
 def interactivity(tpot_s: float, statistic: str) -> Figure:
     """Tokens/s of one user, 1 / TPOT. The p-th percentile of TPOT is the (100-p)-th of this; its mean is only bounded below."""
+    metric = "interactivity_per_s"
+    if not _is_time(tpot_s) or not math.isfinite(1 / tpot_s):
+        return _refused(metric, statistic, f"tpot_s is {tpot_s:g}, and a time with an inverse is finite and above zero")
     if statistic == "mean":
         reason = "a mean of inverses is at least the inverse of the mean; how much more depends on the spread"
-        return Figure("interactivity_per_s", "mean", 1 / tpot_s, None, reason)
-    if not statistic.startswith("p"):
-        return _refused(
-            "interactivity_per_s", statistic, f"the {statistic} of TPOT says nothing of that of its inverse"
-        )
+        return Figure(metric, "mean", 1 / tpot_s, None, reason)
+    if not _is_percentile(statistic):
+        return _refused(metric, statistic, f"the {statistic} of TPOT says nothing of that of its inverse")
     turned = f"p{100 - float(statistic[1:]):g}"
-    return Figure("interactivity_per_s", turned, 1 / tpot_s, 1 / tpot_s, f"1 / TPOT: its {statistic} is the {turned}")
+    return Figure(metric, turned, 1 / tpot_s, 1 / tpot_s, f"1 / TPOT: its {statistic} is the {turned}")
+
+
+def _is_time(value: float) -> bool:
+    return math.isfinite(value) and value > 0
+
+
+def _is_percentile(statistic: str) -> bool:
+    """`p50`, `p99.9`: from p0 to p100."""
+    return re.fullmatch(r"p\d+(\.\d+)?", statistic) is not None and float(statistic[1:]) <= 100
 
 
 Bound: TypeAlias = Callable[[Mapping[str, float], float, float], float]
@@ -157,24 +172,21 @@ class _Way:
     def follow(
         self, metric: str, given: Mapping[str, float], tokens: int | tuple[int, int] | None, statistic: str
     ) -> Figure:
-        if statistic != "mean" and not (self.keeps_order and statistic.startswith("p")):
+        if statistic != "mean" and not (self.keeps_order and _is_percentile(statistic)):
             sum_or_pool = f"{metric} = {self.text} request by request"
             return _refused(metric, statistic, f"{sum_or_pool}, and a {statistic} of several is not made of theirs")
         if tokens is None:
             return _refused(metric, statistic, f"{metric} = {self.text} needs the number of output tokens N")
-        low, high = (tokens, tokens) if isinstance(tokens, int) else tokens
+        low, high = tokens if isinstance(tokens, tuple) else (tokens, tokens)
         if low < self.least or high < low:
             return _refused(
                 metric, statistic, f"{metric} = {self.text} needs N from {self.least} on, N is {low} to {high}"
             )
         ends = self.formula(given, low, high), self.formula(given, high, low)
         lower, upper = (ends[1], ends[0]) if self.is_falling else ends
-        if lower > upper:
-            return _refused(
-                metric, statistic, f"{self.text} gives {lower:g} to {upper:g}: the figures contradict one another"
-            )
-        if upper < 0:
-            return _refused(metric, statistic, f"{self.text} gives {upper:g}: the figures contradict one another")
+        if not (lower <= upper and 0 <= upper < math.inf):
+            found = f"{lower:g}" if lower == upper else f"{lower:g} to {upper:g}"
+            return _refused(metric, statistic, f"{self.text} gives {found}: the figures contradict one another")
         reason = self.text + (f", N = {low}" if low == high else f", N from {low} to {high}")
         return Figure(metric, statistic, max(lower, 0.0), upper, reason)
 

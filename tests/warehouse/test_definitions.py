@@ -172,6 +172,36 @@ def test_interactivity_turns_percentiles_over() -> None:
     assert definitions.interactivity(0.1, "std").how == "refused"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0])
+def test_what_is_no_time_is_refused(value: float) -> None:
+    figures = [
+        definitions.convert("tpot_s", {"e2el_s": value, "ttft_s": 0.1}, tokens=5),
+        definitions.convert("tpot_s", {"e2el_s": 1.0, "ttft_s": value}, tokens=5),
+        definitions.convert("ttft_s", {"ttft_s": value}),
+        definitions.interactivity(value, "mean"),
+        definitions.interactivity(value, "p50"),
+    ]
+    for figure in figures:
+        assert (figure.how, figure.lower, figure.upper) == ("refused", None, None)
+        assert f"is {value:g}, and a time" in figure.reason
+
+
+def test_a_result_beyond_all_numbers_is_refused() -> None:
+    assert "gives inf" in definitions.convert("e2el_s", {"ntpot_s": 1e308}, tokens=100).reason
+    assert definitions.interactivity(5e-324, "p50").how == "refused"
+
+
+@pytest.mark.parametrize("statistic", ["pooled", "peak", "p", "p101", "p9x", "std"])
+def test_only_percentiles_are_percentiles(statistic: str) -> None:
+    assert definitions.interactivity(0.1, statistic).how == "refused"
+    assert definitions.convert("ntpot_s", {"e2el_s": 1.0}, tokens=5, statistic=statistic).how == "refused"
+    assert definitions.interactivity(0.1, "p99.9").statistic == "p0.1"
+
+
+def test_tokens_are_counted_by_numpy_too() -> None:
+    assert definitions.convert("ntpot_s", {"e2el_s": 1.0}, tokens=np.int64(5)).value == 0.2  # type: ignore[arg-type]
+
+
 def test_definition_ids_are_declared_and_say_their_metric_first() -> None:
     assert set(definitions.DEFINITION_OF.values()) <= set(metrics.DEFINITIONS)
     for metric, definition in definitions.DEFINITION_OF.items():
