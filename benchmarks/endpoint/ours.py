@@ -6,6 +6,7 @@ Writes each request as it was seen, and the figures of the whole run as columns 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -31,6 +32,7 @@ seen = [
 ]
 columns = _rows.columns(outcome, level)
 definitions = columns.pop("metric_definitions")
+columns["output_tokens"] = statistics.mean(reply.output_tokens for reply in outcome.measured if reply.output_tokens)
 whole_run = {
     row["metric"].removeprefix("rooflake:whole_run_"): row["value"] for row in _rows.samples("", outcome.measured)
 }

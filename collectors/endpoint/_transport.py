@@ -96,6 +96,7 @@ class Exchange:
         self.sent_s = wanted_s
         """When its first byte went out; where no connection could be made, when that was begun."""
         self.ended_s = math.nan
+        """When its last byte arrived, or when it was given up."""
         self.failure: Exception | None = None
         """TimeoutError, RefusedError, TransportError, StreamError or OSError; None where the answer came to its end."""
         self.start = b""
@@ -320,9 +321,10 @@ class _Wire(asyncio.Protocol):
         if exchange is None:  # nobody asked
             self._is_clean = False
             return
-        exchange.keep(data, self._socket.arrived_s)
+        at_s = self._socket.arrived_s
+        exchange.keep(data, at_s)
         if exchange.framing.is_ended or exchange.failure is not None:
-            self._end(exchange.failure)
+            self._end(exchange.failure, at_s)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_lost = True
@@ -343,10 +345,10 @@ class _Wire(asyncio.Protocol):
         self._was_complete = exchange.reader.answer.is_complete
         self._look_again = asyncio.get_running_loop().call_later(CLOSING_S, self._look)
 
-    def _end(self, failure: Exception | None) -> None:
+    def _end(self, failure: Exception | None, at_s: float = math.inf) -> None:
         if self._exchange is not None and self._ended is not None and not self._ended.done():
             self._exchange.failure = failure
-            self._exchange.ended_s = time.perf_counter()
+            self._exchange.ended_s = min(at_s, time.perf_counter())
             self._ended.set_result(None)
 
 
