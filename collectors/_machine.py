@@ -473,8 +473,8 @@ def _torch_cuda_version() -> str | None:
 
 
 def _packages() -> list[str]:
-    found = ((entry.metadata["Name"], entry.version) for entry in importlib.metadata.distributions())
-    return sorted({f"{name.lower()}=={version}" for name, version in found if name})
+    found = (entry.metadata for entry in importlib.metadata.distributions())  # each use of it reads its file
+    return sorted({f"{one['Name'].lower()}=={one['Version']}" for one in found if one["Name"]})
 
 
 def _bundled(packages: list[str], prefix: str) -> str | None:
