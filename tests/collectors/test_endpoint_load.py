@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import json
 import os
@@ -71,6 +72,9 @@ def test_no_request_is_lost_or_doubled_and_times_are_those_of_the_server(process
         for index, arrived_s in enumerate(reply.chunk_times_s):
             at_s = sent_s + arrived_s
             assert any(before - 1e-3 <= at_s <= after + 1e-3 for before, after in entry["written_s"][index:])
+        # the end is written with the last chunk
+        assert reply.ended_at_s - reply.sent_at_s == pytest.approx(reply.chunk_times_s[-1], abs=1e-3)
+    assert gc.get_freeze_count() == 0
     assert outcome.client_cpu_s is not None
     assert outcome.client_cpu_s > 0
     assert {reply.client_index for reply in replies} == set(range(processes))
