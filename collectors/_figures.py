@@ -16,10 +16,13 @@ STATISTICS: dict[str, str | None] = {
 }  # fmt: skip
 """A statistic as tools call it -> ours; None is the mean. A tool's SD is no statistic of ours before its n is known."""
 
+LARGEST = 1e20
+"""Larger numbers are none of a benchmark: nanoseconds since 1970 are 2e18."""
+
 
 @dataclass
 class Figures:
-    """Columns, their definitions and samples of one run of `tool`. What is no finite number adds nothing."""
+    """Columns, their definitions and samples of one run of `tool`. No value adds nothing, what is no number refuses the file."""
 
     tool: str
     columns: dict[str, Any] = field(default_factory=dict)
@@ -30,9 +33,9 @@ class Figures:
         self, key: str, value: object, definition: str, *, statistic: str | None = None, scale: float = 1.0
     ) -> None:
         """One figure of a metric; `scale` turns the tool's unit into ours."""
-        found = number(value)
+        found = number(column := metrics.metric(key).column(statistic), value)
         if found is not None:
-            self.columns[metrics.metric(key).column(statistic)] = found * scale
+            self.columns[column] = found * scale
             self.definitions[key] = definition
 
     def distribution(
@@ -47,7 +50,7 @@ class Figures:
 
     def spread(self, key: str, value: object, n: int | None, *, name: str, unit: str = "s", scale: float = 1.0) -> None:
         """A population SD over `n` values as our sample SD, x sqrt(n / (n - 1)); a sample `name` where n is not known."""
-        found = number(value)
+        found = number(name, value)
         if found is not None and n is not None and n > 1:
             self.columns[metrics.metric(key).column("std")] = found * scale * math.sqrt(n / (n - 1))
         else:
@@ -55,35 +58,50 @@ class Figures:
 
     def other(self, name: str, value: object, unit: str) -> None:
         """A figure without a column, under the tool's own name and unit."""
-        self.samples += _importing.sample(f"{self.tool}:{name}", number(value), unit)
+        self.samples += _importing.sample(f"{self.tool}:{name}", number(name, value), unit)
 
     def others(self, found: Mapping[str, Any], unit: str, prefix: str = "") -> None:
-        """Every number of a mapping that `other` takes."""
+        """Every number of a mapping that `other` takes; what else it holds is left out."""
         for name, value in found.items():
-            self.other(prefix + name, value, unit)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                self.other(prefix + name, value, unit)
 
 
-def number(value: object) -> float | None:
-    """A finite number, or text of one; None for anything else, booleans included."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        found = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return found if math.isfinite(found) else None
+def number(name: str, value: object) -> float | None:
+    """A number of a file, or its text; None where it has none: null, NaN, an empty cell. Raises ValueError for anything else, infinite
+    and absurd ones included."""
+    found = value
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        try:
+            found = float(value)
+        except ValueError:
+            found = None
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        if value is None:
+            return None
+        raise ValueError(f"'{name}' is {short(value)}, which is no number")
+    if abs(found) > LARGEST:
+        raise ValueError(f"'{name}' is {short(value)}, larger than anything a benchmark counts")
+    return None if math.isnan(found) else float(found)
 
 
-def whole(value: object) -> int | None:
-    """The nearest whole number, None for no number."""
-    found = number(value)
+def whole(name: str, value: object) -> int | None:
+    """The nearest whole number, None for none. Raises ValueError for what is no number."""
+    found = number(name, value)
     return None if found is None else round(found)
 
 
-def positive(value: object) -> int | None:
-    """A whole number from 1 on; None for no number and for less: where a degree or a length of 0 means that there is none."""
-    found = whole(value)
+def positive(name: str, value: object) -> int | None:
+    """A whole number from 1 on; None for none and for less: where a degree or a length of 0 means that there is none."""
+    found = whole(name, value)
     return found if found is not None and found > 0 else None
+
+
+def short(value: object) -> str:
+    """A value as an error shows it."""
+    return repr(value)[:40]
 
 
 def image_version(image: str | None) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from collectors import _figures, _timing
+from collectors._figures import number, short
 from collectors._importing import File
 from warehouse.metrics import metric
 
@@ -18,9 +20,6 @@ SECONDS = {
 
 STATISTICS = {"avg": "mean", "median": "p50", "stddev": "std", "std_dev": "std"}
 """Words of tools for statistics of ours; others are kept as they are."""
-
-LARGEST = 1e20
-"""Larger numbers are none of a benchmark: nanoseconds since 1970 are 2e18."""
 
 
 class Results(_figures.Figures):
@@ -87,7 +86,7 @@ def mapping(name: str, value: Any) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ValueError(f"'{name}' is {_short(value)}, which is no object")
+        raise ValueError(f"'{name}' is {short(value)}, which is no object")
     return value
 
 
@@ -96,7 +95,7 @@ def listed(name: str, value: Any) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise ValueError(f"'{name}' is {_short(value)}, which is no list")
+        raise ValueError(f"'{name}' is {short(value)}, which is no list")
     return value
 
 
@@ -110,26 +109,27 @@ def columns_of_equal_length(result: Mapping[str, Any], *keys: str) -> list[list[
     return [values or [None] * length for values in found]
 
 
-def number(name: str, value: Any) -> float | None:
-    """A number of a file, None where it has none (null or NaN). Raises ValueError for anything else, infinite and absurd ones
-    included."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"'{name}' is {_short(value)}, which is no number")
-    if abs(value) > LARGEST:
-        raise ValueError(f"'{name}' is {_short(value)}, larger than anything a benchmark counts")
-    return None if math.isnan(value) else float(value)
-
-
 def count(name: str, value: Any) -> int | None:
     """A whole number of a file, given as a number or in digits. Raises ValueError for anything else."""
-    found = number(name, int(value) if isinstance(value, str) and value.isdecimal() else value)
+    found = number(name, value)
     if found is None:
         return None
     if found < 0 or found != int(found):
-        raise ValueError(f"'{name}' is {_short(value)}, which counts nothing")
+        raise ValueError(f"'{name}' is {short(value)}, which counts nothing")
     return int(found)
+
+
+def requests(
+    done: int, sent: int | None, *, done_key: str = "completed", sent_key: str = "num_prompts"
+) -> dict[str, int | float | None]:
+    """Columns of how many requests were sent and came back. Raises ValueError where more came back than were sent."""
+    if sent is not None and done > sent:
+        raise ValueError(f"'{done_key}' ({done}) is more than '{sent_key}' ({sent})")
+    return {
+        "num_requests": sent,
+        "num_failed_requests": None if sent is None else sent - done,
+        "success_rate": done / sent if sent else None,
+    }
 
 
 def each(name: str, total: Any, of: int | None) -> int | None:
@@ -148,6 +148,25 @@ def rate_limit(value: Any) -> float | None:
     return None if found is None or found >= 1e9 else found
 
 
+def instant(name: str, unix: Any, *, scale: float = 1.0) -> datetime.datetime | None:
+    """A time given in units of `scale` s since 1970. Raises ValueError for none."""
+    found = number(name, unix)
+    try:
+        return None if found is None else datetime.datetime.fromtimestamp(found * scale, datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(f"'{name}' is {short(unix)}, which is no time since 1970") from None
+
+
+def stamp(name: str, text: Any) -> datetime.datetime | None:
+    """A time written as 20260214-214213, taken as UTC. Raises ValueError for another."""
+    if text is None or text == "":
+        return None
+    try:
+        return datetime.datetime.strptime(str(text), "%Y%m%d-%H%M%S").replace(tzinfo=datetime.UTC)
+    except ValueError:
+        raise ValueError(f"'{name}' is {short(text)}, which is no time such as 20260214-214213") from None
+
+
 def tpot(e2el_s: float | None, ttft_s: float | None, output_tokens: int | None) -> float | None:
     """Time per output token after the first; None for one token or where something is unknown."""
     if e2el_s is None or ttft_s is None or output_tokens is None or output_tokens < 2:
@@ -158,7 +177,3 @@ def tpot(e2el_s: float | None, ttft_s: float | None, output_tokens: int | None) 
 def offsets(instants: Sequence[float | None], start: float | None) -> list[float | None]:
     """Instants of a clock as seconds from `start`, never before it; None where either is unknown."""
     return [None if one is None or start is None else max(0.0, one - start) for one in instants]
-
-
-def _short(value: Any) -> str:
-    return repr(value)[:40]

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from collectors import _genai_perf, _importing, _names, _server_metrics
+from collectors._figures import number
 from collectors._importing import File, Run, Said, sample
-from collectors._load_results import SECONDS, Results, count, listed, mapping, number
+from collectors._load_results import SECONDS, Results, count, listed, mapping
 
 TOOL = "aiperf"
 SOURCE_KIND = "measured"

@@ -12,15 +12,15 @@ rates at instants, not of requests: only their means, tokens over the duration, 
 
 from __future__ import annotations
 
-import datetime
 import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from collectors import _importing, _load_results, _names
+from collectors._figures import number
 from collectors._importing import File, Run, Said
-from collectors._load_results import Results, count, listed, mapping, number
+from collectors._load_results import Results, count, listed, mapping
 
 TOOL = "guidellm"
 SOURCE_KIND = "measured"
@@ -102,7 +102,7 @@ def _run(benchmark: Object, cell: str, version: Any) -> Run:
         figures.columns,
         figures.definitions,
         model=_model(benchmark, is_old=is_old),
-        collected_at=_instant(benchmark.get("start_time")),
+        collected_at=_load_results.instant("start_time", benchmark.get("start_time")),
         quality_tier=1 if rows else 0,
         status="ok" if ok else "error",
         notes=notes,
@@ -205,11 +205,6 @@ def _model(benchmark: Object, *, is_old: bool) -> str | None:
     if is_old:
         return _names.model_name(mapping("worker", benchmark.get("worker")).get("backend_model"))
     return _names.model_name(mapping("backend", mapping("config", benchmark["config"]).get("backend")).get("model"))
-
-
-def _instant(unix: Any) -> datetime.datetime | None:
-    found = number("start_time", unix)
-    return None if found is None else datetime.datetime.fromtimestamp(found, datetime.UTC)
 
 
 def _requests(benchmark: Object, *, is_old: bool) -> list[dict[str, Any]]:

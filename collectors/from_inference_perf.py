@@ -91,10 +91,10 @@ def _is_per_token(done: Mapping[str, Any]) -> bool:
     """Whether the mean of time_per_output_token agrees with the means of what it should be made of."""
     latency = done["latency"]
     e2el, ttft, printed = (
-        number((latency.get(name) or {}).get("mean"))
+        number(name, (latency.get(name) or {}).get("mean"))
         for name in ("request_latency", "time_to_first_token", "time_per_output_token")
     )
-    tokens = number((done.get("output_len") or {}).get("mean"))
+    tokens = number("output_len", (done.get("output_len") or {}).get("mean"))
     if e2el is None or ttft is None or printed is None or tokens is None or tokens <= 1:
         return False
     return abs((e2el - ttft) / (tokens - 1) / printed - 1) <= TPOT_TOLERANCE if printed else False
@@ -114,7 +114,7 @@ _SCRAPED_UNITS = {"prompt_len": "tokens", "output_len": "tokens"}
 
 def _load(figures: Figures, load: Mapping[str, Any]) -> None:
     """What was asked for, and how late it was sent."""
-    if (rate := number(load.get("requested_rate"))) is not None:
+    if (rate := number("requested_rate", load.get("requested_rate"))) is not None:
         figures.columns["request_rate_per_s"] = rate
     figures.other("achieved_rate", load.get("achieved_rate"), "1/s")
     figures.other("send_duration", load.get("send_duration"), "s")
@@ -123,7 +123,7 @@ def _load(figures: Figures, load: Mapping[str, Any]) -> None:
 
 def _lengths(figures: Figures, done: Mapping[str, Any], failed: Mapping[str, Any]) -> None:
     """How many requests, and of what lengths: the mean over requests, rounded."""
-    succeeded, lost = whole(done.get("count")), whole(failed.get("count"))
+    succeeded, lost = whole("successes.count", done.get("count")), whole("failures.count", failed.get("count"))
     if succeeded is not None and lost is not None:
         figures.columns |= {"num_requests": succeeded + lost, "num_failed_requests": lost}
         figures.columns["success_rate"] = succeeded / (succeeded + lost) if succeeded + lost else None
@@ -131,7 +131,7 @@ def _lengths(figures: Figures, done: Mapping[str, Any], failed: Mapping[str, Any
         figures.other("successes.count", succeeded, "1")
     for name, column in (("prompt_len", "input_tokens"), ("output_len", "output_tokens")):
         lengths = done.get(name) or {}
-        figures.columns[column] = whole(lengths.get("mean"))
+        figures.columns[column] = whole(name, lengths.get("mean"))
         if "latency" in done:
             figures.others(lengths, "tokens", f"{name}.")
     figures.others(failed.get("request_latency") or {}, "s", "failures.request_latency.")

@@ -18,8 +18,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from collectors import _importing
-from collectors._figures import Figures, image_version, positive, whole
+from collectors._figures import Figures, image_version, number, positive, whole
 from collectors._importing import File, Run, Said
+from collectors._load_results import count, each, requests, stamp
+from collectors._names import model_name
 
 TOOL = "inferencex"
 SOURCE_KIND = "published"
@@ -86,8 +88,12 @@ def _kind(file: File) -> str | None:
 
 def _dashboard(file: File) -> Iterator[Run]:
     lines = [line for line in io.StringIO(file.text()) if not line.startswith("#")]
-    for number, row in enumerate(csv.DictReader(lines), 1):
-        run = _aggregate({_DASHBOARD[name]: text for name, text in row.items() if name in _DASHBOARD}, f"row {number}")
+    for position, row in enumerate(csv.DictReader(lines), 1):
+        if None in row or None in row.values():
+            raise ValueError(f"row {position} has another number of cells than the header: it is cut off")
+        run = _aggregate(
+            {_DASHBOARD[name]: text for name, text in row.items() if name in _DASHBOARD}, f"row {position}"
+        )
         run.collected_at = _day(row.get("Date"))
         yield run
 
@@ -95,8 +101,7 @@ def _dashboard(file: File) -> Iterator[Run]:
 def _aggregate(one: Mapping[str, Any], cell: str) -> Run:
     figures = Figures(TOOL, _configuration(one))
     for name, (metric, definition) in LATENCIES.items():
-        for statistic, suffix in (("mean", None), ("median", "p50"), ("p90", "p90"), ("p99", "p99")):
-            figures.metric(metric, one.get(f"{statistic}_{name}"), definition, statistic=suffix)
+        _statistics(figures, metric, definition, one, f"_{name}")
         for statistic in ("std", "p99.9"):
             figures.other(f"{statistic}_{name}", one.get(f"{statistic}_{name}"), "s")
     for statistic in ("mean", "median", "p90", "p99", "p99.9"):
@@ -105,17 +110,29 @@ def _aggregate(one: Mapping[str, Any], cell: str) -> Run:
     return _run(one, cell, figures)
 
 
+def _statistics(
+    figures: Figures, metric: str, definition: str, found: Mapping[str, Any], ending: str, *, scale: float = 1.0
+) -> None:
+    """Mean and percentiles of a latency, by the keys `mean_...`, `median_...`."""
+    for printed, statistic in (("mean", None), ("median", "p50"), ("p90", "p90"), ("p99", "p99")):
+        value = number(printed + ending, found.get(printed + ending))
+        figures.metric(metric, value, definition, statistic=statistic, scale=scale)
+
+
 def _throughput(figures: Figures, one: Mapping[str, Any]) -> None:
     """Tokens/s of the whole system from tokens/s per device."""
     columns = figures.columns
     everyone = columns["num_devices"]
+    if everyone is None:
+        raise ValueError("throughput is per device, and neither 'tp' nor the devices of prefill and decode are there")
     prefilling = columns.get("num_prefill_devices") or everyone
     decoding = columns.get("num_decode_devices") or everyone
     over = {"tput_per_gpu": everyone, "input_tput_per_gpu": prefilling, "output_tput_per_gpu": decoding}
     for name, devices in over.items():
         metric = {"tput_per_gpu": "total"}.get(name, name.removesuffix("_tput_per_gpu")) + "_tokens_per_s"
-        figures.metric(metric, one.get(name), "tokens_over_whole_run", scale=devices)
-        figures.other(name, one.get(name), "tokens/s/device")
+        value = number(name, one.get(name))
+        figures.metric(metric, value, "tokens_over_whole_run", scale=devices)
+        figures.other(name, value, "tokens/s/device")
 
 
 def _agentic(one: Mapping[str, Any], cell: str) -> Run:
@@ -143,10 +160,12 @@ def _agentic(one: Mapping[str, Any], cell: str) -> Run:
     figures.other("kv_cache_pool_tokens", one.get("kv_cache_pool_tokens"), "tokens")
     run = _run(one, cell, figures)
     run.columns |= {
-        "input_tokens": whole(measured.get("tokens", {}).get("input", {}).get("mean")),
-        "output_tokens": whole(measured.get("tokens", {}).get("output_actual", {}).get("mean")),
-        "duration_s": throughput.get("duration_seconds"),
-        "prefix_cache_hit_ratio": (server.get("cache") or {}).get("overall_cache_hit_rate"),
+        "input_tokens": whole("tokens.input", measured.get("tokens", {}).get("input", {}).get("mean")),
+        "output_tokens": whole("tokens.output_actual", measured.get("tokens", {}).get("output_actual", {}).get("mean")),
+        "duration_s": number("duration_seconds", throughput.get("duration_seconds")),
+        "prefix_cache_hit_ratio": number(
+            "overall_cache_hit_rate", (server.get("cache") or {}).get("overall_cache_hit_rate")
+        ),
     }
     run.notes.append("Lengths are means over requests of a recorded trace.")
     _count(run, one, accounting)
@@ -155,13 +174,16 @@ def _agentic(one: Mapping[str, Any], cell: str) -> Run:
 
 def _count(run: Run, one: Mapping[str, Any], accounting: Mapping[str, Any]) -> None:
     """Requests of the measured part: the file's total counts those that warmed up."""
-    total, done = one.get("num_requests_total"), one.get("num_requests_successful")
+    total, done = (count(name, one.get(name)) for name in ("num_requests_total", "num_requests_successful"))
     if total is None or done is None:
         return
-    sent = total - accounting.get("records_warmup_dropped", 0)
-    run.columns |= {"num_requests": sent, "num_failed_requests": sent - done}
-    run.columns["success_rate"] = done / sent if sent else None
-    errors = accounting.get("records_error_dropped", 0)
+    warmup, errors = (
+        count(name, accounting.get(name)) or 0 for name in ("records_warmup_dropped", "records_error_dropped")
+    )
+    sent = total - warmup
+    run.columns |= requests(
+        done, sent, sent_key="num_requests_total without its warm-up", done_key="num_requests_successful"
+    )
     if errors > sent - done:
         run.notes.append(f"{errors} requests failed; the file counts them among those that warmed up.")
 
@@ -169,8 +191,7 @@ def _count(run: Run, one: Mapping[str, Any], accounting: Mapping[str, Any]) -> N
 def _baseline(one: Mapping[str, Any], cell: str) -> Run:
     figures, measured = Figures(TOOL, _configuration(one)), one["metrics"]
     for name, (metric, definition) in LATENCIES.items():
-        for statistic, suffix in (("mean", None), ("median", "p50"), ("p90", "p90"), ("p99", "p99")):
-            figures.metric(metric, measured.get(f"{statistic}_{name}_ms"), definition, statistic=suffix, scale=1e-3)
+        _statistics(figures, metric, definition, measured, f"_{name}_ms", scale=1e-3)
     for name, metric in (("total_token", "total_tokens"), ("output_token", "output_tokens"), ("request", "requests")):
         figures.metric(f"{metric}_per_s", measured.get(f"{name}_throughput"), "tokens_over_whole_run")
     figures.other("successful_requests", measured.get("successful_requests"), "1")
@@ -189,27 +210,24 @@ def _baseline(one: Mapping[str, Any], cell: str) -> Run:
 
 
 def _position(one: Mapping[str, Any], cell: str) -> Run:
-    figures = Figures(TOOL, {"phase": "serve", "concurrency": positive(one.get("max_concurrency"))})
+    figures = Figures(TOOL, {"phase": "serve", "concurrency": positive("max_concurrency", one.get("max_concurrency"))})
     for name, (metric, definition) in LATENCIES.items():
-        for statistic, suffix in (("mean", None), ("median", "p50"), ("p90", "p90"), ("p99", "p99")):
-            figures.metric(metric, one.get(f"{statistic}_{name}"), definition, statistic=suffix)
+        _statistics(figures, metric, definition, one, f"_{name}")
     for side, metric in (("input", "input_tokens"), ("output", "output_tokens"), ("request", "requests")):
         figures.metric(f"{metric}_per_s", one.get(f"{side}_throughput"), "tokens_over_whole_run")
     figures.metric("goodput_requests_per_s", one.get("request_goodput"), "tokens_over_whole_run")
-    sent, done = one.get("num_prompts"), one["completed"]
+    sent, done = count("num_prompts", one.get("num_prompts")), count("completed", one["completed"]) or 0
     columns = figures.columns | {
         "load_pattern": None if one.get("max_concurrency") is None else "closed",
-        "num_requests": sent,
-        "num_failed_requests": None if sent is None else sent - done,
-        "success_rate": done / sent if sent else None,
-        "duration_s": one.get("duration"),
-        "input_tokens": whole(one["total_input_tokens"] / done) if done else None,
-        "output_tokens": whole(one["total_output_tokens"] / done) if done else None,
+        **requests(done, sent),
+        "duration_s": number("duration", one.get("duration")),
+        "input_tokens": each("total_input_tokens", one["total_input_tokens"], done),
+        "output_tokens": each("total_output_tokens", one["total_output_tokens"], done),
         "execution": "engine",
     }
     return Run(
-        cell, columns, figures.definitions, model=one.get("model_id"), samples=figures.samples,
-        collected_at=_stamp(one.get("date")),
+        cell, columns, figures.definitions, model=model_name(one.get("model_id")), samples=figures.samples,
+        collected_at=stamp("date", one.get("date")),
     )  # fmt: skip
 
 
@@ -220,7 +238,7 @@ def _configuration(one: Mapping[str, Any]) -> dict[str, Any]:
     """Configuration columns. Expert and attention-data parallelism lie within the tensor-parallel devices."""
     is_apart = _is_true(one.get("disagg"))
     prefilling, decoding = (
-        positive(one.get(f"num_{side}_gpu")) if is_apart else None for side in ("prefill", "decode")
+        positive(f"num_{side}_gpu", one.get(f"num_{side}_gpu")) if is_apart else None for side in ("prefill", "decode")
     )
     tensor, expert, pipeline = (_degree(one, name) for name in ("tp", "ep", "pp"))
     optimizations = [
@@ -230,10 +248,10 @@ def _configuration(one: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "phase": "serve",
         "load_pattern": "closed",
-        "concurrency": positive(one.get("conc")),
-        "input_tokens": positive(one.get("isl")),
-        "output_tokens": positive(one.get("osl")),
-        "num_devices": prefilling + decoding if prefilling and decoding else (tensor or 1) * (pipeline or 1),
+        "concurrency": positive("conc", one.get("conc")),
+        "input_tokens": positive("isl", one.get("isl")),
+        "output_tokens": positive("osl", one.get("osl")),
+        "num_devices": _num_devices(prefilling, decoding, tensor, pipeline),
         "num_prefill_devices": prefilling,
         "num_decode_devices": decoding,
         "tensor_parallel": tensor,
@@ -247,11 +265,21 @@ def _configuration(one: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _num_devices(prefilling: int | None, decoding: int | None, tensor: int | None, pipeline: int | None) -> int | None:
+    """Devices of both sides, else those that share the layers: without a pipeline it is one deep. None where neither is said."""
+    if prefilling is not None and decoding is not None:
+        return prefilling + decoding
+    return None if tensor is None else tensor * (1 if pipeline is None else pipeline)
+
+
 def _degree(one: Mapping[str, Any], name: str) -> int | None:
     """A parallel degree; of prefill and decode apart the one they share, else None."""
     if name in one:
-        return positive(one[name])
-    prefill, decode = positive(one.get(f"prefill_{name}")), positive(one.get(f"decode_{name}"))
+        return positive(name, one[name])
+    prefill, decode = (
+        positive(f"prefill_{name}", one.get(f"prefill_{name}")),
+        positive(f"decode_{name}", one.get(f"decode_{name}")),
+    )
     return prefill if prefill == decode else None
 
 
@@ -260,15 +288,17 @@ def _run(one: Mapping[str, Any], cell: str, figures: Figures) -> Run:
     if figures.columns["num_prefill_devices"] is not None and figures.columns["tensor_parallel"] is None:
         notes.append("Prefill and decode differ in tensor parallelism.")
     return Run(
-        cell, figures.columns, figures.definitions, device=_device(one["hw"]), model=one.get("model"), notes=notes,
+        cell, figures.columns, figures.definitions, device=_device(one.get("hw")), model=model_name(one.get("model")), notes=notes,
         samples=figures.samples,
     )  # fmt: skip
 
 
-def _device(name: str) -> str:
-    """`cluster:mi355x-amds` is mi355x: what stands before and behind names who owns it."""
-    found = re.fullmatch(r"(?:cluster:)?([a-z]+\d+[a-z]*)(?:[-_].*)?", name.strip().lower())
-    return found.group(1) if found else name
+def _device(name: Any) -> str | None:
+    """`cluster:mi355x-amds` is mi355x: what stands before and behind names who owns it; None where the file does not say."""
+    if name is None or not str(name).strip():
+        return None
+    found = re.fullmatch(r"(?:cluster:)?([a-z]+\d+[a-z]*)(?:[-_].*)?", str(name).strip().lower())
+    return found.group(1) if found else str(name)
 
 
 def _is_true(value: object) -> bool:
@@ -278,14 +308,6 @@ def _is_true(value: object) -> bool:
 
 def _day(text: str | None) -> datetime.datetime | None:
     return _time(f"{text}T00:00:00+00:00") if text else None
-
-
-def _stamp(text: str | None) -> datetime.datetime | None:
-    """`20260214-214213`."""
-    try:
-        return datetime.datetime.strptime(text or "", "%Y%m%d-%H%M%S").replace(tzinfo=datetime.UTC)
-    except ValueError:
-        return None
 
 
 def _time(text: str | None) -> datetime.datetime | None:

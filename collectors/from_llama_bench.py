@@ -91,9 +91,9 @@ def _table(file: File) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _run(cell: str, test: Mapping[str, Any]) -> Run:
-    prompt, generated, depth = (whole(test.get(name)) or 0 for name in ("n_prompt", "n_gen", "n_depth"))
+    prompt, generated, depth = (whole(name, test.get(name)) or 0 for name in ("n_prompt", "n_gen", "n_depth"))
     figures = Figures(TOOL, _configuration(test))
-    notes = _phase(figures, prompt, generated, depth, positive(test.get("n_ubatch")))
+    notes = _phase(figures, prompt, generated, depth, positive("n_ubatch", test.get("n_ubatch")))
     steps = generated if figures.columns["phase"] == "decode" else 1
     figures.metric("latency_s", test.get("avg_ns"), "wall_clock", scale=1e-9 / steps)
     figures.metric("latency_s", test.get("stddev_ns"), "wall_clock", statistic="std", scale=1e-9 / steps)
@@ -101,7 +101,7 @@ def _run(cell: str, test: Mapping[str, Any]) -> Run:
     metric = throughput[figures.columns["phase"]]
     figures.metric(metric, test.get("avg_ts"), "tokens_over_latency")
     figures.metric(metric, test.get("stddev_ts"), "tokens_over_latency", statistic="std")
-    repeats = [number(value) for value in _list(test.get("samples_ns"))]
+    repeats = [number("samples_ns", value) for value in _list(test.get("samples_ns"))]
     samples = [
         row
         for value in repeats
@@ -173,7 +173,7 @@ def _devices(test: Mapping[str, Any]) -> list[str]:
 
 def _device(test: Mapping[str, Any]) -> str | None:
     """The first accelerator, else the processor; the md table names neither. Without layers on an accelerator it is the processor."""
-    if whole(test.get("n_gpu_layers")) != 0 and (found := _devices(test)):
+    if whole("n_gpu_layers", test.get("n_gpu_layers")) != 0 and (found := _devices(test)):
         return found[0]
     return str(test.get("cpu_info") or "").strip() or None
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime
 import functools
 import importlib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -82,7 +83,13 @@ def recognises(file: File) -> bool:
 def read(file: File, said: Said) -> Iterator[Run]:
     """The one run a report holds."""
     report = _parsed(file)
-    yield _old(report) if "metrics" in report else _new(report)
+    try:
+        yield _old(report) if "metrics" in report else _new(report)
+    except (TypeError, AttributeError, IndexError) as error:
+        raise Unreadable(
+            f"{file.name} looks like a Benchmark Report, but a part of it has another form than the format gives it: a list, a text or "
+            "nothing where named parts belong, or the other way round. Check it against the schema of its version."
+        ) from error
 
 
 add_arguments = _importing.add_arguments
@@ -135,9 +142,8 @@ def _new(report: Mapping[str, Any]) -> Run:
     time = (report.get("run") or {}).get("time") or {}
     if (duration := _seconds(time.get("duration"))) is not None:
         figures.columns["duration_s"] = duration
-    return _run(
-        figures, [one["accelerator"]["model"] for one in engines], [one["model"]["name"] for one in engines], tool, time
-    )
+    devices, models = [one["accelerator"]["model"] for one in engines], [one["model"]["name"] for one in engines]
+    return _run(figures, devices, models, tool, time, status=own.get("status", "ok"))
 
 
 def _configuration(engines: Sequence[Mapping[str, Any]], load: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,13 +151,14 @@ def _configuration(engines: Sequence[Mapping[str, Any]], load: Mapping[str, Any]
     hosts = [
         (one["role"], one["accelerator"]["count"] * one["replicas"], one["accelerator"].get("parallelism") or {}) for one in engines
     ]  # fmt: skip
-    concurrency, rate = positive(load.get("concurrency")), number(load.get("rate_qps"))
+    limit, rate = load.get("concurrency"), number("rate_qps", load.get("rate_qps"))
+    concurrency = None if limit == math.inf else positive("concurrency", limit)
     return _servers(hosts) | {
         "concurrency": concurrency,
         "request_rate_per_s": rate,
         "load_pattern": "closed" if concurrency is not None and rate is None else None,
-        "input_tokens": whole((load.get("input_seq_len") or {}).get("value")),
-        "output_tokens": whole((load.get("output_seq_len") or {}).get("value")),
+        "input_tokens": whole("input_seq_len", (load.get("input_seq_len") or {}).get("value")),
+        "output_tokens": whole("output_seq_len", (load.get("output_seq_len") or {}).get("value")),
     }
 
 
@@ -165,7 +172,7 @@ def _servers(hosts: Sequence[tuple[str, int, Mapping[str, Any]]]) -> dict[str, A
         for role in ("prefill", "decode"):
             columns[f"num_{role}_devices"] = sum(count for one, count, _ in hosts if one == role)
     for short, name in _DEGREES.items():
-        degrees = {positive(parallelism.get(short)) for _, _, parallelism in hosts}
+        degrees = {positive(short, parallelism.get(short)) for _, _, parallelism in hosts}
         columns[name] = degrees.pop() if len(degrees) == 1 else None
     return columns
 
@@ -182,22 +189,24 @@ def _own(stack: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 OWN_COLUMNS = (
     *(name for name in _importing.SETTABLE if name != "source_kind"),
-    "prefix_cache_hit_ratio", "concurrency_mean", "concurrency_max", "steady_from_s", "steady_s", "is_saturated", "slo_e2el_s",
+    "num_samples", "prefix_cache_hit_ratio", "concurrency_mean", "concurrency_max", "steady_from_s", "steady_s", "is_saturated", "slo_e2el_s",
     "slo_ttft_s", "slo_tpot_s", "num_client_processes", "client_cpu_s", "client_delay_p99_s", "is_client_trusted",
 )  # fmt: skip
 """Columns that our part of a report may hold."""
 
 
 def _add_own(figures: Figures, own: Mapping[str, Any]) -> None:
-    """Metrics that the standard part has no place for."""
+    """Metrics that the standard part has no place for, and the definitions of all metrics of which any statistic is there."""
+    if not own:
+        return
     for name, value in own.get("metrics", {}).items():
-        if name in _METRIC_COLUMNS and (found := number(value)) is not None:
+        if name in _METRIC_COLUMNS and (found := number(name, value)) is not None:
             figures.columns[name] = found
-    definitions = own.get("metric_definitions", {})
-    figures.definitions |= {
-        key: text
-        for key, text in definitions.items()
-        if figures.columns.get(key) is not None and text in metrics.DEFINITIONS
+    figures.definitions = {
+        metric.key: text
+        for metric in metrics.METRICS
+        if (text := own.get("metric_definitions", {}).get(metric.key)) in metrics.DEFINITIONS
+        and any(figures.columns.get(column) is not None for column in metric.columns)
     }
 
 
@@ -226,7 +235,7 @@ def _old(report: Mapping[str, Any]) -> Run:
     }
     _throughputs(figures, throughput, {})
     _requests(figures, found["requests"])
-    figures.columns["duration_s"] = number(found["time"].get("duration"))
+    figures.columns["duration_s"] = number("duration", found["time"].get("duration"))
     for part in ("service", "resources"):
         _walk(figures, part, found.get(part))
     return _run(figures, [one["model"] for one in devices], [scenario["model"]["name"]], tool, found["time"])
@@ -235,10 +244,17 @@ def _old(report: Mapping[str, Any]) -> Run:
 # ---- both
 
 
-def _run(figures: Figures, devices: Sequence[str], models: Sequence[str], tool: str, time: Mapping[str, Any]) -> Run:
+def _run(
+    figures: Figures,
+    devices: Sequence[str],
+    models: Sequence[str],
+    tool: str,
+    time: Mapping[str, Any],
+    status: str = "ok",
+) -> Run:
     return Run(
         "all", figures.columns, figures.definitions, device=" and ".join(dict.fromkeys(devices)) or None,
-        model=models[0] if models else None, collected_at=_instant(time.get("start")), samples=figures.samples,
+        model=models[0] if models else None, collected_at=_instant(time.get("start")), samples=figures.samples, status=status,
         notes=[] if tool == OURS else [f"Measured by {tool}."],
     )  # fmt: skip
 
@@ -259,7 +275,7 @@ def _latencies(figures: Figures, found: Mapping[str, Any], tool: str, own: Mappi
                 figures.metric(metric, value, own.get(metric, definition), statistic=STATISTICS[printed], scale=scale)
             elif metric is not None and printed == "stddev" and tool == OURS:
                 figures.metric(metric, value, own.get(metric, definition), statistic="std", scale=scale)
-            elif (exact := number(value)) is not None:
+            elif printed != "units" and (exact := number(f"{name}.{printed}", value)) is not None:
                 figures.other(f"{name}.{printed}", exact * scale, unit)
 
 
@@ -272,7 +288,7 @@ def _throughputs(figures: Figures, found: Mapping[str, Any], own: Mapping[str, s
         definition = own.get(metric, "tokens_over_whole_run")
         figures.metric(metric, statistics["mean"], definition, scale=scale)
         columns = ["mean"]
-        if own:
+        if own and "std" in metrics.metric(metric).statistics:
             figures.metric(metric, statistics.get("stddev"), definition, statistic="std", scale=scale)
             columns.append("stddev")
         _walk(figures, f"throughput.{name}", {key: value for key, value in statistics.items() if key not in columns})
@@ -280,8 +296,8 @@ def _throughputs(figures: Figures, found: Mapping[str, Any], own: Mapping[str, s
 
 def _requests(figures: Figures, found: Mapping[str, Any]) -> None:
     """Requests sent and lost; lengths are means over requests where the load does not say them."""
-    sent = whole(found.get("total"))
-    lost = [whole(found.get(name)) for name in ("failures", "incomplete")]
+    sent = whole("total", found.get("total"))
+    lost = [whole(name, found.get(name)) for name in ("failures", "incomplete")]
     if sent is not None:
         figures.columns["num_requests"] = sent
     if any(count is not None for count in lost):
@@ -291,7 +307,7 @@ def _requests(figures: Figures, found: Mapping[str, Any]) -> None:
     for name, column in (("input_length", "input_tokens"), ("output_length", "output_tokens")):
         lengths = found.get(name) or {}
         if figures.columns.get(column) is None:
-            figures.columns[column] = whole(lengths.get("mean"))
+            figures.columns[column] = whole(name, lengths.get("mean"))
         is_said = figures.columns[column] == lengths.get("mean")
         _walk(
             figures,
@@ -306,7 +322,7 @@ def _walk(figures: Figures, path: str, node: Any) -> None:
         if "units" in node and "series" not in node:
             scale, unit = _unit(node, path)
             for printed, value in node.items():
-                if (found := number(value)) is not None and printed != "units":
+                if not isinstance(value, str) and (found := number(f"{path}.{printed}", value)) is not None:
                     figures.other(f"{path}.{printed}", found * scale, unit)
             return
         for name, below in node.items():
@@ -338,7 +354,7 @@ def _seconds(text: object) -> float | None:
 
 def _instant(value: object) -> datetime.datetime | None:
     """An instant as a report writes it: ISO 8601, a time that YAML has parsed, or seconds since 1970."""
-    if (seconds := number(value)) is not None:
+    if isinstance(value, int | float) and (seconds := number("a time", value)) is not None:
         return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     try:
         found = value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(str(value))

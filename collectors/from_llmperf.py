@@ -7,15 +7,15 @@ served the model is behind an API: no file can say which device it was.
 
 from __future__ import annotations
 
-import datetime
 import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from collectors import _importing, _load_results, _names
+from collectors._figures import number
 from collectors._importing import File, Run, Said, sample
-from collectors._load_results import Results, count, mapping, number
+from collectors._load_results import Results, count, mapping
 
 TOOL = "llmperf"
 SOURCE_KIND = "measured"
@@ -74,16 +74,17 @@ def _summary(result: Object) -> Run:
         figures.keep(f"errors_{name}", codes, "")
     figures.columns |= _load(result) | {
         "num_samples": completed,
-        "num_requests": started,
+        **_load_results.requests(
+            completed, started, done_key="results_num_completed_requests", sent_key="results_num_requests_started"
+        ),
         "num_failed_requests": count("results_number_errors", result["results_number_errors"]),
-        "success_rate": completed / started if started else None,
     }
     return Run(
         "all",
         figures.columns,
         figures.definitions,
         model=_names.model_name(_without_revision(result.get("model"))),
-        collected_at=_instant(result.get("timestamp")),
+        collected_at=_load_results.instant("timestamp", result.get("timestamp")),
         status="ok" if completed else "error",
         notes=["Tokens are counted by the client's tokenizer."],
         samples=figures.samples,
@@ -114,11 +115,6 @@ def _errors(result: Object) -> dict[str, int]:
 def _without_revision(name: Any) -> Any:
     """`meta/llama-2-7b-chat:13c3cdee...` without the hash that a host appends."""
     return re.sub(r":[0-9a-f]{32,}$", "", name) if isinstance(name, str) else name
-
-
-def _instant(unix: Any) -> datetime.datetime | None:
-    found = number("timestamp", unix)
-    return None if found is None else datetime.datetime.fromtimestamp(found, datetime.UTC)
 
 
 def _individual(requests: list[Object]) -> Run:

@@ -64,7 +64,7 @@ def _columns(**columns: Any) -> dict[str, Any]:
 
 def _result(content: Mapping[str, Any]) -> Run:
     figures = Figures(TOOL)
-    completed = whole(content["completed"])
+    completed = whole("completed", content["completed"])
     for key, (metric, definition) in _TIMES.items():
         for printed, statistic in _STATISTICS.items():
             figures.metric(metric, content.get(f"{printed}_{key}_ms"), definition, statistic=statistic, scale=1e-3)
@@ -78,18 +78,21 @@ def _result(content: Mapping[str, Any]) -> Run:
         figures.metric(metric, content.get(key), "tokens_over_whole_run")
     figures.metric("energy_per_output_token_j", content.get("steady_state_energy_per_token"), _ENERGY)
     figures.other("steady_state_energy", content["steady_state_energy"], "J")
-    duration_s, energy_j = number(content["steady_state_duration"]), number(content["steady_state_energy"])
+    duration_s, energy_j = (
+        number("steady_state_duration", content["steady_state_duration"]),
+        number("steady_state_energy", content["steady_state_energy"]),
+    )
     if duration_s and energy_j is not None:
         figures.metric("power_avg_w", energy_j / duration_s, "energy_window")
     for key, unit in (("total_input_tokens", "tokens"), ("total_output_tokens", "tokens")):
         figures.other(key, content.get(key), unit)
     requests = [_request(position, one) for position, one in enumerate(content.get("results", ()))]
-    prompts = whole(content.get("num_prompts"))
-    gpus, at_most = _gpus(content), whole(content.get("max_concurrency"))
+    prompts = whole("num_prompts", content.get("num_prompts"))
+    gpus, at_most = _gpus(content), whole("max_concurrency", content.get("max_concurrency"))
     return Run(
         cell="all",
         columns=_columns(
-            **figures.columns, num_requests=prompts, duration_s=number(content.get("duration")), energy_window_s=duration_s,
+            **figures.columns, num_requests=prompts, duration_s=number("duration", content.get("duration")), energy_window_s=duration_s,
             num_failed_requests=None if prompts is None or completed is None else prompts - completed, steady_s=duration_s,
             concurrency=at_most,
             load_pattern="burst" if at_most is None else "closed", **({} if gpus is None else {"num_devices": gpus}),
@@ -108,7 +111,7 @@ def _gpus(content: Mapping[str, Any]) -> int | None:
     """GPUs whose energy was counted; None where the result does not list them."""
     measured = content.get("steady_state_measurement")
     energy = measured.get("gpu_energy") if isinstance(measured, dict) else None
-    return len(energy) if isinstance(energy, dict) and energy else whole(content.get("num_gpus"))
+    return len(energy) if isinstance(energy, dict) and energy else whole("num_gpus", content.get("num_gpus"))
 
 
 def _request(position: int, one: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,12 +122,16 @@ def _request(position: int, one: Mapping[str, Any]) -> dict[str, Any]:
         "sample_phase": "measured",
         "status": "error" if failed else "ok",
         "status_detail": sentence(one.get("error")),
-        "input_tokens": whole(one.get("input_len")),
+        "input_tokens": whole("input_len", one.get("input_len")),
     }
     if failed:
         return row
-    ttft_s, e2el_s, made = number(one.get("ttft")), number(one.get("latency")), whole(one.get("output_len"))
-    gaps = [number(gap) for gap in one.get("itl") or ()]
+    ttft_s, e2el_s, made = (
+        number("ttft", one.get("ttft")),
+        number("latency", one.get("latency")),
+        whole("output_len", one.get("output_len")),
+    )
+    gaps = [number("itl", gap) for gap in one.get("itl") or ()]
     times = None
     if ttft_s is not None and None not in gaps:
         times = [ttft_s]
@@ -169,9 +176,9 @@ def _configuration(position: int, entry: Mapping[str, Any]) -> Run:
         cell=f"configurations[{position}]",
         columns=_columns(
             **figures.columns, task=entry.get("task"), weight_dtype=_importing.dtype(entry.get("weight_precision")),
-            num_devices=whole(entry["num_gpus"]), concurrency=whole(entry.get("max_num_seqs")),
-            concurrency_mean=number(entry.get("avg_batch_size")),
-            **{name: whole(degrees.get(name)) for name in ("tensor_parallel", "data_parallel", "expert_parallel")},
+            num_devices=whole("num_gpus", entry["num_gpus"]), concurrency=whole("max_num_seqs", entry.get("max_num_seqs")),
+            concurrency_mean=number("avg_batch_size", entry.get("avg_batch_size")),
+            **{name: whole(name, degrees.get(name)) for name in ("tensor_parallel", "data_parallel", "expert_parallel")},
         ),
         definitions=figures.definitions,
         device=entry["gpu_model"],
@@ -186,18 +193,18 @@ def _version_2(position: int, entry: Mapping[str, Any]) -> Run:
     figures.metric("output_tokens_per_s", entry["Token tput (tok/s)"], "tokens_over_steady_window")
     for name, unit in (("Energy/req (J)", "J"), ("Avg TPOT (s)", "s"), ("Avg Output Tokens", "tokens")):
         figures.other(name, entry.get(name), unit)
-    tokens = number(entry.get("Avg Output Tokens"))
+    tokens = number("Avg Output Tokens", entry.get("Avg Output Tokens"))
     if tokens:
-        energy_j = number(entry["Energy/req (J)"])
+        energy_j = number("Energy/req (J)", entry["Energy/req (J)"])
         figures.metric("energy_per_output_token_j", None if energy_j is None else energy_j / tokens, _ENERGY)
-    tensor, pipeline = whole(entry.get("TP")), whole(entry.get("PP"))
+    tensor, pipeline = whole("TP", entry.get("TP")), whole("PP", entry.get("PP"))
     known = tensor is not None and pipeline is not None
     return Run(
         cell=f"[{position}]",
         columns=_columns(
             **figures.columns, tensor_parallel=tensor, pipeline_parallel=pipeline,
             num_devices=tensor * pipeline if known and tensor and pipeline else 1,
-            concurrency=whole(entry.get("Max BS (reqs)")), concurrency_mean=number(entry.get("Avg BS (reqs)")),
+            concurrency=whole("Max BS (reqs)", entry.get("Max BS (reqs)")), concurrency_mean=number("Avg BS (reqs)", entry.get("Avg BS (reqs)")),
         ),
         definitions=figures.definitions,
         device=entry["GPU"],

@@ -118,7 +118,12 @@ def _summary(text: str) -> dict[str, str]:
         key, colon, value = line.partition(":")
         if colon and value.strip():
             found[key.strip().lower()] = value.strip()
+    if _LAST not in found:
+        raise ValueError(f"it is cut off: a summary ends with the parameters used, the last of them {_LAST}")
     return found
+
+
+_LAST = "performance_sample_count"
 
 
 def _details(file: File) -> dict[str, str]:
@@ -183,7 +188,7 @@ def _line(figures: Figures, name: str, value: str) -> None:
         if printed in statistic:
             figures.metric(metric, value, definition, statistic=statistic[printed], scale=1e-9)
         else:
-            figures.other(name.removesuffix(" (ns)").replace(" ", "_"), _scaled(value, 1e-9), "s")
+            figures.other(name.removesuffix(" (ns)").replace(" ", "_"), _scaled(name, value, 1e-9), "s")
     elif name in ("scheduled samples per second", "samples_per_query"):
         figures.other(name.replace(" ", "_"), value, "1/s" if "second" in name else "1")
 
@@ -191,14 +196,14 @@ def _line(figures: Figures, name: str, value: str) -> None:
 def _targets(figures: Figures, lines: Mapping[str, str]) -> None:
     """What was offered, and the limits behind the verdict."""
     for name, column in (("ttft_latency (ns)", "slo_ttft_s"), ("tpot_latency (ns)", "slo_tpot_s")):
-        if (limit := _scaled(lines.get(name), 1e-9)) is not None:
+        if (limit := _scaled(name, lines.get(name), 1e-9)) is not None:
             figures.columns[column] = limit
-    if (rate := number(lines.get("target_qps"))) is not None:
+    if (rate := number("target_qps", lines.get("target_qps"))) is not None:
         figures.columns["request_rate_per_s"] = rate
 
 
-def _scaled(value: object, scale: float) -> float | None:
-    found = number(value)
+def _scaled(name: str, value: object, scale: float) -> float | None:
+    found = number(name, value)
     return None if found is None else found * scale
 
 
@@ -223,7 +228,7 @@ def _table(file: File) -> Iterator[Run]:
     unknown: dict[str, int] = {}
     runs = []
     for index, row in enumerate(rows):
-        if (model := _llm(row)) is None or number(row.get("Performance_Result")) is None:
+        if (model := _llm(row)) is None or number("Performance_Result", row.get("Performance_Result")) is None:
             continue
         printed = str(row.get("Accelerator") or "") or str(row.get("Processor") or "")
         if (device := _device(printed)) is None:
@@ -257,7 +262,7 @@ def _submitted(row: Mapping[str, Any], index: int, model: str, device: str) -> R
     figures.other("Power_Result", row.get("Power_Result"), str(row.get("Power_Units")))
     if match := re.search(r"TOKENS_PER_SAMPLE: ([\d.]+)", str(row.get("Accuracy"))):
         figures.other("tokens_per_sample", match.group(1), "tokens")
-    each, nodes = positive(row.get("a#")), positive(row.get("Nodes"))
+    each, nodes = positive("a#", row.get("a#")), positive("Nodes", row.get("Nodes"))
     figures.columns |= {
         "num_devices": (each or 1) * (nodes or 1),
         "weight_dtype": _importing.dtype(str(row.get("weight_data_types"))),

@@ -87,14 +87,14 @@ def _row(index: int, row: Mapping[str, str]) -> Iterator[Run]:
     for part, (phase, lengths) in parts.items():
         if f"{part}.latency(s)" in row:
             figures = Figures(TOOL, what.columns | lengths | {"phase": phase})
-            latency = number(row[f"{part}.latency(s)"])
+            latency = number(f"{part}.latency(s)", row[f"{part}.latency(s)"])
             figures.metric("latency_s", latency, "wall_clock")
             for name, (metric, definition) in _MEMORY_CSV.items():
                 figures.metric(metric, row.get(f"{part}.{name}(MB)"), definition, scale=MB)
             rate, unit = _rate(row, part)
             _throughput(figures, part, rate, unit, latency)
             if part == "generate":
-                _tpot(figures, number(row.get("decode.latency(s)")))
+                _tpot(figures, number("decode.latency(s)", row.get("decode.latency(s)")))
                 rate, unit = _rate(row, "decode")
                 figures.other("decode.throughput", rate, unit)
             yield what.run(f"row {index}, {part}", figures, notes)
@@ -107,14 +107,19 @@ def _rate(row: Mapping[str, str], part: str) -> tuple[float | None, str]:
     for header, value in row.items():
         if header.startswith(f"{part}.throughput("):
             unit = header.partition("(")[2].rstrip(")")
-            return number(value), {"tok/s": "tokens/s", "iter/s": "samples/s", "samles/s": "samples/s"}.get(unit, unit)
+            return number(header, value), {"tok/s": "tokens/s", "iter/s": "samples/s", "samles/s": "samples/s"}.get(
+                unit, unit
+            )
     return None, ""
 
 
 def _training(index: int, row: Mapping[str, str], what: _What, notes: Sequence[str]) -> Run:
     """Training without its warm-up steps."""
-    tokens = positive(row.get("benchmark.dataset_shapes.sequence_length"))
-    batch = positive(row.get("benchmark.training_arguments.per_device_train_batch_size"))
+    tokens = positive("benchmark.dataset_shapes.sequence_length", row.get("benchmark.dataset_shapes.sequence_length"))
+    batch = positive(
+        "benchmark.training_arguments.per_device_train_batch_size",
+        row.get("benchmark.training_arguments.per_device_train_batch_size"),
+    )
     is_lora = row.get("backend.peft_strategy") == "lora"
     figures = Figures(
         TOOL,
@@ -123,7 +128,7 @@ def _training(index: int, row: Mapping[str, str], what: _What, notes: Sequence[s
             "phase": "finetune_step" if is_lora else "pretrain_step",
             "batch_size": batch,
             "input_tokens": tokens,
-            "lora_rank": positive(row.get("backend.peft_config.r")) if is_lora else None,
+            "lora_rank": positive("backend.peft_config.r", row.get("backend.peft_config.r")) if is_lora else None,
             "optimizations": sorted({*what.columns["optimizations"], *(["lora"] if is_lora else [])}),
         },
     )
@@ -135,7 +140,7 @@ def _training(index: int, row: Mapping[str, str], what: _What, notes: Sequence[s
         figures.other(f"{part}.throughput", rate, unit)
         figures.other(f"{part}.runtime", row.get(f"{part}.runtime(s)"), "s")
     steps = _steps(row)
-    runtime = number(row.get("training.runtime(s)"))
+    runtime = number("training.runtime(s)", row.get("training.runtime(s)"))
     if steps and batch and runtime and samples:
         figures.columns["num_devices"] = max(1, round(runtime * samples / (steps * batch)))
         figures.metric("latency_s", runtime / steps, "wall_clock")
@@ -146,7 +151,10 @@ def _training(index: int, row: Mapping[str, str], what: _What, notes: Sequence[s
 
 def _steps(row: Mapping[str, str]) -> int | None:
     """Steps behind the training's figures; None where their number is not said."""
-    steps, warmup = whole(row.get("benchmark.training_arguments.max_steps")), whole(row.get("benchmark.warmup_steps"))
+    steps, warmup = (
+        whole("benchmark.training_arguments.max_steps", row.get("benchmark.training_arguments.max_steps")),
+        whole("benchmark.warmup_steps", row.get("benchmark.warmup_steps")),
+    )
     return steps - warmup if steps is not None and warmup is not None and steps > warmup else None
 
 
@@ -161,9 +169,14 @@ def _report(found: Mapping[str, Any]) -> Iterator[Run]:
         notes = [*notes, "The report came without its configuration."]
     outputs, is_lora = _fixed_length(config), str(config.get("backend.peft_type")).lower() == "lora"
     trained = {
-        "batch_size": positive(config.get("benchmark.training_arguments.per_device_train_batch_size")),
-        "input_tokens": positive(config.get("benchmark.dataset_shapes.sequence_length")),
-        "lora_rank": positive(config.get("backend.peft_config.r")) if is_lora else None,
+        "batch_size": positive(
+            "benchmark.training_arguments.per_device_train_batch_size",
+            config.get("benchmark.training_arguments.per_device_train_batch_size"),
+        ),
+        "input_tokens": positive(
+            "benchmark.dataset_shapes.sequence_length", config.get("benchmark.dataset_shapes.sequence_length")
+        ),
+        "lora_rank": positive("backend.peft_config.r", config.get("backend.peft_config.r")) if is_lora else None,
         "optimizations": sorted({*what.columns["optimizations"], *(["lora"] if is_lora else [])}),
     }
     for part, phase, lengths in (
@@ -183,17 +196,17 @@ def _part(
 ) -> Run:
     found = report[part]
     figures = Figures(TOOL, {**what.columns, **lengths, "phase": phase})
-    latency, mean = found["latency"], number(found["latency"].get("mean"))
+    latency, mean = found["latency"], number(f"{part}.latency.mean", found["latency"].get("mean"))
     repeats: list[dict[str, Any]] = []
     if part != "decode":
         _latency(figures, latency)
         repeats = [row for value in latency.get("values") or [] for row in _importing.sample("latency_s", value, "s")]
         rate = found.get("throughput") or {}
-        _throughput(figures, part, number(rate.get("value")), str(rate.get("unit")), mean)
+        _throughput(figures, part, number(f"{part}.throughput", rate.get("value")), str(rate.get("unit")), mean)
     memory = found.get("memory") or ((report.get("decode") or {}).get("memory") if phase == "generate" else None) or {}
     for name, (metric, definition) in _MEMORY_JSON.items():
         figures.metric(metric, memory.get(name), definition, scale=_megabytes(memory))
-    if (ram := number(memory.get("max_ram"))) is not None:
+    if (ram := number("max_ram", memory.get("max_ram"))) is not None:
         figures.other(f"{part}.max_ram", ram * _megabytes(memory), "B")
     if phase == "generate":
         _generation(figures, report)
@@ -211,7 +224,7 @@ def _part(
 def _latency(figures: Figures, latency: Mapping[str, Any]) -> None:
     if latency.get("unit", "s") != "s":
         raise ValueError(f"latency is in '{latency['unit']}', not s")
-    count = whole(latency.get("count"))
+    count = whole("count", latency.get("count"))
     for printed in ("mean", "p50", "p90", "p95", "p99"):
         suffix = None if printed == "mean" else printed
         figures.metric("latency_s", latency.get(printed), "wall_clock", statistic=suffix)
@@ -225,7 +238,7 @@ def _generation(figures: Figures, report: Mapping[str, Any]) -> None:
         figures.metric("ttft_s", report["prefill"]["latency"].get("mean"), "first_token_of_generate")
     decode = report.get("decode") or {}
     latency = decode.get("latency") or {}
-    _tpot(figures, number(latency.get("mean")))
+    _tpot(figures, number("decode.latency.mean", latency.get("mean")))
     figures.other("decode.latency.mean", latency.get("mean"), "s")
     rate = decode.get("throughput") or {}
     figures.other("decode.throughput", rate.get("value"), str(rate.get("unit")))
@@ -258,9 +271,14 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _fixed_length(config: Config) -> int | None:
     """Tokens generated by every sequence; None where a sequence may end sooner."""
-    if (tokens := positive(config.get("benchmark.new_tokens"))) is not None:
+    if (tokens := positive("benchmark.new_tokens", config.get("benchmark.new_tokens"))) is not None:
         return tokens
-    least, most = (positive(config.get(f"benchmark.generate_kwargs.{name}_new_tokens")) for name in ("min", "max"))
+    least, most = (
+        positive(
+            f"benchmark.generate_kwargs.{name}_new_tokens", config.get(f"benchmark.generate_kwargs.{name}_new_tokens")
+        )
+        for name in ("min", "max")
+    )
     return most if least == most else None
 
 
@@ -300,8 +318,12 @@ class _What:
         self.device = _device(config)
         self.model = _model(config)
         self.columns = _columns(config)
-        self.vram_bytes = number(config.get("environment.gpu_vram_mb"))
-        self.inputs: dict[str, Any] = {"input_tokens": positive(config.get("benchmark.input_shapes.sequence_length"))}
+        self.vram_bytes = number("environment.gpu_vram_mb", config.get("environment.gpu_vram_mb"))
+        self.inputs: dict[str, Any] = {
+            "input_tokens": positive(
+                "benchmark.input_shapes.sequence_length", config.get("benchmark.input_shapes.sequence_length")
+            )
+        }
 
     def run(self, cell: str, figures: Figures, notes: Sequence[str], repeats: Sequence[dict[str, Any]] = ()) -> Run:
         return Run(
@@ -321,7 +343,7 @@ def _columns(config: Config) -> dict[str, Any]:
     )
     attention = {"sdpa": "sdpa", "eager": "eager"}.get(str(config.get("backend.attn_implementation")))
     return {
-        "batch_size": positive(config.get("benchmark.input_shapes.batch_size")),
+        "batch_size": positive("benchmark.input_shapes.batch_size", config.get("benchmark.input_shapes.batch_size")),
         "num_devices": _num_devices(config),
         "weight_dtype": "int4" if is_4bit else "int8" if is_8bit else compute,
         "activation_dtype": compute,

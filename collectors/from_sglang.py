@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from collectors import _importing, _load_results, _names
+from collectors._figures import number
 from collectors._importing import File, Run, Said
-from collectors._load_results import Results, columns_of_equal_length, count, each, listed, mapping, number, rate_limit
+from collectors._load_results import Results, columns_of_equal_length, count, each, listed, mapping, rate_limit
 
 TOOL = "sglang"
 SOURCE_KIND = "measured"

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from collectors import _importing, _load_results, _names
+from collectors._figures import number
 from collectors._importing import File, Run, Said
-from collectors._load_results import Results, columns_of_equal_length, count, each, listed, mapping, number, rate_limit
+from collectors._load_results import Results, columns_of_equal_length, count, each, listed, mapping, rate_limit
 
 TOOL = "vllm"
 SOURCE_KIND = "measured"
@@ -100,9 +101,7 @@ def _serve(result: Result, cell: str) -> Run:
         "input_tokens": each("total_input_tokens", result.get("total_input_tokens"), completed),
         "output_tokens": each("total_output_tokens", result.get("total_output_tokens"), completed),
         "num_samples": completed,
-        "num_requests": sent,
-        "num_failed_requests": None if sent is None else max(0, sent - completed),
-        "success_rate": completed / sent if sent else None,
+        **_load_results.requests(completed, sent),
         "duration_s": number("duration", result["duration"]),
         "concurrency_max": number("max_concurrent_requests", result.get("max_concurrent_requests")),
         **pattern,
@@ -160,12 +159,8 @@ def _load(result: Result) -> tuple[dict[str, Any], list[str]]:
 
 
 def _date(result: Result) -> datetime.datetime | None:
-    unix = number("benchmark_start_time_unix", result.get("benchmark_start_time_unix"))
-    if unix is not None:
-        return datetime.datetime.fromtimestamp(unix, datetime.UTC)
-    if not (text := result.get("date")):
-        return None
-    return datetime.datetime.strptime(str(text), "%Y%m%d-%H%M%S").replace(tzinfo=datetime.UTC)
+    unix = _load_results.instant("benchmark_start_time_unix", result.get("benchmark_start_time_unix"))
+    return _load_results.stamp("date", result.get("date")) if unix is None else unix
 
 
 def _requests(result: Result) -> list[dict[str, Any]]:

@@ -183,3 +183,58 @@ def test_the_dashboard_prints_seconds_under_headers_of_milliseconds(shared: Path
 )
 def test_names_of_owners_are_cut_off_devices(printed: str, device: str) -> None:
     assert from_inferencex._device(printed) == device
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"tp": "eight"}, "'tp' is 'eight', which is no number"),
+        ({"mean_ttft": "abc"}, "'mean_ttft' is 'abc', which is no number"),
+        ({"tput_per_gpu": 1e300}, "'tput_per_gpu' is 1e\\+300, larger than anything"),
+        ({"conc": 1e30}, "'conc' is 1e\\+30, larger than anything"),
+        ({"tp": None}, "throughput is per device"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_its_name(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(_importing.Unreadable, match=sentence):
+        imported(tmp_path / "out", written(tmp_path, **changes))
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
+def test_digits_as_text_are_a_number_of_devices(tmp_path: Path) -> None:
+    (run,) = imported(tmp_path / "out", written(tmp_path, tp="8"))
+    assert (run["num_devices"], run["total_tokens_per_s"]) == (8, 2400.0)
+
+
+def test_a_file_without_hardware_takes_the_one_given(tmp_path: Path) -> None:
+    path = written(tmp_path, hw=None)
+    with pytest.raises(_importing.Unreadable, match="names no hardware"):
+        imported(tmp_path / "none", path)
+    (run,) = imported(tmp_path / "out", path, hardware_id="h200")
+    assert run["hardware_id"] == "h200"
+
+
+def test_a_table_cut_off_within_a_row_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    header = [*from_inferencex._DASHBOARD, "Hardware Key"]
+    path.write_text(",".join(header) + "\ngpt-oss-120b,1024,1024,h2")
+    with pytest.raises(_importing.Unreadable, match="row 1 has another number of cells than the header"):
+        imported(tmp_path / "out", path)
+
+
+@pytest.mark.parametrize(
+    ("completed", "date", "sentence"),
+    [
+        (9, "20260214-214213", r"'completed' \(9\) is more than 'num_prompts' \(8\)"),
+        (8, "20269999-214213", "'date' is '20269999"),
+    ],
+)
+def test_a_position_file_that_contradicts_itself_is_refused(
+    tmp_path: Path, completed: int, date: str, sentence: str
+) -> None:
+    path = tmp_path / "position.json"
+    content = {"good_completed": 8, "median_ttft": 0.5, "max_concurrency": 4, "num_prompts": 8, "completed": completed, "date": date,
+               "total_input_tokens": 80, "total_output_tokens": 80}  # fmt: skip
+    path.write_text(json.dumps(content))
+    with pytest.raises(_importing.Unreadable, match=sentence):
+        imported(tmp_path / "out", path, hardware_id="h200")

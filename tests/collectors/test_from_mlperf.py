@@ -141,3 +141,21 @@ def test_results_of_unknown_devices_are_left_out_and_named(tmp_path: Path) -> No
 )  # fmt: skip
 def test_devices_are_named_with_their_memory(printed: str, device: str | None) -> None:
     assert from_mlperf._device(printed) == device
+
+
+@pytest.mark.parametrize(
+    "last", ["Mean latency (ns)               : 435796", "99.00 percentile", "target_qps : 8", "Mode"]
+)
+def test_a_summary_cut_off_anywhere_is_refused(shared: Path, tmp_path: Path, last: str) -> None:
+    text = log(shared, "Server").read_text()
+    path = tmp_path / "log.txt"
+    path.write_text(text[: text.index(last) + len(last)])
+    with pytest.raises(_importing.Unreadable, match=r"log\.txt .*(cut off|no figure)"):
+        imported(tmp_path / "out", path, **GIVEN)
+
+
+def test_a_figure_that_is_no_number_is_refused_by_its_name(shared: Path, tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text(log(shared, "Server").read_text().replace(": 193380124", ": 19338O124"))
+    with pytest.raises(_importing.Unreadable, match="'19338O124', which is no number"):
+        imported(tmp_path / "out", path, **GIVEN)

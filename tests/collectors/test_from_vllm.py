@@ -161,13 +161,15 @@ def test_a_served_run_as_a_list_of_metrics(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"mean_ttft_ms": "80"}, "no number"),
+        ({"mean_ttft_ms": "8O"}, "no number"),
         ({"completed": 7.5}, "counts nothing"),
         ({"duration": float("inf")}, "larger than anything"),
         ({"mean_ttft_ms": 1e308}, "larger than anything"),
         ({"total_input_tokens": 10**400}, "larger than anything"),
         ({"ttfts": [0.1, 0.2], "itls": [[]]}, "'itls' has 1 entries, 'ttfts' has 2"),
-        ({"date": "yesterday"}, "yesterday"),
+        ({"date": "yesterday"}, "'date' is 'yesterday', which is no time such as"),
+        ({"benchmark_start_time_unix": 1e17}, "which is no time since 1970"),
+        ({"num_prompts": 1, "completed": 4}, r"'completed' \(4\) is more than 'num_prompts' \(1\)"),
         ({"mean_ttft_ms": -3.0}, "ttft_s"),
     ],
 )
