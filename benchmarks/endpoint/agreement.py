@@ -2,8 +2,9 @@
 
 Figures of other tools are those that the importers read from the tools' own files. One of another definition is converted by
 `warehouse.definitions`, or left out. Each tool's figures lie beside those of the server's own log for the requests of that tool, for a
-server in a busy machine is not equally quick to all. Each figure of another tool says whether it `agrees` with ours within 1 %; where
-it does not, it is the `server` that was slower to it by its own log, or else the error of the `tool`.
+server in a busy machine is not equally quick to all, and tools differ in how soon they send the next request. Each figure of another
+tool says whether it `agrees` with ours within 1 %; where it does not, the log of its requests differs as much from that of ours
+(`log too`: what happened differed), or else it is the error of the `tool`.
 """
 
 from __future__ import annotations
@@ -113,5 +114,5 @@ def _verdict(value: float, true: float, mine: float, mine_true: float) -> str:
     if abs(apart) <= LIMIT:
         return f"{apart * 100:+.2f} % agrees"
     served = true / mine_true - 1
-    whose = "server" if abs((1 + apart) / (1 + served) - 1) <= LIMIT else "tool"
+    whose = "log too" if abs((1 + apart) / (1 + served) - 1) <= LIMIT else "tool"
     return f"{apart * 100:+.2f} % {whose}"
