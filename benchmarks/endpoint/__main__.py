@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(1, str(ROOT / "tests"))
+sys.path[1:1] = [str(ROOT), str(ROOT / "tests")]
 
 from known_server import known  # noqa: E402
 
@@ -200,17 +200,23 @@ def line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS))
+    parser.add_argument(
+        "--tools", nargs="+", choices=list(TOOLS), help="ours and those of which the program is given, without it"
+    )
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 50, 200])
     parser.add_argument("--requests", type=int, help="of a level; 20 x its streams, at most 1000, without it")
     parser.add_argument("--quick", action="store_true", help="ours alone, 4 requests a stream, at most 200")
-    parser.add_argument("--guidellm", default="guidellm", help="its program")
-    parser.add_argument("--aiperf", default="aiperf", help="its program")
+    parser.add_argument("--guidellm", help="its program")
+    parser.add_argument("--aiperf", help="its program")
     parser.add_argument("--tokenizer", help="folder of a tokenizer, which both want")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
-    if options.quick:
-        options.tools = ["rooflake"]
+    given = ["rooflake", *(tool for tool in ("guidellm", "aiperf") if getattr(options, tool))]
+    options.tools = ["rooflake"] if options.quick else options.tools or given
+    if missing := [tool for tool in options.tools if tool not in given]:
+        parser.error(f"--tools {' '.join(missing)}: give the program with --{missing[0]}.")
+    if len(options.tools) > 1 and not options.tokenizer:
+        parser.error("The other tools want a tokenizer. Give its folder with --tokenizer.")
     rows = []
     print(f"cores: {os.cpu_count()}, load of the machine before: {os.getloadavg()[0]:.1f}")
     for streams in options.streams:
