@@ -169,9 +169,14 @@ def _own(values: Mapping[str, Any], placed: set[str]) -> dict[str, Any]:
         column: values[column]
         for metric in metrics.METRICS
         for column in metric.columns
-        if column in values and column not in placed and column != "success_rate"
+        if column in values and column not in placed
     }
-    return {"columns": columns, "metrics": rest, "metric_definitions": dict(values.get("metric_definitions", ()))}
+    return {
+        "status": values["status"],
+        "columns": columns,
+        "metrics": rest,
+        "metric_definitions": dict(values.get("metric_definitions", ())),
+    }
 
 
 def _load(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,6 +114,24 @@ def test_a_unit_that_is_no_time_is_refused(tmp_path: Path, unit: str, said: str)
         imported(tmp_path / "out", changed(tmp_path / "report.json", "guidellm", unit))
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("scenario", "stack"), {"engine": 1}),
+        (("scenario", "load"), [1]),
+        (("results", "request_performance"), "none"),
+        (("run", "time"), 5),
+    ],
+)
+def test_a_part_of_another_form_is_a_sentence(tmp_path: Path, place: tuple[str, str], value: Any) -> None:
+    report = json.loads(REPORT.read_text())
+    report[place[0]][place[1]] = value
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report))
+    with pytest.raises(_importing.Unreadable, match=r"report\.json looks like a Benchmark Report, but a part of it"):
+        imported(tmp_path / "out", path)
+
+
 def test_yaml_without_its_parser_is_a_sentence(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(_importing.Unreadable, match="needs the package pyyaml"):

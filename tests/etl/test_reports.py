@@ -19,7 +19,7 @@ SERVED: dict[str, Any] = {
     "phase": "serve", "context_tokens": None, "latency_s": None, "batch_size": None, "collector": "endpoint", "hardware_id": "h100-sxm",
     "llm_id": "llama-3.1-8b", "num_devices": 2, "tensor_parallel": 2, "kv_dtype": "fp8", "optimizations": ["quantized"], "input_tokens": 512,
     "output_tokens": 64, "concurrency": 16, "load_pattern": "closed", "framework": "vllm", "framework_version": "0.11.0",
-    "num_requests": 100, "num_failed_requests": 4, "success_rate": 0.96, "duration_s": 12.5, "is_output_fixed": True,
+    "num_samples": 88, "num_requests": 100, "num_failed_requests": 4, "success_rate": 0.96, "duration_s": 12.5, "is_output_fixed": True,
     "is_prefix_unique": True, "slo_ttft_s": 0.5, "ttft_s": 0.05, "ttft_p25_s": 0.03, "ttft_p99_s": 0.09, "ttft_std_s": 0.01,
     "ttft_trimmed_s": 0.04, "tpot_s": 0.01, "itl_s": 0.011, "itl_p50_s": 0.0105, "icl_s": 0.02, "e2el_s": 0.7, "e2el_p90_s": 0.9,
     "ntpot_s": 0.0109, "ttft_scheduled_s": 0.06, "output_tokens_per_s": 491.5, "output_tokens_std_per_s": 3.5, "total_tokens_per_s": 4423.7,
@@ -31,7 +31,7 @@ SERVED: dict[str, Any] = {
         "requests_per_s": "tokens_over_steady_window", "energy_j": "nvml_total_energy",
     },
 }  # fmt: skip
-SAME = (*(name for name in SERVED if name not in ("collector", "metric_definitions")), "config_id")
+SAME = (*(name for name in SERVED if name not in ("collector", "metric_definitions")), "config_id", "status")
 
 
 def served(**values: Any) -> dict[str, Any]:
@@ -64,6 +64,7 @@ def test_a_run_of_which_little_is_known_makes_a_report_too(shared: Path, tmp_pat
         "e2el_s",
         "metric_definitions",
         "source_kind",
+        "status",
     )
     run = {
         name: value if name in known else None
@@ -96,7 +97,14 @@ def test_numbers_stand_where_the_format_looks_for_them() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"itl_s": None, "itl_p50_s": None}, {"input_tokens": None}, {"request_rate_per_s": 8.0, "concurrency": None}],
+    [
+        {},
+        {"status": "error"},
+        {"num_failed_requests": None},
+        {"itl_s": None, "itl_p50_s": None},
+        {"input_tokens": None},
+        {"request_rate_per_s": 8.0, "concurrency": None},
+    ],
 )
 def test_an_imported_report_is_the_run_it_was_written_from(tmp_path: Path, changes: dict[str, Any]) -> None:
     run = served(**changes)
@@ -107,6 +115,28 @@ def test_an_imported_report_is_the_run_it_was_written_from(tmp_path: Path, chang
     assert {name: back[name] for name in SAME} == {name: run.get(name) for name in SAME}
     assert back["definitions"] == run["metric_definitions"]
     assert back["of"] == {}
+
+
+def test_medians_keep_their_definitions_and_nothing_gets_one(tmp_path: Path) -> None:
+    """A median without a mean is what its definition says; a figure whose definition is not known gets none on the way."""
+    medians = {
+        "ttft_s": None,
+        "ttft_p50_s": 0.05,
+        "tpot_s": None,
+        "tpot_p50_s": 0.01,
+        "e2el_s": None,
+        "e2el_p50_s": 0.7,
+    }
+    named = {
+        "ttft_s": "first_chunk",
+        "tpot_s": "e2el_minus_ttft_over_n_minus_1",
+        "e2el_s": "end_of_response",
+        "energy_j": "nvml_total_energy",
+    }
+    run = served(**medians, metric_definitions=named)
+    (back,) = imported(tmp_path / "out", written(tmp_path / "report.json", reports.report(run)))
+    assert {name: back[name] for name in medians} == medians
+    assert back["definitions"] == named
 
 
 def test_runs_of_a_lake_are_written_whole_or_not_at_all(shared: Path, tmp_path: Path) -> None:
