@@ -35,7 +35,7 @@ def check(table_name: str, rows: Rows) -> pa.Table:
     """Rows as an Arrow table of exactly the declared columns and types, absent ones NULL.
 
     Raises ContractError for an unknown column, a value of the wrong type, a missing required value, a value outside the
-    column's vocabulary, NaN, infinity, a negative quantity, a config_id that is not the hash of its row, or a metric
+    column's vocabulary, NaN, infinity, a negative quantity, a share above 1, a config_id that is not the hash of its row, or a metric
     definition that nobody declared. Only integers are converted, to float.
     """
     declared = schema.table(table_name)
@@ -195,6 +195,8 @@ def _pairs(maps: pa.ChunkedArray) -> set[tuple[str, str]]:
 
 
 NON_NEGATIVE = ("runs", "ops", "requests")
+SHARES = frozenset({"success_rate", "goodput_ratio", "prefix_cache_hit_ratio", "throttled_ratio", "kv_cache_ratio"})
+"""Columns that count a part of a whole, 0 to 1. A utilisation is none: what the peak really is, is another question."""
 
 
 def _check_numbers(declared: schema.Table, rows: pa.Table) -> None:
@@ -208,6 +210,9 @@ def _check_numbers(declared: schema.Table, rows: pa.Table) -> None:
             raise ContractError(
                 f"{declared.name}.{column.name} is {pc.min(values).as_py()}: a quantity below zero. What was not measured is NULL."
             )
+        if column.name in SHARES and not 0 <= pc.min(values).as_py() <= pc.max(values).as_py() <= 1:
+            strange = next(value for value in values.unique().to_pylist() if value is not None and not 0 <= value <= 1)
+            raise ContractError(f"{declared.name}.{column.name} is {strange:g}: a share is 0 to 1, and 50 % is 0.5.")
 
 
 def _check_runs(rows: pa.Table) -> None:

@@ -290,11 +290,11 @@ def _inputs(reply: Reply, window: Window | None) -> float | None:
 
 
 def _prefix_cache_hit_ratio(done: Sequence[Reply]) -> float | None:
-    """None where the server never says; one that does leaves it out where nothing was found (vLLM)."""
+    """None where the server never says, or counts more cached tokens than tokens; one that says it leaves it out where nothing was
+    found (vLLM)."""
     inputs = _known([reply.input_tokens for reply in done])
-    if not inputs or all(reply.cached_tokens is None for reply in done):
-        return None
-    return sum(reply.cached_tokens for reply in done if reply.cached_tokens is not None) / inputs
+    cached = [reply.cached_tokens for reply in done if reply.cached_tokens is not None]
+    return sum(cached) / inputs if inputs and cached and sum(cached) <= inputs else None
 
 
 def _token_remarks(done: Sequence[Reply], asked: int) -> list[str]:

@@ -150,11 +150,12 @@ class Scrape:
         return rows
 
     def prefix_cache_hit_ratio(self) -> float | None:
-        """Prompt tokens found in the prefix cache over those looked for, during the load; None where the engine does not count them."""
+        """Prompt tokens found in the prefix cache over those looked for, during the load; None where the engine does not count them,
+        or counts more found than looked for."""
         engine = [_engine(readings) for _, readings in self._readings()]
         hits = increase([one.get("prefix_cache_hit_tokens") for one in engine])
         queries = increase([one.get("prefix_cache_query_tokens") for one in engine])
-        return hits / queries if hits is not None and queries else None
+        return hits / queries if hits is not None and queries and hits <= queries else None
 
     def remarks(self) -> list[str]:
         """Sentences a reader of the run needs: no page, or one that says nothing known."""

@@ -109,6 +109,8 @@ def test_cache_hits_are_those_of_the_answers_or_else_of_the_counters() -> None:
     assert _rows.columns(some, LEVEL, prefix_cache_hit_ratio=0.9)["prefix_cache_hit_ratio"] == 0.25
     silent = Outcome([], [reply()])
     assert _rows.columns(silent, LEVEL, prefix_cache_hit_ratio=0.9)["prefix_cache_hit_ratio"] == 0.9
+    more_than_all = Outcome([], [reply(cached_tokens=500)])
+    assert _rows.columns(more_than_all, LEVEL)["prefix_cache_hit_ratio"] is None
     assert _rows.columns(silent, LEVEL)["prefix_cache_hit_ratio"] is None
 
 

@@ -25,6 +25,8 @@ def test_rows_come_back_with_absent_values_null(tmp_path):
         ({"phase": "warp"}, r"'warp' is not a value of runs\.phase\. Known: forward, prefill"),
         ({"weight_dtype": "fp17"}, r"'fp17' is not a value of runs\.weight_dtype"),
         ({"latency_s": float("nan")}, r"runs\.latency_s is NaN or infinite\. What was not measured is NULL"),
+        ({"success_rate": 1.02}, r"runs\.success_rate is 1\.02: a share is 0 to 1"),
+        ({"prefix_cache_hit_ratio": 96.0}, r"runs\.prefix_cache_hit_ratio is 96: a share is 0 to 1"),
         ({"latency_s": -1.0}, r"runs\.latency_s is -1\.0: a quantity below zero"),
         (
             {"config_id": "made-up"},
