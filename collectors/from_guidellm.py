@@ -7,7 +7,7 @@ Request latency is in s and ends with the response, the other times are in ms. W
     inter_token_latency_ms    TPOT, over requests               TPOT, weighted by N - 1: its mean is that of all gaps (itl_s)
 
 Of the newer ones TPOT and NTPOT over requests are computed where the file holds every request. Distributions per second are of
-rates at instants, not of requests: only their means, tokens over the duration, are figures of ours. Percentile p001 is 0.1 %.
+rates at instants, not of requests, and in 0.2 broken: rates of tokens are sums of tokens over the duration. Percentile p001 is 0.1 %.
 """
 
 from __future__ import annotations
@@ -28,9 +28,15 @@ SOURCE_KIND = "measured"
 Object = Mapping[str, Any]
 
 RATES = {
-    "requests_per_second": "requests_per_s", "output_tokens_per_second": "output_tokens_per_s",
-    "prompt_tokens_per_second": "input_tokens_per_s", "tokens_per_second": "total_tokens_per_s",
-}  # fmt: skip
+    "output_tokens_per_second": ("output_tokens_per_s", ("output_token_count",)),
+    "prompt_tokens_per_second": ("input_tokens_per_s", ("prompt_token_count",)),
+    "tokens_per_second": ("total_tokens_per_s", ("prompt_token_count", "output_token_count")),
+}
+"""A rate of tokens as the tool calls it -> metric, and whose sums over the duration are it."""
+
+RATE_TOLERANCE = 0.01
+"""Largest relative difference between a rate printed and the one its sums give that needs no word: it spans other instants."""
+
 OTHERS = {
     "prompt_token_count": "tokens", "output_token_count": "tokens", "total_token_count": "tokens",
     "request_streaming_iterations_count": "", "output_tokens_per_iteration": "tokens", "iter_tokens_per_iteration": "tokens",
@@ -72,8 +78,8 @@ def _run(benchmark: Object, cell: str, version: Any) -> Run:
     sent = sum(counts.values())
     if ok:
         _times(figures, metrics, rows, ok, is_old=is_old)
-        for name, column in RATES.items():
-            figures.value(column, _successful(metrics, name).get("mean"), "tokens_over_duration")
+        figures.value("requests_per_s", _successful(metrics, "requests_per_second").get("mean"), "tokens_over_duration")
+        _rates(figures, metrics, number("duration", benchmark.get("duration")))
     for name, unit in OTHERS.items():
         figures.kept(name, _statistics(_successful(metrics, name)), unit)
     in_flight = mapping(
@@ -146,6 +152,21 @@ def _times(figures: Results, metrics: Object, rows: list[dict[str, Any]], ok: in
                 if row["e2el_s"] is not None and row["output_tokens"]
             ],
         )
+
+
+def _rates(figures: Results, metrics: Object, duration_s: float | None) -> None:
+    """Tokens a second from the sums of tokens, else as printed; what is printed and differs is a sample."""
+    for name, (column, parts) in RATES.items():
+        printed = number(name, _successful(metrics, name).get("mean"))
+        sums = [number(f"{part} total_sum", _successful(metrics, part).get("total_sum")) for part in parts]
+        known = [one for one in sums if one is not None]
+        if not duration_s or len(known) < len(sums):
+            figures.value(column, printed, "tokens_over_duration")
+            continue
+        rate = sum(known) / duration_s
+        figures.value(column, rate, "tokens_over_duration")
+        if printed is not None and abs(printed - rate) > RATE_TOLERANCE * rate:
+            figures.keep(f"{name}_mean", printed, "tokens/s")
 
 
 def _statistics(found: Object) -> dict[str, Any]:

@@ -142,7 +142,9 @@ def _individual(requests: list[Object]) -> Run:
         figures.definitions,
         quality_tier=1,
         status="ok" if done else "error",
-        notes=["Tokens are counted by the client's tokenizer."],
+        notes=[
+            "Tokens are counted by the client's tokenizer. Output tokens are those answered: what was asked for is in the summary alone."
+        ],
         samples=figures.samples,
         requests=[{name: value for name, value in row.items() if name != "ntpot_s"} for row in rows],
     )

@@ -46,7 +46,10 @@ def test_generation_0_2(shared: Path, tmp_path: Path) -> None:
     assert run["ttft_std_s"] == pytest.approx(1.1303385708366516e-3 * (46 / 45) ** 0.5)
     assert run["e2el_p50_s"] == pytest.approx(0.6424565315), "a median where percentiles have none"
     assert run["of"]["guidellm:time_per_output_token_ms_p0.1"][0][0] == pytest.approx(4.8582, rel=0.02)
-    assert run["output_tokens_per_s"] == pytest.approx(198.1334675)
+    assert run["output_tokens_per_s"] == pytest.approx(5888 / 29.997201442718506)
+    assert run["total_tokens_per_s"] == pytest.approx((11827 + 5888) / 29.997201442718506), "not what it prints"
+    assert run["of"]["guidellm:tokens_per_second_mean"] == [(pytest.approx(992.6867037), "tokens/s")]
+    assert "guidellm:output_tokens_per_second_mean" not in run["of"], "within one percent"
     assert run["output_tokens_std_per_s"] is None, "a spread over instants, not over repeats"
     assert run["definitions"]["e2el_s"] == "end_of_response"
 

@@ -67,6 +67,8 @@ def test_single_requests_give_the_summary_again(shared: Path, tmp_path: Path, ho
     rows = [row for row in landed(tmp_path / "individual", "requests") if row["status"] == "ok"]
     tokens = np.array([row["output_tokens"] for row in rows])
     assert tokens.sum() / summary["duration_s"] == pytest.approx(summary["output_tokens_per_s"], rel=1e-6)
+    assert single["output_tokens"] == round(tokens.mean())
+    assert "those answered" in single["status_detail"]
     whole = np.mean([row["e2el_s"] for row in rows] / tokens)
     assert single["ntpot_s"] == pytest.approx(whole, rel=0.05), "the last token comes shortly before the end"
 
