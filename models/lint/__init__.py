@@ -22,7 +22,7 @@ from models.lint import copies, identities, physics, sums, tables
 from models.lint.findings import Finding
 from models.lint.tables import Sources
 
-REVISION = "2026-11-21"
+REVISION = "2026-11-21.2"
 """Changes with what the checks find; every source is linted again under a new one."""
 
 Check: TypeAlias = Callable[[Sources], Iterator[Finding]]

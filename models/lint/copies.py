@@ -43,7 +43,7 @@ def repeated_figure(sources: Sources) -> Iterator[Finding]:
             index,
             "repeated_figure",
             "doubt",
-            f"{runs.cells[index]} prints {metric} {value:.10g}, as does {runs.cells[first]} in {runs.texts('source_id')[first]}, of "
+            f"{runs.named(index)} prints {metric} {value:.10g}, as does {runs.named(first)} in {runs.texts('source_id')[first]}, of "
             f"{_other(runs, first, index)}: one of them may be a copy.{more}",
             metric,
             value=value,
@@ -79,7 +79,7 @@ def printed_twice(sources: Sources) -> Iterator[Finding]:
             high,
             "printed_twice",
             "doubt",
-            f"{runs.cells[high]} and {runs.cells[low]} are one configuration with {metric} {second:g} and {first:g} ({ratio:.3g} times), the "
+            f"{runs.named(high)} and {runs.named(low)} are one configuration with {metric} {second:g} and {first:g} ({ratio:.3g} times), the "
             f"worst of {counts[source_id]} such pairs of the source. What tells them apart is in no column.",
             metric,
             value=second,
@@ -103,7 +103,7 @@ def duplicate_rows(sources: Sources) -> Iterator[Finding]:
         yield Finding(
             "duplicate_rows", "doubt", source_id,
             f"{len(found)} of {int(runs.is_('source_id', source_id).sum())} rows repeat another in configuration and every figure, the first "
-            f"of them {runs.cells[found[0]]}.",
+            f"of them {runs.named(found[0])}.",
             value=float(len(found)), expected=0.0,
         )  # fmt: skip
 
@@ -124,7 +124,7 @@ def copied_tables(sources: Sources) -> Iterator[Finding]:
             )
             yield runs.finding(
                 place, "copied_table", severity,
-                f"{runs.cells[place]}: all {kernels.num('num_rows')[index]:g} {names[index]} rows are those of {runs.cells[first]} in "
+                f"{runs.named(place)}: all {kernels.num('num_rows')[index]:g} {names[index]} rows are those of {runs.named(first)} in "
                 f"{runs.texts('source_id')[first]} to the last digit ({what or 'the same table twice'}).",
                 "time_s", about=str(names[index]),
             )  # fmt: skip
@@ -133,19 +133,12 @@ def copied_tables(sources: Sources) -> Iterator[Finding]:
 def kernels_out_of_order(sources: Sources) -> Iterator[Finding]:
     """The mean and the median of a kernel's times lie between the least and the most."""
     runs, kernels = sources.runs, sources.kernels
-    rows = zip(
-        kernels.texts("run_id"),
-        kernels.texts("kernel"),
-        kernels.num("num_rows"),
-        kernels.num("num_disordered"),
-        strict=True,
-    )
-    for run_id, kernel, count, disordered in rows:
-        index = sources.run_index.get(run_id)
-        if index is not None and disordered > 0:
+    columns = kernels.texts("kernel"), kernels.num("num_rows"), kernels.num("num_disordered")
+    for index, kernel, count, disordered in sources.placed(kernels, *columns):
+        if disordered > 0:
             yield runs.finding(
                 index, "percentiles_out_of_order", "fault",
-                f"{runs.cells[index]}: of {count:g} {kernel} rows {disordered:g} have a mean or a median outside their least and most time.",
+                f"{runs.named(index)}: of {count:g} {kernel} rows {disordered:g} have a mean or a median outside their least and most time.",
                 "time_s", value=disordered, expected=0.0, about=str(kernel),
             )  # fmt: skip
 
@@ -177,14 +170,10 @@ def _sampled(sources: Sources) -> Iterator[tuple[str, str, list[float]]]:
     """Values of every sample that is named like a speed, one a run: source, name, values."""
     samples = sources.samples
     found: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    for run_id, metric, value in zip(
-        samples.texts("run_id"), samples.texts("metric"), samples.num("value"), strict=True
-    ):
-        index = sources.run_index.get(run_id)
-        if index is not None and NAMED.search(metric) and not SETTING.search(metric) and not np.isnan(value):
-            found[sources.runs.texts("source_id")[index], metric].setdefault(
-                sources.runs.texts("config_id")[index], value
-            )
+    for index, metric, value in sources.placed(samples, samples.texts("metric"), samples.num("value")):
+        if NAMED.search(metric) and not SETTING.search(metric) and not np.isnan(value):
+            of_source = found[sources.runs.texts("source_id")[index], metric]
+            of_source.setdefault(sources.runs.texts("config_id")[index], value)
     for (source_id, metric), values in found.items():
         yield source_id, metric, list(values.values())
 

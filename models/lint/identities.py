@@ -37,7 +37,7 @@ def tokens_over_latency(sources: Sources) -> Iterator[Finding]:
             slip = _slip(best[index])
             yield runs.finding(
                 index, "tokens_over_latency", "doubt" if slip is None else "fault",
-                f"{runs.cells[index]}: {runs.num(metric)[index]:g} tokens/s x {latency[index]:g} s is {best[index]:.3g} times the {tokens:g} "
+                f"{runs.named(index)}: {runs.num(metric)[index]:g} tokens/s x {latency[index]:g} s is {best[index]:.3g} times the {tokens:g} "
                 f"tokens of the batch{slip or ''}.",
                 metric, value=runs.num(metric)[index], expected=tokens / latency[index],
             )  # fmt: skip
@@ -58,27 +58,30 @@ def _little(runs: Runs, index: int, product: float, known: float, how: str) -> F
     slip = _slip(product / known)
     return runs.finding(
         index, "littles_law", "doubt" if slip is None else "fault",
-        f"{runs.cells[index]}: {runs.num('requests_per_s')[index]:g} requests/s x {runs.num('e2el_s')[index]:g} s makes {product:.3g} requests "
+        f"{runs.named(index)}: {runs.num('requests_per_s')[index]:g} requests/s x {runs.num('e2el_s')[index]:g} s makes {product:.3g} requests "
         f"in flight, there are {known:g} {how}{slip or ''}.",
         "requests_per_s", value=product, expected=known,
     )  # fmt: skip
 
 
 def tokens_of_requests(sources: Sources) -> Iterator[Finding]:
-    """output tokens/s = requests/s x tokens of an answer; with answers of free length at most that."""
+    """tokens/s = requests/s x tokens of a request; with answers of free length at most that."""
     runs = sources.runs
-    product = runs.num("requests_per_s") * runs.num("output_tokens")
-    ratio = runs.num("output_tokens_per_s") / product
     is_fixed = runs.is_("is_output_fixed", True)
-    off = (ratio > 1 + 2 * SLACK) | (is_fixed & (ratio < 1 - SLACK))
-    for index in hits(runs.is_ok & runs.is_("phase", "serve") & off):
-        slip = _slip(ratio[index])
-        yield runs.finding(
-            index, "tokens_of_requests", "doubt" if slip is None else "fault",
-            f"{runs.cells[index]}: {runs.num('output_tokens_per_s')[index]:g} output tokens/s, but {runs.num('requests_per_s')[index]:g} "
-            f"requests/s x {runs.num('output_tokens')[index]:g} tokens make {product[index]:g}{slip or ''}.",
-            "output_tokens_per_s", value=runs.num("output_tokens_per_s")[index], expected=product[index],
-        )  # fmt: skip
+    outputs = runs.num("output_tokens")
+    for kind, tokens in (("output", outputs), ("total", runs.num("input_tokens") + outputs)):
+        metric = f"{kind}_tokens_per_s"
+        product = runs.num("requests_per_s") * tokens
+        ratio = runs.num(metric) / product
+        off = (ratio > 1 + 2 * SLACK) | (is_fixed & (ratio < 1 - SLACK))
+        for index in hits(runs.is_ok & runs.is_("phase", "serve") & off):
+            slip = _slip(ratio[index])
+            yield runs.finding(
+                index, "tokens_of_requests", "doubt" if slip is None else "fault",
+                f"{runs.named(index)}: {runs.num(metric)[index]:g} {kind} tokens/s, but {runs.num('requests_per_s')[index]:g} "
+                f"requests/s x {tokens[index]:g} tokens make {product[index]:g}{slip or ''}.",
+                metric, value=runs.num(metric)[index], expected=product[index],
+            )  # fmt: skip
 
 
 def percentiles_out_of_order(sources: Sources) -> Iterator[Finding]:
@@ -94,7 +97,7 @@ def percentiles_out_of_order(sources: Sources) -> Iterator[Finding]:
             for index in hits(low_values > high_values * (1 + 1e-6)):
                 yield runs.finding(
                     index, "percentiles_out_of_order", "fault",
-                    f"{runs.cells[index]}: {low} {low_values[index]:g} is above {high} {high_values[index]:g}.",
+                    f"{runs.named(index)}: {low} {low_values[index]:g} is above {high} {high_values[index]:g}.",
                     low, value=low_values[index], expected=high_values[index], about=high,
                 )  # fmt: skip
     for statistic in (None, *PERCENTILES):
@@ -102,7 +105,7 @@ def percentiles_out_of_order(sources: Sources) -> Iterator[Finding]:
         for index in hits(runs.num(first) > runs.num(last) * (1 + 1e-6)):
             yield runs.finding(
                 index, "percentiles_out_of_order", "fault",
-                f"{runs.cells[index]}: {first} {runs.num(first)[index]:g} is above {last} {runs.num(last)[index]:g}: the first token comes after "
+                f"{runs.named(index)}: {first} {runs.num(first)[index]:g} is above {last} {runs.num(last)[index]:g}: the first token comes after "
                 f"the last.",
                 first, value=runs.num(first)[index], expected=runs.num(last)[index], about=last,
             )  # fmt: skip
@@ -117,27 +120,22 @@ def parts_of_a_request(sources: Sources) -> Iterator[Finding]:
         figure = definitions.convert(
             "e2el_s", {"ttft_s": ttft[index], "tpot_s": tpot[index]}, tokens=int(tokens[index])
         )
-        ratio = e2el[index] / (figure.upper or np.nan)
+        if figure.upper is None:
+            continue
+        ratio = e2el[index] / figure.upper
         if not (1 / 3 < ratio < 1 + SLACK if not is_fixed[index] else abs(ratio - 1) < SLACK):
             slip = _slip(ratio)
             yield runs.finding(
                 index, "parts_of_a_request", "doubt" if slip is None else "fault",
-                f"{runs.cells[index]}: e2el_s {e2el[index]:g} is {ratio:.3g} times the {figure.upper:g} of {figure.reason}{slip or ''}.",
+                f"{runs.named(index)}: e2el_s {e2el[index]:g} is {ratio:.3g} times the {figure.upper:g} of {figure.reason}{slip or ''}.",
                 "e2el_s", value=e2el[index], expected=figure.upper,
             )  # fmt: skip
-    rows = zip(
-        requests.texts("run_id"),
-        requests.num("num_rows"),
-        requests.num("num_off"),
-        requests.num("num_late"),
-        strict=True,
-    )
-    for run_id, count, off, late in rows:
-        place = sources.run_index.get(run_id)
-        if place is not None and off + late > 0:
+    columns = requests.num("num_rows"), requests.num("num_off"), requests.num("num_late")
+    for place, count, off, late in sources.placed(requests, *columns):
+        if off + late > 0:
             yield runs.finding(
                 place, "parts_of_a_request", "fault",
-                f"{runs.cells[place]}: of {count:g} requests {off:g} have another E2EL than TTFT + TPOT x (N - 1), and {late:g} a first token "
+                f"{runs.named(place)}: of {count:g} requests {off:g} have another E2EL than TTFT + TPOT x (N - 1), and {late:g} a first token "
                 f"after the last.",
                 "e2el_s", value=off + late, expected=0.0, about="requests",
             )  # fmt: skip
@@ -184,7 +182,7 @@ def _outlier(runs: Runs, group: Indices, metric: str, values: Floats) -> Iterato
         power = round(float(np.log10(values[index])) - middle)
         yield runs.finding(
             index, "unit_slip", "doubt",
-            f"{runs.cells[index]}: {metric} {runs.num(metric)[index]:g} is {10**gap:.3g} times away from the nearest of {len(group) - 1} "
+            f"{runs.named(index)}: {metric} {runs.num(metric)[index]:g} is {10**gap:.3g} times away from the nearest of {len(group) - 1} "
             f"neighbours (median {10**middle:.4g} a device); a factor of 10^{power} is probably lost.",
             metric, value=runs.num(metric)[index], expected=runs.num(metric)[index] / 10.0**power,
         )  # fmt: skip

@@ -38,7 +38,7 @@ def point_above_roof(sources: Sources) -> Iterator[Finding]:
                 index,
                 "point_above_roof",
                 "fault" if is_fault else "doubt",
-                f"{runs.cells[index]}: {_time(times[index])}{behind} is {ratio:.3g} times faster than {_time(bound[index])}, the least that "
+                f"{runs.named(index)}: {_time(times[index])}{behind} is {ratio:.3g} times faster than {_time(bound[index])}, the least that "
                 f"{runs.devices[index]:g} {runs.texts('hardware_id')[index]} can take by {_sheet(runs, index)}.{why}",
                 metric,
                 value=runs.num(metric)[index],
@@ -56,7 +56,7 @@ def served_faster_than_weights(sources: Sources) -> Iterator[Finding]:
         for index in hits(runs.is_ok & (times < bound * (1 - ROUNDING))):
             yield runs.finding(
                 index, "point_above_roof", "doubt",
-                f"{runs.cells[index]}: {metric} {_time(times[index])}, but reading the {runs.texts('weight_dtype')[index]} weights of "
+                f"{runs.named(index)}: {metric} {_time(times[index])}, but reading the {runs.texts('weight_dtype')[index]} weights of "
                 f"{runs.texts('llm_id')[index]} once takes {_time(bound[index])} on {runs.devices[index]:g} {runs.texts('hardware_id')[index]}. "
                 f"Several tokens a step (speculative decoding) would explain it.",
                 metric, value=times[index], expected=bound[index],
@@ -67,7 +67,7 @@ def served_faster_than_weights(sources: Sources) -> Iterator[Finding]:
     for index in hits(runs.is_ok & (ttft < prefill * (1 - ROUNDING))):
         yield runs.finding(
             index, "point_above_roof", "fault" if is_unique[index] else "doubt",
-            f"{runs.cells[index]}: ttft_s {_time(ttft[index])}, but a prompt of {runs.num('input_tokens')[index]:g} tokens takes "
+            f"{runs.named(index)}: ttft_s {_time(ttft[index])}, but a prompt of {runs.num('input_tokens')[index]:g} tokens takes "
             f"{_time(prefill[index])} at the peak of {runs.devices[index]:g} {runs.texts('hardware_id')[index]}."
             + ("" if is_unique[index] else " A prefix cache would explain it."),
             "ttft_s", value=ttft[index], expected=prefill[index],
@@ -92,7 +92,7 @@ def utilisation_above_one(sources: Sources) -> Iterator[Finding]:
         for index in hits(runs.is_ok & (share > 1 + ROUNDING)):
             yield runs.finding(
                 index, "utilisation_above_one", "fault" if runs.has_datasheet[index] else "doubt",
-                f"{runs.cells[index]}: {share[index]:.2f} times the {'bandwidth' if 'b' in metric[:2] or 'bytes' in metric else 'peak'} of "
+                f"{runs.named(index)}: {share[index]:.2f} times the {'bandwidth' if 'b' in metric[:2] or 'bytes' in metric else 'peak'} of "
                 f"{runs.devices[index]:g} {runs.texts('hardware_id')[index]}.",
                 metric, value=share[index] if metric in ("mfu", "mbu") else runs.num(metric)[index],
             )  # fmt: skip
@@ -113,7 +113,7 @@ def _training_peak(runs: Runs) -> Iterator[Finding]:
         )  # fmt: skip
         yield runs.finding(
             index, "utilisation_above_one", "fault",
-            f"{runs.cells[index]}: {rates[index]:g} tokens/s would need {share[index]:.1f} times the peak of "
+            f"{runs.named(index)}: {rates[index]:g} tokens/s would need {share[index]:.1f} times the peak of "
             f"{runs.devices[index]:g} {runs.texts('hardware_id')[index]}{near}.",
             "total_tokens_per_s", value=rates[index], expected=rates[index] / share[index],
         )  # fmt: skip
@@ -136,14 +136,14 @@ def weights_do_not_fit(sources: Sources) -> Iterator[Finding]:
         for index in hits(runs.is_ok & ~is_away & (memory < weights)):
             yield runs.finding(
                 index, "weights_do_not_fit", "fault",
-                f"{runs.cells[index]}: {_gb(memory[index])} printed, but the {runs.texts('weight_dtype')[index]} weights of "
+                f"{runs.named(index)}: {_gb(memory[index])} printed, but the {runs.texts('weight_dtype')[index]} weights of "
                 f"{runs.texts('llm_id')[index]} alone take {_gb(weights[index])} of each device.",
                 metric, value=memory[index], expected=weights[index],
             )  # fmt: skip
         for index in hits(runs.is_ok & (memory > capacity * (1 + ROUNDING))):
             yield runs.finding(
                 index, "memory_above_device", "doubt",
-                f"{runs.cells[index]}: {_gb(memory[index])} on {runs.texts('hardware_id')[index]}, which has {_gb(capacity[index])}.",
+                f"{runs.named(index)}: {_gb(memory[index])} on {runs.texts('hardware_id')[index]}, which has {_gb(capacity[index])}.",
                 metric, value=memory[index], expected=capacity[index],
             )  # fmt: skip
     is_told = np.any([~np.isnan(runs.num(metric)) for metric in RESIDENT], axis=0)
@@ -167,7 +167,7 @@ def _beyond_capacity(runs: Runs, weights: Floats, mask: Mask) -> Iterator[Findin
             index,
             "weights_do_not_fit",
             "doubt",
-            f"{runs.cells[index]}: the {runs.texts('weight_dtype')[index]} weights of {runs.texts('llm_id')[index]} take {_gb(weights[index])} of "
+            f"{runs.named(index)}: the {runs.texts('weight_dtype')[index]} weights of {runs.texts('llm_id')[index]} take {_gb(weights[index])} of "
             f"each of {runs.devices[index]:g} {runs.texts('hardware_id')[index]} as they are split, which hold "
             f"{_gb(runs.device('memory_bytes')[index])}.{more}",
             value=weights[index],
@@ -202,7 +202,7 @@ def super_linear_scaling(sources: Sources) -> Iterator[Finding]:
                 index,
                 "super_linear_scaling",
                 "doubt",
-                f"{runs.cells[index]}: {rates[index]:g} tokens/s on {runs.devices[index]:g} devices is {rates[index] / base:.2f} times the "
+                f"{runs.named(index)}: {rates[index]:g} tokens/s on {runs.devices[index]:g} devices is {rates[index] / base:.2f} times the "
                 f"{base:g} of {of_one}, which something else than the device holds back: its host, or memory too small for the batch.",
                 _rate_name(runs, index),
                 value=rates[index],
@@ -226,7 +226,7 @@ def memory_falls_with_batch(sources: Sources) -> Iterator[Finding]:
                 if is_larger and memory[large] < memory[small] * (1 - (ROUNDING if is_printed else SLACK)):
                     yield runs.finding(
                         large, "memory_falls_with_batch", "fault" if is_printed else "doubt",
-                        f"{runs.cells[large]}: {_gb(memory[large])} at batch size {runs.num('batch_size')[large]:g}, but "
+                        f"{runs.named(large)}: {_gb(memory[large])} at batch size {runs.num('batch_size')[large]:g}, but "
                         f"{_gb(memory[small])} at batch size {runs.num('batch_size')[small]:g} ({runs.texts('source_id')[small]}).",
                         "memory_peak_bytes", value=memory[large], expected=memory[small],
                     )  # fmt: skip
@@ -251,7 +251,7 @@ def flops_linear_in_sequence(sources: Sources) -> Iterator[Finding]:
             if abs(grown - 1) < 1e-3 and missing > 1e-2:
                 yield runs.finding(
                     long, "flops_linear_in_sequence", "fault",
-                    f"{runs.cells[long]}: {flops[long]:.4g} FLOP at {metric} {lengths[long]:g} and {flops[short]:.4g} at {lengths[short]:g} "
+                    f"{runs.named(long)}: {flops[long]:.4g} FLOP at {metric} {lengths[long]:g} and {flops[short]:.4g} at {lengths[short]:g} "
                     f"are {'the same' if metric == 'context_tokens' else 'in proportion'}: those of attention are missing (about "
                     f"{missing:.0%} more).",
                     "flops", value=flops[long], about=metric,
@@ -276,7 +276,7 @@ def work_differs(sources: Sources) -> Iterator[Finding]:
             )  # fmt: skip
             yield runs.finding(
                 index, "work_differs", "fault" if is_head else "doubt",
-                f"{runs.cells[index]}: {metric} {values[index]:.4g}, the closed form of {runs.texts('llm_id')[index]} gives {closed[index]:.4g} "
+                f"{runs.named(index)}: {metric} {values[index]:.4g}, the closed form of {runs.texts('llm_id')[index]} gives {closed[index]:.4g} "
                 f"({values[index] / closed[index] - 1:+.1%}).{why}",
                 metric, value=values[index], expected=closed[index],
             )  # fmt: skip
@@ -286,19 +286,10 @@ def weights_without_embedding(sources: Sources) -> Iterator[Finding]:
     """A figure named as the memory of weights is that of all parameters, embedding and output head included."""
     runs, samples = sources.runs, sources.samples
     scale = {"G": GB, "GB": GB, "GiB": 2.0**30, "M": 1e6, "MB": 1e6, "MiB": 2.0**20, "B": 1.0}
-    rows = zip(
-        samples.texts("run_id"), samples.texts("metric"), samples.num("value"), samples.texts("unit"), strict=True
-    )  # fmt: skip
-    for run_id, metric, value, unit in rows:
+    columns = samples.texts("metric"), samples.num("value"), samples.texts("unit")
+    for index, metric, value, unit in sources.placed(samples, *columns):
         name = str(metric).lower()
-        index = sources.run_index.get(run_id)
-        if (
-            index is None
-            or "weight" not in name
-            or "memory" not in name
-            or unit not in scale
-            or runs.devices[index] > 1
-        ):
+        if "weight" not in name or "memory" not in name or unit not in scale or runs.devices[index] > 1:
             continue
         whole = runs.llm("num_parameters")[index] * runs.weight_bytes[index]
         printed, half = value * scale[unit], digits(value)[1] * scale[unit]
@@ -312,7 +303,7 @@ def weights_without_embedding(sources: Sources) -> Iterator[Finding]:
         )
         yield runs.finding(
             index, "weights_without_embedding", "fault",
-            f"{runs.cells[index]}: {metric} {value:g} {unit}, the {runs.llm('num_parameters')[index]:.0f} parameters of "
+            f"{runs.named(index)}: {metric} {value:g} {unit}, the {runs.llm('num_parameters')[index]:.0f} parameters of "
             f"{runs.texts('llm_id')[index]} take {_gb(whole)} in {runs.texts('weight_dtype')[index]}.{why}",
             metric, value=value, expected=whole / scale[unit],
         )  # fmt: skip
@@ -321,17 +312,15 @@ def weights_without_embedding(sources: Sources) -> Iterator[Finding]:
 def kernels_above_roof(sources: Sources) -> Iterator[Finding]:
     """A kernel takes at least its bound; of those bound by memory only what is larger than the last-level cache counts."""
     runs, kernels = sources.runs, sources.kernels
-    rows = zip(
-        kernels.texts("run_id"), kernels.texts("kernel"), kernels.num("num_rows"), kernels.num("num_above"), kernels.num("worst_ratio"),
-        kernels.texts("worst"), strict=True,
-    )  # fmt: skip
-    for run_id, kernel, count, above, ratio, worst in rows:
-        index = sources.run_index.get(run_id)
-        if index is not None and above > 0:
+    numbers = (kernels.num(name) for name in ("num_rows", "num_above", "worst_ratio"))
+    for index, kernel, worst, count, above, ratio in sources.placed(
+        kernels, kernels.texts("kernel"), kernels.texts("worst"), *numbers
+    ):
+        if above > 0:
             yield runs.finding(
                 index, "point_above_roof",
                 "fault" if ratio > 2 else "doubt",
-                f"{runs.cells[index]}: {above:g} of {count:g} {kernel} rows are faster than {runs.texts('hardware_id')[index]} can be by its "
+                f"{runs.named(index)}: {above:g} of {count:g} {kernel} rows are faster than {runs.texts('hardware_id')[index]} can be by its "
                 f"datasheet, the worst {ratio:.3g} times ({worst}).",
                 "time_s", value=above, about=str(kernel),
             )  # fmt: skip

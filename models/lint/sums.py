@@ -23,7 +23,7 @@ def phases_of_a_step(sources: Sources) -> Iterator[Finding]:
     ):
         yield runs.finding(
             index, "sum_of_parts", "fault" if total[index] > latency[index] else "doubt",
-            f"{runs.cells[index]}: forward, backward and optimizer make {total[index] * 1e3:.4g} ms, the step takes {latency[index] * 1e3:.4g} ms.",
+            f"{runs.named(index)}: forward, backward and optimizer make {total[index] * 1e3:.4g} ms, the step takes {latency[index] * 1e3:.4g} ms.",
             "latency_s", value=latency[index], expected=total[index],
         )  # fmt: skip
 
@@ -45,7 +45,7 @@ def modules_of_a_phase(sources: Sources) -> Iterator[Finding]:
         if is_more or (runs.is_published[index] and seconds < total * (1 - ROUNDING)):
             yield runs.finding(
                 index, "sum_of_parts", "fault" if is_more else "doubt",
-                f"{runs.cells[index]}: {phase} modules sum to {seconds * 1e3:.1f} of the {total * 1e3:.1f} ms of {where}.",
+                f"{runs.named(index)}: {phase} modules sum to {seconds * 1e3:.1f} of the {total * 1e3:.1f} ms of {where}.",
                 value=seconds, expected=total, about=phase,
             )  # fmt: skip
 
@@ -74,7 +74,7 @@ def shares_of_a_whole(sources: Sources) -> Iterator[Finding]:
             implied = f" and imply a step of {step * 1e3:.1f} ms, the phases sum to {total_s[index] * 1e3:.1f} ms"
         yield runs.finding(
             index, "sum_of_shares", "fault",
-            f"shares {' + '.join(f'{value:g}' for _, value in shares)} make {total:.1f} %{implied}.",
+            f"{runs.named(index)}: shares {' + '.join(f'{value:g}' for _, value in shares)} make {total:.1f} %{implied}.",
             value=total, expected=100.0, about=heading, samples=tuple(metric for metric, _ in shares),
         )  # fmt: skip
 

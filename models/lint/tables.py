@@ -34,6 +34,12 @@ EXECUTED = (
 """How a configuration was executed: runs that differ here are no neighbours."""
 
 
+_NAMING = (
+    "llm_id", "served_model_name", "num_devices", "hardware_id", "phase", "batch_size", "concurrency", "input_tokens", "output_tokens",
+    "context_tokens", "source_cell", "run_id",
+)  # fmt: skip
+
+
 class Table:
     """An Arrow table whose columns are read as numpy arrays or lists; absent ones are NULL throughout."""
 
@@ -98,11 +104,24 @@ class Runs(Table):
         """(runs,) a number of the analytical row of the same configuration."""
         return self._twins.num(name)
 
-    @cached_property
-    def cells(self) -> NDArray[np.object_]:
-        """What a sentence calls a run: its place in the source, else its id."""
-        cells, ids = self.texts("source_cell"), self.texts("run_id")
-        return np.where(cells == None, ids, cells)  # noqa: E711  (elementwise)
+    def named(self, index: int) -> str:
+        """What a sentence calls a run: LLM, devices, phase and sizes, and its place in the source or else its id."""
+        text = {name: self.texts(name)[index] for name in _NAMING}
+        batch, given, made, context = (
+            text[name] for name in ("batch_size", "input_tokens", "output_tokens", "context_tokens")
+        )
+        lengths = " + ".join(str(tokens) for tokens in (given, made) if tokens is not None)
+        devices = " ".join(str(part) for part in (text["num_devices"], text["hardware_id"]) if part is not None)
+        parts = [
+            " on ".join(part for part in (text["llm_id"] or text["served_model_name"], devices) if part),
+            text["phase"],
+            None if batch is None else f"batch {batch}",
+            None if text["concurrency"] is None else f"concurrency {text['concurrency']}",
+            f"{lengths} tokens" if lengths else None,
+            None if context is None else f"context {context}",
+        ]
+        cell = text["run_id"] if text["source_cell"] is None else text["source_cell"]
+        return ", ".join(part for part in parts if part) + f" ({cell})"
 
     @cached_property
     def is_ok(self) -> Mask:
@@ -206,6 +225,12 @@ class Sources:
     def run_index(self) -> dict[str, int]:
         """Run id -> its place in `runs`."""
         return {run_id: index for index, run_id in enumerate(self.runs.texts("run_id"))}
+
+    def placed(self, rows: Table, *columns: NDArray[Any]) -> Iterator[tuple[Any, ...]]:
+        """Place of its run in `runs` and values of the columns, for each row of a table that belongs to one of them."""
+        for run_id, *values in zip(rows.texts("run_id"), *columns, strict=True):
+            if run_id in self.run_index:
+                yield self.run_index[run_id], *values
 
 
 def grouped(chosen: Indices, *keys: NDArray[Any]) -> list[Indices]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +46,31 @@ def found(papers: Home) -> list[Row]:
         return store.query("findings").to_pylist()
 
 
-def load(place: Home, name: str, **tables: list[Row]) -> list[Row]:
-    """Load a batch, lint, and return every finding."""
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A lakehouse to which each test adds a family of sources of its own."""
+    place = Home.of(tmp_path_factory.mktemp("lake"))
+    place.prepare()
     with open_store(place) as store:
-        land(place.landing, name, tables)
-        store.load()
-        refused = lint.add(store, silent).quarantined
-        assert refused == {}
-        return findings(store)
+        yield store
 
 
-def findings(store: Store) -> list[Row]:
-    return store.sql("SELECT * EXCLUDE (file_hash) FROM findings ORDER BY check_name, run_id").to_pylist()
+def load(store: Store, family: str, **tables: list[Row]) -> list[Row]:
+    """Load a batch, lint, and return every finding of the family."""
+    land(store.home.landing, f"{family}-{uuid.uuid4().hex}", tables)
+    store.load()
+    refused = lint.add(store, silent).quarantined
+    assert refused == {}
+    return store.sql(
+        "SELECT * EXCLUDE (file_hash) FROM findings WHERE split_part(source_id, '/', 1) = $family ORDER BY check_name, run_id",
+        {"family": family},
+    ).to_pylist()
 
 
 @pytest.mark.parametrize(
     ("source", "check", "fact"),
     [
-        ("zhang-2023-dissecting/table-4", "utilisation_above_one", "13B / R+Z2+O / A800: 640435 tokens/s would need 13.4 times the peak"),
+        ("zhang-2023-dissecting/table-4", "utilisation_above_one", "(13B / R+Z2+O / A800): 640435 tokens/s would need 13.4 times the peak"),
         ("zhang-2023-dissecting/table-4", "unit_slip", "a factor of 10^2 is probably lost"),
         ("zhang-2023-dissecting/table-4", "point_above_roof", "640435 is"),
         ("zhang-2023-dissecting/table-12", "tokens_of_shape", "M = 666 at batch size 2 is 333 tokens"),
@@ -75,18 +84,17 @@ def findings(store: Store) -> list[Row]:
         ("zhang-2023-dissecting/text", "claim_against_table", "throughput over QLoRA, approximately 2 x is stated"),
         ("zhang-2023-dissecting/text", "claim_against_table", "memory of QLoRA over LoRA 0.5 x is stated"),
         ("zhang-2023-dissecting/table-4", "memory_falls_with_batch", "56.8 GB at batch size 1"),
-        ("chilka-nyu/table-1", "work_differs", "F16 Quantization: flops 1.36e+10, the closed form of llama-2-7b gives 1.376e+10"),
+        ("chilka-nyu/table-1", "work_differs", "(F16 Quantization): flops 1.36e+10, the closed form of llama-2-7b gives 1.376e+10"),
         ("chilka-nyu/table-1", "weights_without_embedding", "13.5 GB in fp16. What is missing is the embedding and the output head"),
         ("chilka-nyu/section-5.6", "claim_against_table", "No point can lie above its own roof"),
         ("pattabhiraman-asu/figure-4", "super_linear_scaling", "159 tokens/s on 2 devices is 2.45 times the 65 of one device"),
         ("bhavana-iitbbs/table-1", "constant_target", "its target is constant or among its features"),
     ],
 )  # fmt: skip
-def test_the_faults_of_the_papers_are_found(papers: Home, source: str, check: str, fact: str) -> None:
-    with open_store(papers, read_only=True) as store:
-        found = store.query("findings", source_id=source).to_pylist()
-    assert [row for row in found if row["check_name"] == check and fact in row["sentence"]], [
-        row["sentence"] for row in found
+def test_the_faults_of_the_papers_are_found(found: list[Row], source: str, check: str, fact: str) -> None:
+    of_source = [row for row in found if row["source_id"] == source]
+    assert [row for row in of_source if row["check_name"] == check and fact in row["sentence"]], [
+        row["sentence"] for row in of_source
     ]
 
 
@@ -102,10 +110,8 @@ def test_the_papers_have_few_findings(papers: Home, found: list[Row]) -> None:
     assert zhang["num_faults"] >= 8
 
 
-def test_findings_follow_the_rows(tmp_path: Path) -> None:
+def test_findings_follow_the_rows(lake: Store) -> None:
     """Found again it keeps its id and takes the new figures; no longer found it stays and says so."""
-    place = Home.of(tmp_path)
-    place.prepare()
     paper = {"source_kind": "published", "source_id": "paper/table-1", "latency_s": None, "metric_definitions": {}}
     rates = (1000.0, 1500.0, 1200.0, 1400.0, 130000.0)
     rows = [run(str(rate), **paper, batch_size=2**index, output_tokens_per_s=rate) for index, rate in enumerate(rates)]
@@ -113,24 +119,21 @@ def test_findings_follow_the_rows(tmp_path: Path) -> None:
         run(f"{n} devices", **paper, llm_id="gpt2", num_devices=n, output_tokens_per_s=rate)
         for n, rate in ((1, 10.0), (2, 25.0))
     ]
-    scaling, slip = load(place, "first", runs=[*rows, *pair])
+    scaling, slip = load(lake, "paper", runs=[*rows, *pair])
     assert (scaling["check_name"], slip["check_name"]) == ("super_linear_scaling", "unit_slip")
     assert (slip["is_current"], slip["found_by"]) == (True, "lint")
     between = run("between", **paper, batch_size=32, output_tokens_per_s=20000.0)
     faster = run("again", **paper, llm_id="gpt2", output_tokens_per_s=10.2)
-    again, past = load(place, "second", runs=[between, faster])
+    again, past = load(lake, "paper", runs=[between, faster])
     assert again["finding_id"] == scaling["finding_id"]
     assert "2.50 times the 10 of" in scaling["sentence"]
     assert "2.45 times the 10.2 of" in again["sentence"]
     assert (past["finding_id"], past["sentence"], past["is_current"]) == (slip["finding_id"], slip["sentence"], False)
-    with open_store(place, read_only=True) as store:
-        assert store.query("findings").num_rows == 1
-        assert store.query("findings", with_past=True).num_rows == 2
+    assert lake.query("findings", source_id="paper").num_rows == 1
+    assert lake.query("findings", source_id="paper", with_past=True).num_rows == 2
 
 
-def test_kernels_and_requests_are_checked_by_sql(tmp_path: Path) -> None:
-    place = Home.of(tmp_path)
-    place.prepare()
+def test_kernels_and_requests_are_checked_by_sql(lake: Store) -> None:
     table = {
         "source_kind": "published",
         "phase": "microbench",
@@ -155,13 +158,16 @@ def test_kernels_and_requests_are_checked_by_sql(tmp_path: Path) -> None:
         "output_tokens": 11,
     }
     requests = [{**request, "request_index": 0, "e2el_s": 0.2}, {**request, "request_index": 1, "e2el_s": 2.0}]
-    found = load(place, "tool", runs=[*runs, served], kernels=kernels, requests=requests)
+    found = load(lake, "tool", runs=[*runs, served], kernels=kernels, requests=requests)
     assert [(row["check_name"], row["severity"], row["run_id"]) for row in found] == [
         ("copied_table", "fault", "one"), ("parts_of_a_request", "fault", "served"), ("percentiles_out_of_order", "fault", "other"),
         ("point_above_roof", "fault", "other"),
     ]  # fmt: skip
     sentences = {row["check_name"]: row["sentence"] for row in found}
-    assert "all 10 gemm rows are those of copy in tool/copy" in sentences["copied_table"]
+    assert (
+        "all 10 gemm rows are those of llama-2-7b on 1 h100-sxm, microbench (copy) in tool/copy"
+        in sentences["copied_table"]
+    )
     assert "1 of 10 gemm rows are faster than a100-sxm-80gb" in sentences["point_above_roof"]
     assert "of 2 requests 1 have another E2EL" in sentences["parts_of_a_request"]
 
@@ -170,19 +176,12 @@ def test_the_command_prints_findings(papers: Home) -> None:
     table = rooflake("lint", "zhang-2023-dissecting", "--home", papers.path)
     assert table.returncode == 0
     assert "would need 13.4 times the peak" in table.stdout
-    rows = list(
-        csv.DictReader(
-            io.StringIO(
-                rooflake("lint", "chilka-nyu/table-1", "--severity", "fault", "-f", "csv", "--home", papers.path).stdout
-            )
-        )
-    )
+    faults = rooflake("lint", "chilka-nyu/table-1", "--severity", "fault", "-f", "csv", "--home", papers.path)
+    rows = list(csv.DictReader(io.StringIO(faults.stdout)))
     assert {row["check_name"] for row in rows} == {"work_differs", "weights_without_embedding"}
     assert {row["severity"] for row in rows} == {"fault"}
-    found = json.loads(
-        rooflake("lint", "chilka-nyu/table-1", "--severity", "doubt", "-f", "json", "--home", papers.path).stdout
-    )
-    assert found == []
+    doubts = rooflake("lint", "chilka-nyu/table-1", "--severity", "doubt", "-f", "json", "--home", papers.path)
+    assert json.loads(doubts.stdout) == []
 
 
 def test_the_command_knows_its_sources(papers: Home, tmp_path: Path) -> None:
@@ -196,22 +195,16 @@ def test_the_command_knows_its_sources(papers: Home, tmp_path: Path) -> None:
     assert (severe.returncode, severe.stderr.strip()) == (2, "'bad' is not a severity. Known: fault, doubt.")
 
 
-def test_a_file_just_imported_is_a_source(tmp_path: Path) -> None:
+def test_a_file_just_imported_is_a_source(lake: Store, tmp_path: Path) -> None:
     """The file is told by its content: a copy under another name is the same source."""
     from collectors._importing import File
 
     path = tmp_path / "results.json"
     path.write_text('{"output": 1}')
-    place = Home.of(tmp_path / "home")
-    place.prepare()
-    source_id = f"tool/{File(path).digest}"
-    load(
-        place,
-        "tool",
-        runs=[run("a", source_id=source_id, mfu=1.5), run("b", source_id="tool/other", mfu=1.5, batch_size=2)],
-    )
-    with open_store(place, read_only=True) as store:
-        assert [row["run_id"] for row in lint.find(store, str(path)).to_pylist()] == ["a"]
-        assert lint.find(store, "tool").num_rows == 2
-        with pytest.raises(LookupError, match="is no source of this lakehouse"):
-            lint.find(store, str(tmp_path / "home" / "catalog.sqlite"))
+    source_id = f"imported/{File(path).digest}"
+    rows = [run("a", source_id=source_id, mfu=1.5), run("b", source_id="imported/other", mfu=1.5, batch_size=2)]
+    assert len(load(lake, "imported", runs=rows)) == 2
+    assert [row["run_id"] for row in lint.find(lake, str(path)).to_pylist()] == ["a"]
+    assert lint.find(lake, "imported").num_rows == 2
+    with pytest.raises(LookupError, match="is no source of this lakehouse"):
+        lint.find(lake, str(lake.home.landing))

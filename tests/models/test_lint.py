@@ -86,6 +86,45 @@ def test_a_point_above_its_roof() -> None:
     assert "10 ms is 1.79 times faster than 17.9 ms" in found.sentence
 
 
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        (
+            {
+                "phase": "generate",
+                "context_tokens": None,
+                "input_tokens": 2048,
+                "output_tokens": 128,
+                "source_cell": "line 1351",
+            },
+            "llama-2-7b on 1 a6000, generate, batch 1, 2048 + 128 tokens (line 1351): ",
+        ),
+        ({"context_tokens": 512}, "llama-2-7b on 1 a6000, decode, batch 1, context 512 (mfu): "),
+        (
+            {
+                "llm_id": None,
+                "served_model_name": "homemade",
+                "num_devices": None,
+                "batch_size": None,
+                "context_tokens": None,
+            },
+            "homemade on a6000, decode (mfu): ",
+        ),
+        (
+            {"llm_id": None, "batch_size": None, "context_tokens": None, "phase": "microbench"},
+            "1 a6000, microbench (mfu): ",
+        ),
+    ],
+)
+def test_a_sentence_says_what_was_run(values: Row, name: str) -> None:
+    (found,) = findings([run("mfu", mfu=1.2, **values)])
+    assert found.sentence.startswith(name)
+
+
+def test_a_first_token_after_no_time_is_no_reason_to_fail() -> None:
+    assert findings([serve("zero", ttft_s=0.0, is_prefix_unique=None, input_tokens=None)]) == []
+
+
 def test_a_rate_above_its_roof() -> None:
     fast = paper("fast", output_tokens_per_s=100.0, metric_definitions={"output_tokens_per_s": "tokens_over_duration"})
     unclear = paper(
@@ -322,6 +361,14 @@ def test_littles_law() -> None:
 def test_tokens_of_requests() -> None:
     assert kinds(findings([serve("short", output_tokens_per_s=1000.0)])) == [("tokens_of_requests", "doubt")]
     assert findings([serve("free", output_tokens_per_s=1000.0, is_output_fixed=False)]) == []
+    total = 201 * 64 / 3.1
+    assert findings([serve("total", total_tokens_per_s=total)]) == []
+    (found,) = findings([serve("more", total_tokens_per_s=1.68 * total, is_output_fixed=False)])
+    assert (found.check, found.metric, found.expected) == (
+        "tokens_of_requests",
+        "total_tokens_per_s",
+        pytest.approx(total),
+    )
 
 
 def test_percentiles_out_of_order() -> None:
