@@ -19,7 +19,7 @@ from typing import Any
 from collectors import _genai_perf, _importing, _names, _server_metrics
 from collectors._figures import number
 from collectors._importing import File, Run, Said, sample
-from collectors._load_results import SECONDS, Results, count, listed, mapping
+from collectors._load_results import SECONDS, Results, count, instant, listed, mapping
 
 TOOL = "aiperf"
 SOURCE_KIND = "measured"
@@ -139,7 +139,8 @@ def _summary(metrics: Mapping[str, Object], report: Object, notes: list[str]) ->
         figures.definitions,
         device=device,
         model=_model(config),
-        collected_at=_instant(_single(metrics, "min_request_timestamp")) or _date(report.get("start_time")),
+        collected_at=instant("min_request_timestamp", _single(metrics, "min_request_timestamp"), scale=1e-9)
+        or _date(report.get("start_time")),
         status="error" if done == 0 else "ok",
         notes=notes + about_devices,
         samples=figures.samples,
@@ -213,13 +214,27 @@ def _load(config: Object) -> dict[str, Any]:
 
 
 def _is_output_fixed(config: Object) -> bool | None:
-    """Whether the server was told to ignore the end of text, among the inputs that the tool adds."""
+    """Whether one length was asked of every answer and the server told to ignore the end of text; None where that is not said."""
+    if not _asks_one_length(config):
+        return None
     for holder in (mapping("endpoint", config.get("endpoint")), mapping("input", config.get("input"))):
         extra = holder.get("extra")
         pairs = extra.items() if isinstance(extra, Mapping) else listed("extra", extra)
         if any(tuple(pair) == ("ignore_eos", True) for pair in pairs):
             return True
     return None
+
+
+def _asks_one_length(config: Object) -> bool:
+    """Whether prompts are made for answers of a mean length without a spread; those of a recorded trace have none."""
+    prompts = [mapping("prompt", mapping("input", config.get("input")).get("prompt")).get("output_tokens")]
+    for dataset in listed("datasets", config.get("datasets")):
+        prompts.append(mapping("prompts", mapping("dataset", dataset).get("prompts")).get("osl"))
+    asked = [mapping("output length", one) for one in prompts if one is not None]
+    return bool(asked) and all(
+        number("mean", one.get("mean")) is not None and number("stddev", one.get("stddev")) in (None, 0.0)
+        for one in asked
+    )
 
 
 def _model(config: Object) -> str | None:
@@ -254,10 +269,6 @@ def _counters(figures: Results, telemetry: Any) -> None:
         for gpu, statistics in by_gpu.items():
             if gpu != "unit":
                 figures.kept(name, mapping(gpu, statistics), unit)
-
-
-def _instant(nanoseconds: float | None) -> datetime.datetime | None:
-    return None if nanoseconds is None else datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC)
 
 
 def _date(text: Any) -> datetime.datetime | None:
@@ -318,7 +329,7 @@ def _records(records: list[Object]) -> Run:
         "all",
         figures.columns,
         figures.definitions,
-        collected_at=_instant(first),
+        collected_at=instant("request_start_ns", first, scale=1e-9),
         quality_tier=1,
         status="ok" if done else "error",
         notes=notes,

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from collectors import _importing
+from collectors._bench_serving import TIMES
 from collectors._figures import Figures, image_version, number, positive, whole
 from collectors._importing import File, Run, Said
 from collectors._load_results import count, each, requests, stamp
@@ -25,14 +26,6 @@ from collectors._names import model_name
 
 TOOL = "inferencex"
 SOURCE_KIND = "published"
-
-LATENCIES = {
-    "ttft": ("ttft_s", "first_nonempty_chunk"),
-    "tpot": ("tpot_s", "e2el_minus_ttft_over_n_minus_1"),
-    "itl": ("icl_s", "per_chunk_pooled"),
-    "e2el": ("e2el_s", "last_chunk"),
-}
-"""A latency as the files call it -> metric and definition."""
 
 _MARKS = {
     "aggregate": ('"infmax_model_prefix"', '"tput_per_gpu"'),
@@ -100,7 +93,7 @@ def _dashboard(file: File) -> Iterator[Run]:
 
 def _aggregate(one: Mapping[str, Any], cell: str) -> Run:
     figures = Figures(TOOL, _configuration(one))
-    for name, (metric, definition) in LATENCIES.items():
+    for name, (metric, definition) in TIMES.items():
         _statistics(figures, metric, definition, one, f"_{name}")
         for statistic in ("std", "p99.9"):
             figures.other(f"{statistic}_{name}", one.get(f"{statistic}_{name}"), "s")
@@ -140,7 +133,7 @@ def _agentic(one: Mapping[str, Any], cell: str) -> Run:
     figures = Figures(TOOL, _configuration(one))
     for name, found in measured["latency"].items():
         if name in ("ttft", "tpot", "e2el"):
-            metric, definition = LATENCIES[name]
+            metric, definition = TIMES[name]
             figures.distribution(metric, found, definition, name=f"latency.{name}")
         elif name == "intvty":
             figures.others({key: value for key, value in found.items() if key != "std"}, "tokens/s", "latency.intvty.")
@@ -190,7 +183,7 @@ def _count(run: Run, one: Mapping[str, Any], accounting: Mapping[str, Any]) -> N
 
 def _baseline(one: Mapping[str, Any], cell: str) -> Run:
     figures, measured = Figures(TOOL, _configuration(one)), one["metrics"]
-    for name, (metric, definition) in LATENCIES.items():
+    for name, (metric, definition) in TIMES.items():
         _statistics(figures, metric, definition, measured, f"_{name}_ms", scale=1e-3)
     for name, metric in (("total_token", "total_tokens"), ("output_token", "output_tokens"), ("request", "requests")):
         figures.metric(f"{metric}_per_s", measured.get(f"{name}_throughput"), "tokens_over_whole_run")
@@ -211,7 +204,7 @@ def _baseline(one: Mapping[str, Any], cell: str) -> Run:
 
 def _position(one: Mapping[str, Any], cell: str) -> Run:
     figures = Figures(TOOL, {"phase": "serve", "concurrency": positive("max_concurrency", one.get("max_concurrency"))})
-    for name, (metric, definition) in LATENCIES.items():
+    for name, (metric, definition) in TIMES.items():
         _statistics(figures, metric, definition, one, f"_{name}")
     for side, metric in (("input", "input_tokens"), ("output", "output_tokens"), ("request", "requests")):
         figures.metric(f"{metric}_per_s", one.get(f"{side}_throughput"), "tokens_over_whole_run")

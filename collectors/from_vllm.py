@@ -9,49 +9,33 @@ from __future__ import annotations
 
 import datetime
 import functools
-import itertools
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from collectors import _importing, _load_results, _names
+from collectors import _bench_serving, _importing, _load_results, _names
+from collectors._bench_serving import TIMES, Result
 from collectors._figures import number
 from collectors._importing import File, Run, Said
-from collectors._load_results import Results, columns_of_equal_length, count, each, listed, mapping, rate_limit
+from collectors._load_results import Results, columns_of_equal_length, count, listed, mapping
 
 TOOL = "vllm"
 SOURCE_KIND = "measured"
 
-Result = Mapping[str, Any]
-
-TIMES = {
-    "ttft": ("ttft_s", "first_nonempty_chunk"),
-    "tpot": ("tpot_s", "e2el_minus_ttft_over_n_minus_1"),
-    "itl": ("icl_s", "per_chunk_pooled"),
-    "e2el": ("e2el_s", "last_chunk"),
-}
-"""vLLM's word for a time -> column, definition."""
-
-RATES = {
-    "request_throughput": "requests_per_s", "request_goodput": "goodput_requests_per_s", "request_goodput:": "goodput_requests_per_s",
-    "output_throughput": "output_tokens_per_s", "total_token_throughput": "total_tokens_per_s",
+RATES = _bench_serving.RATES | {
+    "request_goodput": "goodput_requests_per_s", "request_goodput:": "goodput_requests_per_s", "total_token_throughput": "total_tokens_per_s",
 }  # fmt: skip
 
-OTHERS = {
-    "burstiness": "", "max_output_tokens_per_s": "tokens/s", "total_input_tokens": "tokens", "total_output_tokens": "tokens",
-    "ramp_up_start_rps": "1/s", "ramp_up_end_rps": "1/s",
+OTHERS = _bench_serving.OTHERS | {
+    "burstiness": "", "max_output_tokens_per_s": "tokens/s", "ramp_up_start_rps": "1/s", "ramp_up_end_rps": "1/s",
 }  # fmt: skip
-"""Results without a column -> their unit."""
 
 ENGINES = {
     "vllm": "vllm", "sglang": "sglang", "tgi": "tgi", "tensorrt-llm": "tensorrt-llm", "lmdeploy": "lmdeploy",
     "deepspeed-mii": "deepspeed",
 }  # fmt: skip
 """Backends that name an engine; `openai` and `openai-chat` name a protocol."""
-
-_TIME = re.compile(r"(mean|median|std|p\d+(?:\.\d+)?)_(ttft|tpot|itl|e2el)_ms")
 
 
 def recognises(file: File) -> bool:
@@ -82,27 +66,16 @@ def _run(result: Result, cell: str) -> Run:
 
 
 def _serve(result: Result, cell: str) -> Run:
-    figures, notes = Results(TOOL), list[str]()
+    figures = Results(TOOL)
     completed = count("completed", result["completed"]) or 0
-    sent = count("num_prompts", result["num_prompts"])
     rows = _requests(result) if listed("ttfts", result.get("ttfts")) else []
     pattern, remarks = _load(result)
     if completed:
         _times(figures, result, completed)
-        for key, column in RATES.items():
-            figures.value(column, result.get(key), "tokens_over_whole_run")
-    else:
-        notes.append("No request completed: latencies and rates are absent, whatever the file prints for them.")
-    for key, unit in OTHERS.items():
-        figures.keep(key, result.get(key), unit)
+    notes = _bench_serving.fill(figures, result, completed, RATES, OTHERS)
     figures.columns |= {
-        "phase": "serve",
         "framework": ENGINES.get(str(result.get("backend"))),
-        "input_tokens": each("total_input_tokens", result.get("total_input_tokens"), completed),
-        "output_tokens": each("total_output_tokens", result.get("total_output_tokens"), completed),
-        "num_samples": completed,
-        **_load_results.requests(completed, sent),
-        "duration_s": number("duration", result["duration"]),
+        **_load_results.requests(completed, count("num_prompts", result["num_prompts"])),
         "concurrency_max": number("max_concurrent_requests", result.get("max_concurrent_requests")),
         **pattern,
     }
@@ -130,11 +103,7 @@ def _times(figures: Results, result: Result, completed: int) -> None:
         "tpot": sum(length > 1 for length in lengths) if lengths else None,
         "itl": sum(gaps) if gaps else None,
     }
-    found: dict[str, dict[str, Any]] = {}
-    for key, value in result.items():
-        if match := _TIME.fullmatch(key):
-            found.setdefault(match[2], {})[match[1]] = value
-    for word, statistics in found.items():
+    for word, statistics in _bench_serving.printed_times(result, TIMES).items():
         column, definition = TIMES[word]
         if word == "ttft" and "chat" in str(result.get("backend")):
             definition = "first_chunk"
@@ -143,18 +112,13 @@ def _times(figures: Results, result: Result, completed: int) -> None:
 
 def _load(result: Result) -> tuple[dict[str, Any], list[str]]:
     """How requests were sent, as columns, and what a reader must know of it."""
-    rate, limit = rate_limit(result.get("request_rate")), count("max_concurrency", result.get("max_concurrency"))
     if result.get("ramp_up_strategy") is not None:
         return {"load_pattern": "ramp"}, []
-    if rate is None:
-        return {"load_pattern": "closed" if limit else "burst", "concurrency": limit}, []
+    columns, notes = _bench_serving.load(result)
     burstiness = number("burstiness", result.get("burstiness"))
-    columns = {"load_pattern": "poisson" if burstiness in (None, 1.0) else None, "request_rate_per_s": rate}
-    notes = []
-    if columns["load_pattern"] is None:
-        notes.append(f"Gaps between arrivals are gamma distributed with shape {burstiness:g}.")
-    if limit:
-        notes.append(f"At most {limit} requests were in flight: what waited for a slot is in no latency.")
+    if columns["load_pattern"] == "poisson" and burstiness not in (None, 1.0):
+        columns["load_pattern"] = None
+        notes = [f"Gaps between arrivals are gamma distributed with shape {burstiness:g}.", *notes]
     return columns, notes
 
 
@@ -165,32 +129,14 @@ def _date(result: Result) -> datetime.datetime | None:
 
 def _requests(result: Result) -> list[dict[str, Any]]:
     """Rows of --save-detailed, whose times are in seconds. A failure carries zeros there and none here."""
-    ttfts, gaps, taken, given, errors, starts = columns_of_equal_length(
+    *lists, starts = columns_of_equal_length(
         result, "ttfts", "itls", "input_lens", "output_lens", "errors", "start_times"
     )
     instants = [number("start_times", one) for one in starts]
     first = min((one for one in instants if one is not None), default=None)
     sent = _load_results.offsets(instants, first)
-    return [_request(*one) for one in zip(ttfts, gaps, taken, given, errors, sent, strict=True)]
-
-
-def _request(ttft: Any, gaps: Any, taken: Any, given: Any, error: Any, sent_at_s: float | None) -> dict[str, Any]:
-    row = {"sample_phase": "measured", "input_tokens": count("input_lens", taken), "sent_at_s": sent_at_s}
-    if error:
-        return row | {"status": "error", "status_detail": _names.sentence(error)}
-    first = number("ttfts", ttft)
-    if first is None:
-        return row | {"status": "ok"}
-    times = list(itertools.accumulate([number("itls", gap) or 0.0 for gap in listed("itls", gaps)], initial=first))
-    tokens = count("output_lens", given)
-    return row | {
-        "status": "ok",
-        "ttft_s": first,
-        "tpot_s": _load_results.tpot(times[-1], first, tokens),
-        "e2el_s": times[-1],
-        "output_tokens": tokens,
-        "chunk_times_s": times,
-    }
+    rows = map(_bench_serving.request, *lists)
+    return [row | {"sent_at_s": at} for row, at in zip(rows, sent, strict=True)]
 
 
 def _throughput(result: Result, cell: str) -> Run:

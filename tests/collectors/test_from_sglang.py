@@ -105,3 +105,12 @@ def test_a_line_that_is_cut_off_lands_nothing(tmp_path: Path) -> None:
     with pytest.raises(_importing.Unreadable, match=r"cut\.jsonl, line 2 is not JSON"):
         from_sglang.collect(tmp_path / "landing", files=file, hardware_id="h100-sxm")
     assert not (tmp_path / "landing").exists()
+
+
+def test_more_answers_than_requests_are_refused(tmp_path: Path) -> None:
+    result = {"backend": "sglang", "dataset_name": "random", "total_output_tokens_retokenized": 8, "completed": 2, "duration": 1.0,
+              "ttfts": [0.1], "itls": [[]], "input_lens": [4], "output_lens": [1], "errors": [""]}  # fmt: skip
+    path = tmp_path / "more.jsonl"
+    path.write_text(json.dumps(result))
+    with pytest.raises(_importing.Unreadable, match=r"'completed' \(2\) is more than 'requests' \(1\)"):
+        from_sglang.collect(tmp_path / "landing", files=path, hardware_id="h100-sxm")
