@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import broken_server
 import pytest
 from cloud_doubles import (
     ACCESS_KEY,
@@ -298,6 +299,16 @@ def test_accelerators_of_a_run_are_its_telemetry(vertex: VertexDouble, tmp_path:
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_key_that_is_the_name_of_a_number_does_not_land(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", KEY)
+    whole = {"generated_text": "hi", "usage_of": {KEY: 1, "x" * 150: {KEY + "y" * 30: 2}}}
+    with broken_server.serving(broken_server.http("200 OK", json.dumps(whole).encode())) as server:
+        url = server.url.removesuffix("/v1")
+        endpoint.collect(tmp_path, url=url, model="m", provider="tgi", stream=False, load="single", prompt="hi")
+    assert [row["metric"] for row in landed(tmp_path, "samples")] == ["tgi:usage_of.[key]"]
+    assert b"".join(path.read_bytes() for path in tmp_path.rglob("*.parquet")).count(KEY[:12].encode()) == 0
+
+
 def test_no_secret_lands_is_logged_or_printed(
     vertex: VertexDouble,
     runtime: SageMakerDouble,
@@ -320,7 +331,8 @@ def test_no_secret_lands_is_logged_or_printed(
             told = json.dumps(dict(asked.headers))
             if len(double.asked) % 2:
                 return kind({"error": {"message": told}}, 400)
-            return kind({"choices": [{"message": {"content": told}, "finish_reason": "stop"}]})
+            seen = dict.fromkeys(asked.headers.values(), 1)
+            return kind({"choices": [{"message": {"content": told}, "finish_reason": "stop"}], "seen": seen})
 
         double.answer = answer  # type: ignore[method-assign]
 
@@ -337,6 +349,8 @@ def test_no_secret_lands_is_logged_or_printed(
     quoted = [row["text"] or row["status_detail"] for row in requests if row["text"] or row["status"] == "error"]
     assert quoted
     assert all("[key]" in text for text in quoted)
+    named = {row["metric"] for row in landed(tmp_path, "samples")}
+    assert {"vertex:seen.Bearer [key]", "sagemaker:seen.[key]"} <= named
     printed = capfd.readouterr()
     shown = "\n".join([*said, caplog.text, printed.out, printed.err]).encode()
     shown += b"".join(path.read_bytes() for path in tmp_path.rglob("*.parquet"))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collectors.endpoint import _providers
-from collectors.endpoint._providers import Reader, Target, _formats, azure, bedrock, tgi
+from collectors.endpoint._providers import Reader, Target, _formats, azure, bedrock, openai, tgi
 from collectors.endpoint._stream import StreamError
 
 KEY = "planted-key/4f9a+not-for-anyone"
@@ -214,6 +214,14 @@ def test_no_json_value_breaks_the_reader(value: Any) -> None:
     except StreamError:
         return
     assert isinstance(reader.answer.text, str)
+
+
+def test_a_whole_answer_of_an_openai_server_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai, "MAX_PENDING_BYTES", 100)
+    reader = openai.Events()
+    reader.feed(b"{" + b" " * 99, 1.0)
+    with pytest.raises(StreamError, match="a JSON value of over"):
+        reader.feed(b" ", 2.0)
 
 
 def test_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,9 @@ NO_METRICS = ("choices", "usage", "created", "details", "index", "token")
 MAX_SERVER_METRICS = 2000
 """A value a layer for several hundred layers; what comes after is dropped."""
 
+MAX_METRIC_NAME = 200
+"""A number whose path is longer has no name; cut, it could show half of a secret."""
+
 _VLLM_PREDICTION = re.compile(r"\APrompt:\n.*?\nOutput:\n", re.DOTALL)
 """Model Garden's vLLM repeats the prompt before its text."""
 
@@ -235,9 +238,11 @@ def _usage_of(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _numbers(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, float]]:
-    """Finite numbers of a JSON value by their dotted path; true and false are none."""
+    """Finite numbers of a JSON value by their dotted path, no longer than MAX_METRIC_NAME; true and false are none."""
     if isinstance(value, dict | list) and depth < 8:
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _numbers(inner, f"{path}.{name}" if path else str(name), depth + 1)
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        yield path[:200], float(value)
+        return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and len(path) <= MAX_METRIC_NAME:
+        yield path, float(value)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from collectors.endpoint._providers import HttpRequest, Target, _common
-from collectors.endpoint._stream import Answer, SseDecoder
+from collectors.endpoint._stream import MAX_PENDING_BYTES, Answer, SseDecoder, StreamError
 
 NAME = "openai"
 ROUTES = {"chat": "/chat/completions", "completions": "/completions"}
@@ -79,6 +79,8 @@ class Events:
             self._whole = bytearray() if piece.lstrip().startswith((b"{", b"[")) else None
         if self._whole is not None:
             self._whole += piece
+            if len(self._whole) > MAX_PENDING_BYTES:
+                raise StreamError(f"The answer holds a JSON value of over {MAX_PENDING_BYTES // 2**20} MiB.")
             return
         for data in self._decoder.feed(piece):
             self.answer.take(data, at_s)
