@@ -38,7 +38,7 @@ there are cores."""
 WATCH_S = 1.0
 """How often the replies are asked whether the server still keeps up."""
 
-STOPPED = "Stopped: the server takes less than it is offered, requests in flight and TTFT kept rising."
+STOPPED = "Stopped: the server takes less than it is offered, requests due and not answered and their TTFT kept rising."
 _T = TypeVar("_T")
 
 
@@ -113,7 +113,7 @@ class _Gathered:
         self.replies[phase][index] = reply
         if phase == "warmup" or self._saturation is None or self.is_stopped:
             return False
-        self._saturation.add(reply.sent_at_s, reply.ended_at_s, reply.ttft_s)
+        self._saturation.add(reply.scheduled_at_s, reply.ended_at_s, reply.ttft_scheduled_s)
         if time.monotonic() < self._asked_s + WATCH_S:
             return False
         self._asked_s = time.monotonic()

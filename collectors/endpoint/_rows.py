@@ -1,6 +1,6 @@
 """Replies of one level -> columns of its run, rows of its requests and samples. Pure arithmetic.
 
-Where the load was steady (`_steady`), the headline columns hold the steady window: latencies of the requests sent in it, tokens that
+Where the load was steady (`_steady`), the headline columns hold the steady window: latencies of the requests due in it, tokens that
 arrived and requests that ended in it over its length (`tokens_over_steady_window`); what they are over the whole run is in
 `samples` as `rooflake:whole_run_*`. Where it was not, they hold the whole run (`tokens_over_duration`).
 """
@@ -56,7 +56,7 @@ def columns(
     replies = outcome.measured
     found = {
         **run_columns(replies, objectives.ttft_s, objectives.tpot_s, slo_e2el_s=objectives.e2el_s),
-        "is_saturated": _steady.is_saturated(*_times(replies)) if level.pattern in OPEN_PATTERNS else None,
+        "is_saturated": _steady.is_saturated(*_due_times(replies)) if level.pattern in OPEN_PATTERNS else None,
         "num_client_processes": outcome.num_client_processes,
         "client_cpu_s": outcome.client_cpu_s,
         "client_delay_p99_s": outcome.client_delay_p99_s,
@@ -82,7 +82,9 @@ def run_columns(
     done = _done(replies)
     objectives = Objectives(slo_ttft_s, slo_tpot_s, slo_e2el_s)
     window = steady_window(replies)
-    mean, most = _steady.concurrency(*_times(replies)[:2], window) or (None, None)
+    mean, most = _steady.concurrency(
+        [reply.sent_at_s for reply in replies], [reply.ended_at_s for reply in replies], window
+    ) or (None, None)
     found: dict[str, Any] = {
         "status": _status(replies),
         "num_requests": len(replies),
@@ -105,8 +107,10 @@ def run_columns(
 
 def steady_window(replies: Sequence[Reply]) -> Window | None:
     """The steady part of the measured requests; None where no answer came in it."""
-    window = _steady.steady_window(*_times(replies))
-    return window if window is not None and any(window.holds(reply.sent_at_s) for reply in _done(replies)) else None
+    window = _steady.steady_window(*_due_times(replies))
+    return (
+        window if window is not None and any(window.holds(reply.scheduled_at_s) for reply in _done(replies)) else None
+    )
 
 
 def samples(run_id: str, replies: Sequence[Reply], objectives: Objectives = NONE) -> list[dict[str, Any]]:
@@ -149,7 +153,7 @@ def remarks(outcome: Outcome, level: Level, objectives: Objectives = NONE, *, is
         why = "Stopped before the end" if outcome.remarks else "Stopped after failures in a row"
         said.append(f"{why}: {level.num_requests - len(replies)} requests were not sent.")
     if window := steady_window(replies):
-        count = sum(window.holds(reply.sent_at_s) for reply in done)
+        count = sum(window.holds(reply.scheduled_at_s) for reply in done)
         said.append(
             f"Latencies and rates are of the steady window from {window.begin_s:.1f} to {window.end_s:.1f} s, of {count} "
             "requests; those of the whole run are samples."
@@ -182,7 +186,7 @@ def request_rows(run_id: str, outcome: Outcome, level: Level) -> list[dict[str, 
             "request_index": index,
             "sample_phase": phase,
             "requested_output_tokens": _first(reply.requested_output_tokens, level.output_tokens),
-            "is_steady": None if phase == "warmup" else window is not None and window.holds(reply.sent_at_s),
+            "is_steady": None if phase == "warmup" else window is not None and window.holds(reply.scheduled_at_s),
             "text": None if reply.prompt is None else reply.text,
             **{name: getattr(reply, name) for name in names},
         }
@@ -194,12 +198,12 @@ def _done(replies: Sequence[Reply]) -> list[Reply]:
     return [reply for reply in replies if reply.status == "ok"]
 
 
-def _times(replies: Sequence[Reply]) -> tuple[list[float], list[float], list[float | None]]:
-    """When each was sent and ended, and its TTFT."""
+def _due_times(replies: Sequence[Reply]) -> tuple[list[float], list[float], list[float | None]]:
+    """When each was due and ended, and its TTFT from when it was due."""
     return (
-        [reply.sent_at_s for reply in replies],
+        [reply.scheduled_at_s for reply in replies],
         [reply.ended_at_s for reply in replies],
-        [reply.ttft_s for reply in replies],
+        [reply.ttft_scheduled_s for reply in replies],
     )
 
 
@@ -220,7 +224,7 @@ def _status(replies: Sequence[Reply]) -> str:
 def _figures(replies: Sequence[Reply], window: Window | None, objectives: Objectives) -> dict[str, Any]:
     """Latencies and rates over a steady window, or over the whole run for None."""
     done = _done(replies)
-    chosen = done if window is None else [reply for reply in done if window.holds(reply.sent_at_s)]
+    chosen = done if window is None else [reply for reply in done if window.holds(reply.scheduled_at_s)]
     found: dict[str, Any] = {"num_samples": len(chosen)}
     for name in LATENCIES:
         values = [value for reply in chosen if (value := _latency(name, reply)) is not None]
@@ -233,7 +237,6 @@ def _figures(replies: Sequence[Reply], window: Window | None, objectives: Object
 def _latency(name: str, reply: Reply) -> float | None:
     """A latency of one request; None where it was not observed."""
     times = reply.chunk_times_s
-    waited = reply.sent_at_s - reply.scheduled_at_s
     match name:
         case "ntpot_s":
             return reply.e2el_s / reply.output_tokens if reply.e2el_s is not None and reply.output_tokens else None
@@ -241,10 +244,6 @@ def _latency(name: str, reply: Reply) -> float | None:
             return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
         case "ttst_s":
             return times[1] - times[0] if len(times) > 1 else None
-        case "ttft_scheduled_s":
-            return None if reply.ttft_s is None else reply.ttft_s + waited
-        case "e2el_scheduled_s":
-            return None if reply.e2el_s is None else reply.e2el_s + waited
     value: float | None = getattr(reply, name)
     return value
 

@@ -1,8 +1,9 @@
 """When a load was steady, and whether the server took less than it was offered. Pure arithmetic on request times.
 
-Two series tell: requests in flight, and TTFT by when a request was sent. A window of time is cut into ten parts of equal
-length; the means of the parts, which depend little on one another, are what a slope is tested on (Student's t). A slope
-counts only where the change that it makes over the window matters, too: many requests make the smallest drift significant.
+Two series tell: requests due and not yet ended, and TTFT from when a request was due, by that time. In a closed loop a request is
+due when its slot is free; in an open one it may have to wait for a slot, and the queue is then at the client. A window of time is cut
+into ten parts of equal length; the means of the parts, which depend little on one another, are what a slope is tested on (Student's
+t). A slope counts only where the change that it makes over the window matters, too: many requests make the smallest drift significant.
 """
 
 from __future__ import annotations
@@ -61,40 +62,40 @@ class Window:
     def length_s(self) -> float:
         return self.end_s - self.begin_s
 
-    def holds(self, sent_s: float) -> bool:
-        """Was it sent in the window?"""
-        return self.begin_s <= sent_s <= self.end_s
+    def holds(self, due_s: float) -> bool:
+        """Was it due in the window?"""
+        return self.begin_s <= due_s <= self.end_s
 
     def brought(self, at_s: float) -> bool:
         """Did it arrive in the window? What arrived as it began came before it."""
         return self.begin_s < at_s <= self.end_s
 
 
-def steady_window(sent_s: Sequence[float], ended_s: Sequence[float], ttft_s: Sequence[float | None]) -> Window | None:
-    """The steady part of a run, from the times of all its requests (failed ones were in flight too); None where it has none, as
-    under a load that saturates the server.
+def steady_window(due_s: Sequence[float], ended_s: Sequence[float], ttft_s: Sequence[float | None]) -> Window | None:
+    """The steady part of a run, from when its requests were due and ended (failed ones too) and their TTFT from when they were due; None
+    where it has none, as under a load that saturates the server.
 
-    It begins when requests in flight first reach their median level and TTFT has left its first transient (the truncation point
-    with the least standard error of what remains, MSER-5 of White, 1997); it ends with the last send, after which the load only
-    falls, or when requests in flight last have their median level. What remains must show no drift; where it does, up to a quarter
+    It begins when requests due and not ended first reach their median level and TTFT has left its first transient (the truncation point
+    with the least standard error of what remains, MSER-5 of White, 1997); it ends when the last is due, after which the load only
+    falls, or when those due and not ended last have their median level. What remains must show no drift; where it does, up to a quarter
     more of the beginning is dropped.
     """
-    sent, ended, ttft = _arrays(sent_s, ended_s, ttft_s)
-    if len(sent) < LEAST_REQUESTS or is_saturated(sent_s, ended_s, ttft_s):
+    due, ended, ttft = _arrays(due_s, ended_s, ttft_s)
+    if len(due) < LEAST_REQUESTS or is_saturated(due_s, ended_s, ttft_s):
         return None
-    whole = Window(float(sent.min()), float(ended.max()))
-    at_s, level = in_flight(sent, ended)
-    plateau = _plateau(at_s, level, float(sent.max()))
+    whole = Window(float(due.min()), float(ended.max()))
+    at_s, level = in_flight(due, ended)
+    plateau = _plateau(at_s, level, float(due.max()))
     if plateau is None:
         return None
-    first = max(plateau.begin_s, _end_of_transient(sent, ttft))
+    first = max(plateau.begin_s, _end_of_transient(due, ttft))
     least_s = min(LEAST_S, LEAST_SHARE * whole.length_s)
     for share in np.linspace(0.0, LATEST_BEGIN, 6):
         window = Window(first + float(share) * (plateau.end_s - first), plateau.end_s)
-        num_requests = int(np.sum((sent >= window.begin_s) & (sent <= window.end_s)))
+        num_requests = int(np.sum((due >= window.begin_s) & (due <= window.end_s)))
         if window.length_s < least_s or window.length_s <= 0 or num_requests < LEAST_REQUESTS:
             return None
-        if not any(_is_drift(values) for values in _series(window, at_s, level, sent, ttft)):
+        if not any(_is_drift(values) for values in _series(window, at_s, level, due, ttft)):
             return window
     return None
 
@@ -120,82 +121,82 @@ def concurrency(
     return float(_means(at_s, level, np.array([window.begin_s, window.end_s]))[0]), most
 
 
-def is_saturated(sent_s: Sequence[float], ended_s: Sequence[float], ttft_s: Sequence[float | None]) -> bool | None:
+def is_saturated(due_s: Sequence[float], ended_s: Sequence[float], ttft_s: Sequence[float | None]) -> bool | None:
     """Whether an open loop offered more than the server took, over the whole run or its last two minutes; None where it was too
     short to tell. The rule is that of `Saturation`, looked at once.
     """
-    sent, ended, ttft = _arrays(sent_s, ended_s, ttft_s)
-    whole = _is_saturated(sent, ended, ttft, math.inf)
-    return whole or _is_saturated(sent, ended, ttft, MAX_WINDOW_S)
+    due, ended, ttft = _arrays(due_s, ended_s, ttft_s)
+    whole = _is_saturated(due, ended, ttft, math.inf)
+    return whole or _is_saturated(due, ended, ttft, MAX_WINDOW_S)
 
 
 class Saturation:
     """The same question, asked while the load runs: cheap enough for every second of a client's loop.
 
-    Only requests that have ended are known to it. Until the last send of these, requests in flight are counted right, for a server that
-    answers roughly in the order of asking.
+    Only requests that have ended are known to it. Until the last of these was due, those due and not ended are counted right, for a
+    server that answers roughly in the order of asking.
     """
 
     def __init__(self) -> None:
-        self._sent, self._ended, self._ttft = array("d"), array("d"), array("d")
+        self._due, self._ended, self._ttft = array("d"), array("d"), array("d")
         self._since_s: float | None = None
 
-    def add(self, sent_s: float, ended_s: float, ttft_s: float | None) -> None:
-        """A request has ended, failed ones too. Seconds from the run's start, in any order."""
-        self._sent.append(sent_s)
+    def add(self, due_s: float, ended_s: float, ttft_s: float | None) -> None:
+        """A request has ended, failed ones too. Seconds from the run's start, TTFT from when it was due; in any order."""
+        self._due.append(due_s)
         self._ended.append(ended_s)
         self._ttft.append(math.nan if ttft_s is None else ttft_s)
 
     def is_saturated(self, now_s: float) -> bool:
-        """Whether requests in flight and TTFT have both been rising, at every call of the last 10 s: ask about every second."""
-        sent, ended, ttft = (np.array(values) for values in (self._sent, self._ended, self._ttft))
+        """Whether requests due and not ended and TTFT have both been rising, at every call of the last 10 s: ask about every second."""
+        due, ended, ttft = (np.array(values) for values in (self._due, self._ended, self._ttft))
         recent = ended > now_s - 2 * MAX_WINDOW_S
-        if not _is_saturated(sent[recent], ended[recent], ttft[recent], MAX_WINDOW_S):
+        if not _is_saturated(due[recent], ended[recent], ttft[recent], MAX_WINDOW_S):
             self._since_s = None
         elif self._since_s is None:
             self._since_s = now_s
         return self._since_s is not None and now_s - self._since_s >= LASTING_S
 
 
-def in_flight(sent: Times, ended: Times) -> tuple[Times, Times]:
-    """Requests in flight as steps: from each time, ascending, the level that begins there; shapes (steps,)."""
-    at_s = np.concatenate([sent, ended])
-    change = np.concatenate([np.ones(len(sent)), -np.ones(len(ended))])
+def in_flight(began: Times, ended: Times) -> tuple[Times, Times]:
+    """Requests begun and not ended as steps: from each time, ascending, the level that begins there; shapes (steps,)."""
+    at_s = np.concatenate([began, ended])
+    change = np.concatenate([np.ones(len(began)), -np.ones(len(ended))])
     order = np.lexsort((change, at_s))  # an end frees its slot before a send of the same instant takes it
     return at_s[order], np.cumsum(change[order])
 
 
-def _is_saturated(sent: Times, ended: Times, ttft: Times, window_s: float) -> bool | None:
-    if len(sent) < LEAST_SATURATED_REQUESTS:
+def _is_saturated(due: Times, ended: Times, ttft: Times, window_s: float) -> bool | None:
+    if len(due) < LEAST_SATURATED_REQUESTS:
         return None
-    last = float(sent.max())
-    window = Window(max(float(sent.min()), last - window_s), last)
+    last = float(due.max())
+    window = Window(max(float(due.min()), last - window_s), last)
     if window.length_s < LEAST_S:
         return None
-    at_s, level = in_flight(sent, ended)
-    return all(_is_rise(values) for values in _series(window, at_s, level, sent, ttft))
+    at_s, level = in_flight(due, ended)
+    return all(_is_rise(values) for values in _series(window, at_s, level, due, ttft))
 
 
-def _plateau(at_s: Times, level: Times, last_send_s: float) -> Window | None:
-    """From when the level first reaches its median (over time, up to the last send) to when it last has it."""
-    inside = at_s <= last_send_s
+def _plateau(at_s: Times, level: Times, last_due_s: float) -> Window | None:
+    """From when the level first reaches its median (over time, until the last was due) to when it last has it."""
+    inside = at_s <= last_due_s
     at_s, level = at_s[inside], level[inside]
-    length = np.diff(at_s, append=last_send_s)
+    length = np.diff(at_s, append=last_due_s)
     if length.sum() <= 0:
         return None
     order = np.argsort(level, kind="stable")
     share = np.cumsum(length[order]) / length.sum()
     median = level[order][int(np.searchsorted(share, 0.5))]
     reached = np.flatnonzero(level >= median)
-    end_s = last_send_s if reached[-1] == len(level) - 1 else float(at_s[reached[-1] + 1])
+    end_s = last_due_s if reached[-1] == len(level) - 1 else float(at_s[reached[-1] + 1])
     return Window(float(at_s[reached[0]]), end_s)
 
 
-def _end_of_transient(sent: Times, ttft: Times) -> float:
-    """Send time of the first request after the first transient of TTFT, within the first half of the requests; -inf for none."""
+def _end_of_transient(due: Times, ttft: Times) -> float:
+    """When the first request was due after the first transient of TTFT, within the first half of the requests; -inf for none."""
     known = np.isfinite(ttft)
-    order = np.argsort(sent[known], kind="stable")
-    sent, ttft = sent[known][order], ttft[known][order]
+    order = np.argsort(due[known], kind="stable")
+    due, ttft = due[known][order], ttft[known][order]
     num_batches = len(ttft) // BATCH
     if num_batches < LEAST_PARTS:
         return -math.inf
@@ -208,14 +209,14 @@ def _end_of_transient(sent: Times, ttft: Times) -> float:
     before, after = batches[:cut], batches[cut:]
     if not cut or abs(before.mean() - after.mean()) <= max(DRIFT * after.mean(), 3 * after.std() / math.sqrt(cut)):
         return -math.inf
-    return float(sent[BATCH * cut])
+    return float(due[BATCH * cut])
 
 
-def _series(window: Window, at_s: Times, level: Times, sent: Times, ttft: Times) -> tuple[Times, Times]:
-    """Requests in flight and TTFT, each as the means of the window's parts; shapes (parts,), NaN for a part without a request."""
+def _series(window: Window, at_s: Times, level: Times, due: Times, ttft: Times) -> tuple[Times, Times]:
+    """Requests due and not ended, and TTFT, each as the means of the window's parts; shapes (parts,), NaN for a part without a request."""
     edges = np.linspace(window.begin_s, window.end_s, NUM_PARTS + 1)
-    known = np.isfinite(ttft) & (sent >= window.begin_s) & (sent <= window.end_s)
-    part = np.clip(np.searchsorted(edges, sent[known], side="right") - 1, 0, NUM_PARTS - 1)
+    known = np.isfinite(ttft) & (due >= window.begin_s) & (due <= window.end_s)
+    part = np.clip(np.searchsorted(edges, due[known], side="right") - 1, 0, NUM_PARTS - 1)
     count = np.bincount(part, minlength=NUM_PARTS)
     total = np.bincount(part, weights=ttft[known], minlength=NUM_PARTS)
     ttft_means = np.divide(total, count, out=np.full(NUM_PARTS, np.nan), where=count > 0)
@@ -282,7 +283,7 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def _arrays(
-    sent_s: Sequence[float], ended_s: Sequence[float], ttft_s: Sequence[float | None]
+    began_s: Sequence[float], ended_s: Sequence[float], ttft_s: Sequence[float | None]
 ) -> tuple[Times, Times, Times]:
     ttft = [math.nan if value is None else value for value in ttft_s]
-    return np.array(sent_s, float), np.array(ended_s, float), np.array(ttft, float)
+    return np.array(began_s, float), np.array(ended_s, float), np.array(ttft, float)

@@ -233,6 +233,16 @@ class Reply:
     server_metrics: dict[str, float] = field(default_factory=dict)
     """As in Answer."""
 
+    @property
+    def ttft_scheduled_s(self) -> float | None:
+        """TTFT from when the request was due."""
+        return None if self.ttft_s is None else self.ttft_s + self.sent_at_s - self.scheduled_at_s
+
+    @property
+    def e2el_scheduled_s(self) -> float | None:
+        """The end-to-end latency from when the request was due."""
+        return None if self.e2el_s is None else self.e2el_s + self.sent_at_s - self.scheduled_at_s
+
 
 def tpot_s(ttft_s: float | None, e2el_s: float | None, output_tokens: int | None, num_chunks: int) -> float | None:
     """Time per output token after the first, (E2EL - TTFT) / (N - 1).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -28,8 +29,11 @@ def reply(sent_at_s: float = 0.5, **values: Any) -> Reply:
 
 def steady(num_requests: int = 60) -> list[Reply]:
     """One slot: a request every 4 s. The first five answers begin late, and nothing is sent after 4 n - 3 s."""
-    slow = [reply(1 + 4.0 * index, ttft_s=3.9, chunk_times_s=[3.9, 3.95, 4.0]) for index in range(5)]
-    return slow + [reply(1 + 4.0 * index) for index in range(5, num_requests)]
+    slow = {"ttft_s": 3.9, "chunk_times_s": [3.9, 3.95, 4.0]}
+    return [
+        reply(1 + 4.0 * index, scheduled_at_s=1 + 4.0 * index, **(slow if index < 5 else {}))
+        for index in range(num_requests)
+    ]
 
 
 def test_every_latency_by_hand() -> None:
@@ -140,6 +144,20 @@ def test_saturation_is_judged_for_open_loops_alone() -> None:
     even = [reply(0.5 + index / 2) for index in range(240)]
     assert _rows.columns(Outcome([], even), open_loop)["is_saturated"] is False
     assert _rows.columns(Outcome([], even[:50]), open_loop)["is_saturated"] is None
+
+
+def test_a_queue_at_the_client_is_a_queue() -> None:
+    """Four a second for a minute, two slots that take one a second each: from the send every answer is as fast as the first."""
+    replies = [
+        reply(1 + index // 2, scheduled_at_s=1 + index / 4, ended_at_s=2 + index // 2, ttft_s=0.1, e2el_s=1.0, chunk_times_s=[0.1, 0.5, 1.0])
+        for index in range(240)
+    ]  # fmt: skip
+    columns = _rows.columns(Outcome([], replies), Level(2, 240, 0, 4, pattern="constant", request_rate_per_s=4.0))
+    assert (columns["is_saturated"], columns["steady_s"]) == (True, None)
+    assert (columns["ttft_s"], columns["concurrency_max"]) == (pytest.approx(0.1), 2.0)
+    burst = [dataclasses.replace(one, scheduled_at_s=1.0) for one in replies]
+    columns = _rows.columns(Outcome([], burst), Level(2, 240, 0, 4, pattern="burst"))
+    assert (columns["is_saturated"], columns["steady_s"]) == (None, None)
 
 
 def test_nothing_sent_is_an_error() -> None:

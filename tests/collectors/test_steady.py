@@ -16,7 +16,7 @@ from collectors.endpoint._steady import Saturation, Window
 
 Times = NDArray[np.float64]
 Load = tuple[Times, Times, Times]
-"""When each request was sent and when it ended, and its TTFT."""
+"""When each request was due and when it ended, and its TTFT from when it was due."""
 
 SEEDS = range(12)
 
@@ -113,6 +113,25 @@ def test_a_load_that_the_server_cannot_take_is_stopped_early(rate: float, within
 
 def test_a_load_that_the_server_takes_is_hardly_ever_stopped() -> None:
     assert [when_stopped(open_loop(rate, 150.0, seed), 150.0) for rate in (5.0, 8.0) for seed in SEEDS] == [None] * 24
+
+
+def capped(rate: float, length_s: float, slots: int = 2, answers_per_s: float = 23.0) -> Load:
+    """Due at a constant rate; at most `slots` at once are at a server that takes as many a second whatever comes."""
+    due, free, ended = np.arange(round(rate * length_s)) / rate, [0.0] * slots, []
+    for at in due:
+        ended.append(max(at, heapq.heappop(free)) + slots / answers_per_s)
+        heapq.heappush(free, ended[-1])
+    ended_s = np.array(ended)
+    return due, ended_s, ended_s - due - 0.03
+
+
+def test_a_queue_that_waits_at_the_client_is_one_too() -> None:
+    late, early = capped(40.0, 45.0), capped(20.0, 45.0)
+    assert (_steady.is_saturated(*late), _steady.steady_window(*late)) == (True, None)
+    assert when_stopped(late, 80.0) is not None
+    assert _steady.is_saturated(*early) is False
+    assert window_of(early).length_s >= 30.0
+    assert when_stopped(early, 45.0) is None
 
 
 def test_too_little_to_tell_is_neither() -> None:
