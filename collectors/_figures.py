@@ -94,9 +94,12 @@ def whole(name: str, value: object) -> int | None:
 
 
 def positive(name: str, value: object) -> int | None:
-    """A whole number from 1 on; None for none and for less: where a degree or a length of 0 means that there is none."""
+    """A whole number from 1 on; None for none and for 0: where a degree or a length of 0 means that there is none. Raises ValueError
+    for less."""
     found = whole(name, value)
-    return found if found is not None and found > 0 else None
+    if found is not None and found < 0:
+        raise ValueError(f"'{name}' is {short(value)}, which counts nothing")
+    return found or None
 
 
 def short(value: object) -> str:

@@ -194,7 +194,7 @@ def _baseline(one: Mapping[str, Any], cell: str) -> Run:
     figures.other("gpu.n_gpus", power.get("n_gpus"), "1")
     figures.other("gpu.tokens_per_kw", power.get("tokens_per_kw"), "tokens/s/kW")
     run = _run(one, cell, figures)
-    if power and power.get("n_gpus") != run.columns["num_devices"]:
+    if power and run.columns["num_devices"] not in (None, power.get("n_gpus")):
         run.notes.append(
             f"Power is of {power.get('n_gpus')} devices, of which {run.columns['num_devices']} were used: it is in samples."
         )
@@ -234,6 +234,10 @@ def _configuration(one: Mapping[str, Any]) -> dict[str, Any]:
         positive(f"num_{side}_gpu", one.get(f"num_{side}_gpu")) if is_apart else None for side in ("prefill", "decode")
     )
     tensor, expert, pipeline = (_degree(one, name) for name in ("tp", "ep", "pp"))
+    if is_apart:
+        num_devices = None if prefilling is None or decoding is None else prefilling + decoding
+    else:
+        num_devices = None if tensor is None else tensor * (1 if pipeline is None else pipeline)
     optimizations = [
         *(["speculative"] if one.get("spec_decoding") not in (None, "", "none") else []),
         *(["dp_attention"] if any(_is_true(one.get(f"{side}dp_attention")) for side in ("", "prefill_", "decode_")) else []),
@@ -244,7 +248,7 @@ def _configuration(one: Mapping[str, Any]) -> dict[str, Any]:
         "concurrency": positive("conc", one.get("conc")),
         "input_tokens": positive("isl", one.get("isl")),
         "output_tokens": positive("osl", one.get("osl")),
-        "num_devices": _num_devices(prefilling, decoding, tensor, pipeline),
+        "num_devices": num_devices,
         "num_prefill_devices": prefilling,
         "num_decode_devices": decoding,
         "tensor_parallel": tensor,
@@ -256,13 +260,6 @@ def _configuration(one: Mapping[str, Any]) -> dict[str, Any]:
         "optimizations": sorted(optimizations),
         "execution": "engine",
     }
-
-
-def _num_devices(prefilling: int | None, decoding: int | None, tensor: int | None, pipeline: int | None) -> int | None:
-    """Devices of both sides, else those that share the layers: without a pipeline it is one deep. None where neither is said."""
-    if prefilling is not None and decoding is not None:
-        return prefilling + decoding
-    return None if tensor is None else tensor * (1 if pipeline is None else pipeline)
 
 
 def _degree(one: Mapping[str, Any], name: str) -> int | None:

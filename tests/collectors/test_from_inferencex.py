@@ -193,6 +193,8 @@ def test_names_of_owners_are_cut_off_devices(printed: str, device: str) -> None:
         ({"tput_per_gpu": 1e300}, "'tput_per_gpu' is 1e\\+300, larger than anything"),
         ({"conc": 1e30}, "'conc' is 1e\\+30, larger than anything"),
         ({"tp": None}, "throughput is per device"),
+        ({"disagg": True, "num_prefill_gpu": 8}, "throughput is per device"),
+        ({"conc": -4}, "'conc' is -4, which counts nothing"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_its_name(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
