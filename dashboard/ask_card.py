@@ -114,16 +114,17 @@ def state(job: asking.Job) -> list[c.Component]:
     """What is to be seen of a job: how far it is, what was answered, where it is stored, what went wrong."""
     told = {
         "asking": "Asking the endpoint.", "loading": "Answered. The run is being loaded.", "done": "Answered, and stored as a run.",
-        "failed": "That did not work.", "cancelled": "Cancelled.",
+        "failed": "That did not work." + ("" if job.run_id is None else " The failure is stored as a run."),
+        "cancelled": "Cancelled.",
     }[job.state]  # fmt: skip
     parts: list[c.Component] = [
         html.P([dmc.Loader(size="xs") if not job.is_over else None, f" {told} "], className="rl-lead")
     ]
     if job.answer is not None:
         parts += served.exchange(job.answer)
-    if job.run_id is not None and job.state == "done":
+    if job.run_id is not None:
         parts.append(dcc.Link("The stored run", href=c.href("run", run_id=job.run_id), className="rl-button"))
-    if job.lines and job.state != "done":
+    if job.lines and job.run_id is None:
         parts.append(html.Pre("\n".join(job.lines[-MOST_LINES:]), className="rl-said"))
     return parts
 

@@ -28,7 +28,13 @@ MOST_RUNNING, MOST_KEPT = 4, 20
 """Prompts on their way at once, and prompts remembered."""
 MOST_LETTERS = 20_000
 """Longest prompt: it is an argument of a command."""
+MOST_OF_A_NAME = 2000
+"""Letters of a URL or a model's name."""
+UNSENDABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+"""What no argument of a command, or no text, can hold: control characters but tab and newline, and halves of characters."""
 MOST_TOKENS = 8192
+FAILURE_LANDED = 1
+"""Exit status of a collector that landed nothing but failures: those are rows too."""
 ROOT = Path(__file__).parents[1]
 
 
@@ -47,6 +53,13 @@ class Question:
         """Raises StoreError with a sentence for what cannot be asked."""
         if self.provider not in PROVIDERS:
             raise StoreError(f"'{self.provider}' is not a provider. Known: {', '.join(PROVIDERS)}.")
+        for name, value in (("URL", self.url), ("model's name", self.model), ("prompt", self.prompt)):
+            if UNSENDABLE.search(value) or (name != "prompt" and re.search(r"[\t\n]", value)):
+                raise StoreError(
+                    f"The {name} holds a control character or half of one that cannot be sent. Take it out."
+                )
+            if name != "prompt" and len(value) > MOST_OF_A_NAME:
+                raise StoreError(f"The {name} has {len(value)} letters; at most {MOST_OF_A_NAME} can be asked here.")
         if self.url and not re.match(r"https?://[^\s/]", self.url):
             raise StoreError(
                 f"'{self.url}' is not an address: it begins with http:// or https://, as in http://127.0.0.1:8000/v1."
@@ -63,9 +76,9 @@ class Question:
             )
         if not 1 <= self.output_tokens <= MOST_TOKENS:
             raise StoreError(f"{self.output_tokens} tokens cannot be asked for: 1 to {MOST_TOKENS}.")
-        if self.key_variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
+        if self.key_variable and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", self.key_variable):
             raise StoreError(
-                "The key is not typed here. Give the name of the environment variable that holds it, e.g. OPENAI_API_KEY."
+                "The key is not typed here. Give the name of the environment variable that holds it, in capitals like OPENAI_API_KEY."
             )
 
     def command(self, landing: Path) -> list[str]:
@@ -83,7 +96,8 @@ class Question:
 
 @dataclass
 class Job:
-    """One prompt on its way. `state` is asking, loading, done, failed or cancelled; `answer` the landed request; `run_id` once it is loaded."""
+    """One prompt on its way. `state` is asking, loading, done, failed or cancelled; `answer` the landed request, which may tell of a
+    failure; `run_id` once it is loaded."""
 
     question: Question
     state: str = "asking"
@@ -138,7 +152,14 @@ class Desk:
             self.cancel(job_id)
 
     def _work(self, job: Job) -> None:
-        landed = self._run(job, job.question.command(self._home.landing.resolve()))
+        try:
+            self._ask(job)
+        except Exception as error:  # whatever it is, the job must end
+            job.lines.append(f"{type(error).__name__}: {error}")
+            self._end(job, "failed")
+
+    def _ask(self, job: Job) -> None:
+        landed = self._run(job, job.question.command(self._home.landing.resolve()), fine=(0, FAILURE_LANDED))
         paths = [Path(line) for line in landed or ()]
         runs = [path for path in paths if path.parent.name == "runs"]
         requests = [path for path in paths if path.parent.name == "requests"]
@@ -147,19 +168,16 @@ class Desk:
         if landed is None or not runs or not requests:
             self._end(job, "failed")
             return
-        try:
-            job.answer = parquet.read("requests", requests[0]).to_pylist()[0]
-        except (OSError, ValueError) as error:
-            job.lines.append(str(error))
-            self._end(job, "failed")
-            return
-        job.state = "loading"
+        answer = parquet.read("requests", requests[0]).to_pylist()[0]
+        job.answer, job.state = answer, "loading"
         loaded = self._run(job, [sys.executable, "-m", "etl.cli", "load", f"--home={self._home.path.resolve()}"])
-        job.run_id = runs[0].stem
-        self._end(job, "failed" if loaded is None else "done")
+        if loaded is not None:
+            job.run_id = runs[0].stem
+        self._end(job, "done" if loaded is not None and answer["status"] == "ok" else "failed")
 
-    def _run(self, job: Job, command: list[str]) -> list[str] | None:
-        """Run a command, its narration into `job.lines`; the lines it printed, None where it failed or was cancelled."""
+    def _run(self, job: Job, command: list[str], fine: tuple[int, ...] = (0,)) -> list[str] | None:
+        """Run a command, its narration into `job.lines`; the lines it printed, None where it was cancelled or its exit status is none of
+        `fine`."""
         with self._lock:
             if job.is_over:
                 return None
@@ -175,7 +193,7 @@ class Desk:
         for line in process.stderr or ():
             job.lines.append(line.rstrip("\n"))
         reader.join()
-        return printed if process.wait() == 0 else None
+        return printed if process.wait() in fine else None
 
     def _end(self, job: Job, state: str) -> None:
         with self._lock:

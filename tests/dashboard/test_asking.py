@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +74,30 @@ def test_a_prompt_is_asked_stored_and_loaded(desk: Desk, tmp_path: Path) -> None
     lake.close()
 
 
+def test_a_prompt_that_fails_is_stored_with_its_sentence(desk: Desk, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    job = ended(desk, desk.ask(asked(f"http://127.0.0.1:{port}/v1")))
+    assert job.state == "failed"
+    assert job.answer is not None
+    assert job.answer["status"] == "refused"
+    shown = json.dumps(ask_card.state(job), default=lambda part: part.to_plotly_json())
+    assert "Could not connect" in shown
+    assert "The failure is stored as a run." in shown
+    assert f"run_id={job.run_id}" in shown
+    lake = Lake(tmp_path / "home")
+    (row,) = lake.rows("run", run_id=job.run_id)
+    lake.close()
+    assert row["status"] != "ok"
+
+
+def test_a_command_that_cannot_start_ends_its_job(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    job = ended(desk, desk.ask(asked("http://127.0.0.1:1")))
+    assert job.state == "failed"
+    assert "/nowhere/python" in job.lines[-1]
+
+
 def test_a_cancelled_prompt_ends_its_process(desk: Desk) -> None:
     with broken_server.serving([broken_server.STREAM, broken_server.STALL]) as server:
         job_id = desk.ask(asked(server.url))
@@ -102,6 +128,13 @@ def test_what_the_collector_refuses_is_shown_in_its_words(desk: Desk) -> None:
         ({"output_tokens": 0}, "1 to 8192"),
         ({"provider": "psychic"}, "Known: openai"),
         ({"key_variable": "sk-123456"}, "The key is not typed here"),
+        ({"key_variable": "my_key"}, "in capitals"),
+        ({"prompt": "a\x00b"}, "The prompt holds a control character"),
+        ({"prompt": "\ud83d"}, "The prompt holds a control character"),
+        ({"model": "a\nb"}, "The model's name holds a control character"),
+        ({"url": "http://127.0.0.1:1/\x1b"}, "The URL holds a control character"),
+        ({"model": "m" * 200_000}, "at most 2000"),
+        ({"url": "http://127.0.0.1/" + "x" * 200_000}, "at most 2000"),
     ],
 )
 def test_what_cannot_be_asked_is_a_sentence_and_starts_nothing(
