@@ -37,7 +37,7 @@ import numpy as np
 import pyarrow as pa
 
 import collectors
-from collectors import Collected, Report, silent
+from collectors import Collected, Report, _names, silent
 from warehouse import catalog, metrics, parquet, schema
 
 HEAD_BYTES = 2**16
@@ -409,9 +409,10 @@ def _row(tool: Importer, file: File, said: Said, run: Run, source_id: str, *, is
         notes.append(
             f"The file calls the device '{run.device}', which is not in the catalogue; {said.hardware_id} was given."
         )
-    columns["llm_id"], unknown = _llm(said, run.model)
+    columns["served_model_name"] = _names.model_name(columns.get("served_model_name"))
+    columns["llm_id"], unknown = _llm(said, _names.model_name(run.model))
     if unknown is not None:
-        columns.setdefault("served_model_name", unknown)
+        columns["served_model_name"] = columns["served_model_name"] or unknown
         notes.append(f"'{unknown}' is not in the catalogue of LLMs: give --model.")
     if "phase" not in columns:
         raise Unreadable(

@@ -44,11 +44,12 @@ def tokens_over_latency(sources: Sources) -> Iterator[Finding]:
 
 
 def in_flight(sources: Sources) -> Iterator[Finding]:
-    """Little's law: requests in flight = requests/s x end-to-end latency."""
+    """Little's law: requests in flight = requests/s x end-to-end latency; failed ones are in flight and in neither factor."""
     runs = sources.runs
+    is_whole = ~(runs.num("num_failed_requests") > 0)
     product = runs.num("requests_per_s") * runs.num("e2el_s")
     mean, most = runs.num("concurrency_mean"), runs.num("concurrency")
-    for index in hits(runs.is_ok & (np.abs(product / mean - 1) > 2 * SLACK)):
+    for index in hits(runs.is_ok & is_whole & (np.abs(product / mean - 1) > 2 * SLACK)):
         yield _little(runs, index, product[index], mean[index], "on average")
     for index in hits(runs.is_ok & np.isnan(mean) & (product > most * (1 + SLACK))):
         yield _little(runs, index, product[index], most[index], "at most")
@@ -156,7 +157,9 @@ def unit_slip(sources: Sources) -> Iterator[Finding]:
         values = runs.num(metric)
         per_device = values / runs.devices if metric.endswith("per_s") else values
         known = is_run & (values > 0)
-        by = [runs.texts(name) for name in ("source_id", "llm_id", "hardware_id", "phase", "weight_dtype")]
+        by = [
+            runs.texts(name) for name in ("source_id", "llm_id", "hardware_id", "phase", "weight_dtype", "load_pattern")
+        ]
         for group in _groups_of(known, *by):
             yield from _outlier(runs, group, metric, per_device)
         if metric == "latency_s":

@@ -356,6 +356,7 @@ def test_littles_law() -> None:
     assert kinds(findings([serve("idle", concurrency_mean=20.0)])) == [("littles_law", "doubt")]
     assert kinds(findings([serve("ms", concurrency_mean=0.064)])) == [("littles_law", "fault")]
     assert kinds(findings([serve("more", concurrency_mean=None, concurrency=32)])) == [("littles_law", "doubt")]
+    assert not findings([serve("failures", concurrency_mean=100.0, num_failed_requests=24)]), "they are in flight too"
 
 
 def test_tokens_of_requests() -> None:
