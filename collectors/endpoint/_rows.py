@@ -160,7 +160,11 @@ def remarks(outcome: Outcome, level: Level, objectives: Objectives = NONE, *, is
         )
     if done:
         said += _token_remarks(done, level.output_tokens)
-    if unknown := sum(reply.itl_s is None and len(reply.chunk_times_s) > 1 for reply in done):
+    if joined := sum(reply.is_joined for reply in done):
+        said.append(
+            f"{joined} answers came in one piece: all their chunks bear one arrival time, and TPOT, ITL, ICL and TTST leave them out."
+        )
+    if unknown := sum(reply.itl_s is None and len(reply.chunk_times_s) > 1 and not reply.is_joined for reply in done):
         said.append(f"ITL leaves out {unknown} of {len(done)} requests: the tokens of their chunks are unknown.")
     if (
         done
@@ -241,9 +245,9 @@ def _latency(name: str, reply: Reply) -> float | None:
         case "ntpot_s":
             return reply.e2el_s / reply.output_tokens if reply.e2el_s is not None and reply.output_tokens else None
         case "icl_s":
-            return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+            return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 and not reply.is_joined else None
         case "ttst_s":
-            return times[1] - times[0] if len(times) > 1 else None
+            return times[1] - times[0] if len(times) > 1 and times[1] > times[0] else None
     value: float | None = getattr(reply, name)
     return value
 
@@ -299,13 +303,13 @@ def _prefix_cache_hit_ratio(done: Sequence[Reply]) -> float | None:
 def _token_remarks(done: Sequence[Reply], asked: int) -> list[str]:
     said = []
     inputs = [reply.input_tokens for reply in done if reply.input_tokens is not None]
-    outputs = [reply.output_tokens for reply in done if reply.output_tokens is not None]
+    counted_right = [reply for reply in done if reply.token_count_source in ("usage", "tokenizer")]
+    outputs = [reply.output_tokens for reply in counted_right if reply.output_tokens is not None]
+    wanted = [_first(reply.requested_output_tokens, asked) for reply in counted_right]
     if inputs:
         said.append(f"The server counted {_span(inputs)} prompt tokens a request.")
-    if outputs and any(
-        reply.output_tokens not in (None, _first(reply.requested_output_tokens, asked)) for reply in done
-    ):
-        said.append(f"Answers had {_span(outputs)} tokens of {asked} asked for.")
+    if any(reply.output_tokens not in (None, count) for reply, count in zip(counted_right, wanted, strict=True)):
+        said.append(f"Answers had {_span(outputs)} tokens of {_span(wanted)} asked for.")
     counted = Counter(reply.token_count_source for reply in done)
     if counted["chunks"]:
         said.append(f"Output tokens of {counted['chunks']} requests are counted chunks: the server sent no usage.")

@@ -234,6 +234,11 @@ class Reply:
     """As in Answer."""
 
     @property
+    def is_joined(self) -> bool:
+        """All its chunks bear one stamp: they lay at the client together, and when each came is not known."""
+        return len(self.chunk_times_s) > 1 and self.chunk_times_s[0] == self.chunk_times_s[-1]
+
+    @property
     def ttft_scheduled_s(self) -> float | None:
         """TTFT from when the request was due."""
         return None if self.ttft_s is None else self.ttft_s + self.sent_at_s - self.scheduled_at_s
@@ -247,23 +252,27 @@ class Reply:
 def tpot_s(ttft_s: float | None, e2el_s: float | None, output_tokens: int | None, num_chunks: int) -> float | None:
     """Time per output token after the first, (E2EL - TTFT) / (N - 1).
 
-    None for N < 2, and for one chunk of several tokens: their times were not seen, and the difference of 0 says nothing.
+    None for N < 2, and for tokens in one chunk or in chunks of one stamp: their times were not seen, and the difference of 0 says
+    nothing.
 
     >>> tpot_s(10.0, 40.0, 4, 4)
     10.0
     """
     if ttft_s is None or e2el_s is None or output_tokens is None or output_tokens < 2 or num_chunks < 2:
         return None
+    if e2el_s <= ttft_s:
+        return None
     return (e2el_s - ttft_s) / (output_tokens - 1)
 
 
 def gaps_s(chunk_times_s: list[float], chunk_tokens: list[int] | None) -> list[float]:
-    """Inter-token gaps: chunk c of n_c tokens gives n_c gaps of (t_c - t_{c-1}) / n_c; none where n_c is unknown.
+    """Inter-token gaps: chunk c of n_c tokens gives n_c gaps of (t_c - t_{c-1}) / n_c; none where n_c is unknown
+    or all chunks bear one stamp.
 
     >>> gaps_s([10.0, 20.0, 40.0], [1, 1, 2])
     [10.0, 10.0, 10.0]
     """
-    if chunk_tokens is None:
+    if chunk_tokens is None or chunk_times_s[:1] == chunk_times_s[-1:]:
         return []
     pairs = zip(chunk_times_s, chunk_times_s[1:], chunk_tokens[1:], strict=False)
     return [(after - before) / count for before, after, count in pairs for _ in range(count)]

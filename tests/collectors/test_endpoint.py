@@ -234,12 +234,15 @@ def test_tpot_needs_two_tokens_seen_at_two_times() -> None:
     assert _stream.tpot_s(10.0, 10.0, 1, 1) is None
     assert _stream.tpot_s(10.0, 10.0, 4, 1) is None
     assert _stream.tpot_s(None, 40.0, 4, 4) is None
+    assert _stream.tpot_s(0.1, 0.1, 8, 4) is None  # four chunks that lay at the client together
 
 
 def test_a_chunk_of_n_tokens_is_n_gaps() -> None:
     assert _stream.gaps_s([10.0, 20.0, 50.0], [1, 1, 3]) == [10.0, 10.0, 10.0, 10.0]
     assert _stream.gaps_s([10.0, 20.0], None) == []
     assert _stream.gaps_s([10.0], [1]) == []
+    assert _stream.gaps_s([10.0, 10.0], [1, 1]) == []
+    assert _stream.gaps_s([], []) == []
 
 
 def test_examples_in_docstrings_hold() -> None:
@@ -327,16 +330,17 @@ def test_remarks_say_what_a_reader_needs() -> None:
             reply(),
             reply(status="timeout", status_detail="No answer."),
             reply(token_count_source="chunks", output_tokens=2, itl_s=None, chunk_tokens=None),
+            reply(output_tokens=7, requested_output_tokens=9),
         ],
     )
     assert _rows.remarks(outcome, level) == [
         "Measured from the client; the environment is the client's machine.",
-        "1 of 3 requests failed (1 timeout); the first: No answer.",
-        "Stopped after failures in a row: 2 requests were not sent.",
+        "1 of 4 requests failed (1 timeout); the first: No answer.",
+        "Stopped after failures in a row: 1 requests were not sent.",
         "The server counted 10 prompt tokens a request.",
-        "Answers had 2 to 3 tokens of 3 asked for.",
+        "Answers had 3 to 7 tokens of 3 to 9 asked for.",
         "Output tokens of 1 requests are counted chunks: the server sent no usage.",
-        "ITL leaves out 1 of 2 requests: the tokens of their chunks are unknown.",
+        "ITL leaves out 1 of 3 requests: the tokens of their chunks are unknown.",
     ]
 
 

@@ -57,6 +57,26 @@ def test_what_was_not_observed_is_in_no_statistic() -> None:
     assert columns["ttft_scheduled_s"] == 1.5
 
 
+def test_chunks_that_came_together_have_no_times_between_them() -> None:
+    joined = reply(ttft_s=4.0, tpot_s=None, itl_s=None, chunk_times_s=[4.0, 4.0, 4.0])
+    columns = _rows.run_columns([joined, reply(chunk_times_s=[1.0, 1.0, 4.0])])
+    assert (columns["tpot_s"], columns["itl_s"], columns["icl_s"]) == (1.0, 1.0, 1.5)
+    assert "ttst_s" not in columns
+    assert columns["ttft_s"] == 2.5
+    said = _rows.remarks(Outcome([], [joined, reply()]), Level(1, 2, 0, 4))
+    assert [one for one in said if "in one piece" in one or "ITL" in one] == [
+        "1 answers came in one piece: all their chunks bear one arrival time, and TPOT, ITL, ICL and TTST leave them out."
+    ]
+
+
+def test_tokens_counted_as_chunks_are_no_shorter_answers() -> None:
+    by_chunks = reply(output_tokens=3, token_count_source="chunks", chunk_tokens=None, itl_s=None)
+    said = _rows.remarks(Outcome([], [by_chunks, reply()]), Level(1, 2, 0, 4))
+    assert not any("asked for" in one for one in said)
+    short = _rows.remarks(Outcome([], [reply(output_tokens=3, token_count_source="tokenizer")]), Level(1, 1, 0, 4))
+    assert "Answers had 3 tokens of 4 asked for." in short
+
+
 def test_concurrency_is_weighted_by_time() -> None:
     columns = _rows.run_columns([reply(1.0), reply(2.0, ended_at_s=3.0, status="error")])
     assert (columns["concurrency_mean"], columns["concurrency_max"]) == (5.0 / 4.0, 2.0)
