@@ -333,9 +333,16 @@ def _statistic(statistic: str, values: Sequence[float]) -> float | None:
         cut = int(len(values) * TRIMMED_SHARE)
         return float(np.mean(np.sort(values)[cut : len(values) - cut])) if len(values) >= LEAST_FOR_QUARTILES else None
     percent = int(statistic.removeprefix("p"))
-    needed = LEAST_FOR_QUARTILES if percent <= 75 else SAMPLES_PER_TAIL * 100 / (100 - percent)
-    enough = len(values) >= needed
-    return float(np.percentile(values, percent)) if enough else None
+    return float(np.percentile(values, percent)) if len(values) >= least_for(percent) else None
+
+
+def least_for(percent: int) -> int:
+    """Values from which on a percentile is given.
+
+    >>> [least_for(percent) for percent in (50, 90, 99)]
+    [3, 200, 2000]
+    """
+    return LEAST_FOR_QUARTILES if percent <= 75 else math.ceil(SAMPLES_PER_TAIL * 100 / (100 - percent))
 
 
 def _execute(call: Call, phase: str, device: str, clock: Clock) -> Sample:

@@ -53,7 +53,7 @@ def arrivals(
         raise ValueError("Neither a number of requests nor a duration is given.")
     if pattern == "ramp":
         length_s = 2 * most / rate_per_s if duration_s is None else span_s
-        count = int(min(most, rate_per_s * length_s / 2))
+        count = int(most if duration_s is None else min(most, rate_per_s * length_s / 2))
         times = np.sqrt(2 * np.arange(count) * length_s / rate_per_s)
     elif pattern == "constant":
         count = int(min(most, np.ceil(rate_per_s * span_s)))
@@ -76,7 +76,7 @@ def _poisson(rate_per_s: float, most: float, span_s: float, seed: str) -> Any:
 def replayed(path: Path) -> list[Arrival]:
     """Arrivals of a trace: JSON lines, or CSV with a header. The first is due at 0.
 
-    Raises ValueError naming the line that cannot be read, OSError where the file cannot be.
+    Raises ValueError naming the line, or the file, that cannot be read.
     """
     rows = _rows(path)
     if not rows:
@@ -99,6 +99,10 @@ def _rows(path: Path) -> Sequence[tuple[int, Mapping[str, Any]]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"'{path.name}' is not UTF-8 text, so it is no trace of requests.") from None
+    except OSError as error:
+        raise ValueError(
+            f"The file of arrivals '{path.name}' cannot be read: {error.strerror or error}. Set it with --replay."
+        ) from None
     if not text.lstrip().startswith("{"):
         reader = csv.DictReader(io.StringIO(text))
         return [(reader.line_num, {str(name).strip().lower(): v for name, v in row.items()}) for row in reader]

@@ -12,7 +12,7 @@ import contextlib
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,9 +51,12 @@ class SelfTest:
         return replace(outcome, client_delay_p99_s=self.delay_p99_s, is_client_trusted=self.is_trusted, remarks=remarks)
 
 
-def run(level: Level, processes: int) -> SelfTest:
-    """Test the client with 5 x the streams of a closed loop (or of a burst), or 5 x the rate of an open one, for 1.5 s."""
-    tested, due, offered_per_s, is_cut = _load(level)
+def run(level: Level, processes: int, due: Sequence[Job] = ()) -> SelfTest:
+    """Test the client with 5 x the streams of a closed loop, or 5 x the rate of an open one, for 1.5 s.
+
+    The rate of a burst and of a trace is that of the second in which most of their requests are `due`.
+    """
+    tested, due, offered_per_s, is_cut = _load(level, due)
     with _null_server() as url:
         target = openai.target(url, "null", timeout_s=30.0, api_key_env="ROOFLAKE_NO_KEY")
         outcome = _clients.run(target, tested, Prompts("x", 0, False), due, processes=processes)
@@ -71,27 +74,30 @@ def run(level: Level, processes: int) -> SelfTest:
     return SelfTest(delay_s, is_fast and is_sustained, None if is_fast and is_sustained else said)
 
 
-def _load(level: Level) -> tuple[Level, list[Job], float, bool]:
+def _load(level: Level, due: Sequence[Job] = ()) -> tuple[Level, list[Job], float, bool]:
     """The test's load, the rate it offers, and whether it is less than 5 x the level's. Its warm-up opens the connections."""
-    rate_per_s = level.request_rate_per_s
-    if level.pattern == "replay" and level.duration_s:
-        rate_per_s = level.num_requests / level.duration_s
-    if rate_per_s is None:
-        wanted = FACTOR * (level.num_requests if level.concurrency is None else level.concurrency)
+    if level.concurrency is not None and level.pattern in ("closed", "burst"):
+        wanted = FACTOR * level.concurrency
         streams = min(wanted, MAX_STREAMS)
         tested = Level(streams, 0, streams, TOKENS, duration_s=DURATION_S)
         return tested, [], streams / REQUEST_S, streams < wanted
-    rate_per_s *= FACTOR
-    streams = min(math.ceil(rate_per_s * REQUEST_S), MAX_STREAMS)
+    most_per_s = MAX_STREAMS / REQUEST_S
+    wanted_per_s = FACTOR * (_peak_per_s(due) if level.request_rate_per_s is None else level.request_rate_per_s)
+    rate_per_s = min(wanted_per_s, most_per_s)
     count = max(1, round(rate_per_s * DURATION_S))
     arrivals = _arrivals.arrivals("constant", rate_per_s=rate_per_s, num_requests=count, duration_s=None, seed="0")
-    due = [Job(index, TOKENS, one.at_s) for index, one in enumerate(arrivals)]
     return (
-        Level(None, count, streams, TOKENS, "constant", rate_per_s),
-        due,
+        Level(None, count, math.ceil(rate_per_s * REQUEST_S), TOKENS, "constant", rate_per_s),
+        [Job(index, TOKENS, one.at_s) for index, one in enumerate(arrivals)],
         count / (arrivals[-1].at_s + REQUEST_S),
-        False,
+        rate_per_s < wanted_per_s,
     )
+
+
+def _peak_per_s(due: Sequence[Job]) -> float:
+    """Requests of the second in which most are due."""
+    at_s = np.sort([job.at_s or 0.0 for job in due])
+    return float(np.max(np.searchsorted(at_s, at_s + 1.0) - np.arange(len(at_s))))
 
 
 def _delays(outcome: Outcome) -> list[float]:

@@ -158,6 +158,7 @@ def test_constant_poisson_burst_and_ramp() -> None:
     # from 0 to 10/s in 2 s: 10 requests, request i when 2.5 t^2 = i
     assert times("ramp", num_requests=10) == pytest.approx([(index / 2.5) ** 0.5 for index in range(10)])
     assert times("ramp", duration_s=2.0) == times("ramp", num_requests=10)
+    assert len(times("ramp", rate_per_s=1.1, num_requests=29)) == 29  # 1.1 x (58 / 1.1) / 2 is a little less
     poisson = times("poisson", num_requests=20_000)
     assert poisson == times("poisson", num_requests=20_000) != times("poisson", num_requests=20_000, seed="8")
     assert poisson[-1] == pytest.approx(2000, rel=0.03)
@@ -213,6 +214,14 @@ def test_a_broken_trace_says_where(tmp_path: Path, text: str, message: str) -> N
     with pytest.raises(ValueError, match="'t'") as caught:
         _arrivals.replayed(tmp_path / "t")
     assert message in str(caught.value)
+
+
+def test_a_trace_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^The file of arrivals 'missing.csv' cannot be read: No such file or directory\. Set it"
+    ):
+        endpoint.collect(tmp_path / "l", url="http://127.0.0.1:1", model="m", replay=tmp_path / "missing.csv")
+    assert not (tmp_path / "l").exists()
 
 
 def test_a_trace_is_replayed_with_its_times_and_lengths(tmp_path: Path, plain: KnownServer) -> None:
@@ -484,7 +493,7 @@ def test_the_client_is_tested_before_a_run_and_the_run_says_so(
     ("level", "streams", "offered_per_s"),
     [
         (Level(4, 40, 8, 64), 20, 50.0),
-        (Level(None, 100, 0, 64, "burst"), 500, 1250.0),
+        (Level(100, 1000, 0, 64, "burst"), 500, 1250.0),
     ],
 )
 def test_the_test_puts_five_times_the_streams(level: Level, streams: int, offered_per_s: float) -> None:
@@ -498,6 +507,19 @@ def test_the_test_puts_five_times_the_rate() -> None:
     assert (tested.concurrency, len(due), is_cut) == (None, 75, False)
     assert due[1].at_s == pytest.approx(0.02)
     assert offered == pytest.approx(75 / (74 / 50 + 0.4))
+
+
+def test_the_rate_of_a_trace_is_that_of_its_busiest_second() -> None:
+    """Ten in the first second, then one each second: 50 a second are tested, however many follow."""
+    due = [
+        Job(index, 1, at_s) for index, at_s in enumerate([*(0.1 * i for i in range(10)), *map(float, range(2, 990))])
+    ]
+    tested, jobs, _, is_cut = _self_test._load(Level(None, len(due), 0, 64, "replay"), due)
+    assert (tested.request_rate_per_s, len(jobs), is_cut) == (50.0, 75, False)
+    _, jobs, _, is_cut = _self_test._load(Level(None, 30, 0, 64, "burst"), [Job(index, 1, 0.0) for index in range(30)])
+    assert (jobs[1].at_s, is_cut) == (pytest.approx(1 / 150), False)
+    tested, _, _, is_cut = _self_test._load(Level(None, 1, 0, 64, "constant", 5000.0))
+    assert (tested.num_warmup, is_cut) == (2000, True)
 
 
 def test_what_a_client_adds_is_late_sends_and_late_stamps() -> None:
