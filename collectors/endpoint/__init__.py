@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from collectors import Collected, Report, _machine, _session, silent
+from collectors import Collected, Report, _machine, _session, _timing, silent
 from collectors.endpoint import (
     _arrivals,
     _clients,
@@ -177,6 +177,7 @@ def collect(
     for want of packages or of room, that is reported and nothing lands. `hardware_row`, `ceiling_row`: `_session.open_session`.
     """
     options = {name: value for name, value in locals().items() if name not in NOT_OF_A_LOAD}
+    _session.check_seconds("budget_s", budget_s)
     began = time.monotonic()
     own = None
     if serve is not None:
@@ -364,10 +365,15 @@ def _under_load(
     processes: int,
     self_test: bool,
     stop_when_saturated: bool,
+    report: Report,
 ) -> tuple[Outcome, _scrape.Scrape]:
     """Test the client, then load the server while its metrics are read."""
-    level = plan.level
-    tested = _self_test.run(level, processes) if self_test and level.pattern != "single" else None
+    level, tested = plan.level, None
+    if self_test and level.pattern != "single":
+        report(
+            f"{_name(level)}: first {_self_test.FACTOR} times the load on a server of known times, to test the client"
+        )
+        tested = _self_test.run(level, processes, plan.due)
     is_stopped = stop_when_saturated and level.pattern in _rows.OPEN_PATTERNS
     with _scrape.scraping(pages) as scraped:
         outcome = _clients.run(asked, level, prompts, plan.due, processes=processes, stop_when_saturated=is_stopped)
@@ -487,7 +493,20 @@ class _Order:
 
 
 def _carried_out(order: _Order, landing: Path, report: Report, hardware: Sequence[Mapping[str, Any]] = ()) -> Collected:
-    """Send every load and land its run as soon as it ends. `hardware` are rows that the catalogue lacks."""
+    """Send every load and land its run as soon as it ends. `hardware` are rows that the catalogue lacks. An interrupt is told."""
+    landed: list[str] = []
+    try:
+        return _sent_and_landed(order, landing, report, hardware, landed)
+    except KeyboardInterrupt:
+        left = ", ".join(_name(plan.level) for _, plan in order.levels[len(landed) :])
+        report(f"Interrupted. Landed: {', '.join(landed) or 'nothing'}. Not landed: {left or 'nothing'}.")
+        raise
+
+
+def _sent_and_landed(
+    order: _Order, landing: Path, report: Report, hardware: Sequence[Mapping[str, Any]], landed_loads: list[str]
+) -> Collected:
+    """The same; `landed_loads` gets the name of each load when its run has landed."""
     asked = order.asked
     shared = {"sources": [_source()], "environments": [order.environment], "hardware": hardware}
     paths = parquet.land(landing, f"endpoint-{uuid.uuid4().hex[:16]}", shared)
@@ -503,7 +522,7 @@ def _carried_out(order: _Order, landing: Path, report: Report, hardware: Sequenc
     texts = order.texts
     checked = _quality.NOTHING if texts is None else _quality.check(texts, *_quality.endpoint(asked, _ask))
     said += checked.remarks
-    num_runs = num_failed = 0
+    num_failed = 0
     for number, (planned, plan) in enumerate(order.levels):
         if order.until is not None and time.monotonic() > order.until:
             report(f"{_name(plan.level)}: left out, the time is over")
@@ -514,7 +533,7 @@ def _carried_out(order: _Order, landing: Path, report: Report, hardware: Sequenc
         outcome, scraped = _under_load(
             asked, plan, dataclasses.replace(prompts, seed=f"{order.seed}/{number}"), order.pages,
             processes=_clients.num_processes(level) if processes is None else processes,
-            self_test=order.self_test, stop_when_saturated=order.stop_when_saturated,
+            self_test=order.self_test, stop_when_saturated=order.stop_when_saturated, report=report,
         )  # fmt: skip
         outcome = order.count(outcome)
         began_at = outcome.started_at or planned["collected_at"]
@@ -542,10 +561,10 @@ def _carried_out(order: _Order, landing: Path, report: Report, hardware: Sequenc
             "quality": checked.rows(run_id),
         }
         paths += parquet.land(landing, run_id, landed)
-        num_runs += 1
+        landed_loads.append(_name(level))
         num_failed += row["status"] != "ok"
         report(_summary(row, outcome, level))
-    return Collected(num_runs, tuple(paths), num_failed)
+    return Collected(len(landed_loads), tuple(paths), num_failed)
 
 
 def _plans(
@@ -740,7 +759,17 @@ def _announcement(plan: _Plan) -> str:
     if level.pattern == "single":
         return "one request"
     amount = f"{level.num_requests} requests" if level.num_requests else f"requests for {level.duration_s:g} s"
-    return f"{_name(level)}: {level.num_warmup} warm-up and {amount}"
+    return f"{_name(level)}: {level.num_warmup} warm-up and {amount}; {_percentiles(level.num_requests)}"
+
+
+def _percentiles(num_requests: int) -> str:
+    """Which percentiles of the tail so many requests will give at most; 0 for a number that is not known."""
+    least = {percent: _timing.least_for(percent) for percent in (90, 95, 99)}
+    lacking = [f"p{percent} from {count} on" for percent, count in least.items() if num_requests < count]
+    if len(lacking) == len(least):
+        return f"median and quartiles, {', '.join(lacking)}"
+    given = max(percent for percent, count in least.items() if num_requests >= count)
+    return f"percentiles up to p{given}" + (f", {', '.join(lacking)}" if lacking else "")
 
 
 def _name(level: Level) -> str:

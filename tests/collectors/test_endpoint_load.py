@@ -312,6 +312,7 @@ def test_prefixes_are_unique_however_many() -> None:
         ({"load": "replay"}, "The load 'replay' and a file of arrivals go together."),
         ({"load": "burst", "replay": "x"}, "The load 'replay' and a file of arrivals go together."),
         ({"duration_s": 0.0}, "duration_s is 0.0; it must be above 0 s."),
+        ({"budget_s": -1.0}, "budget_s is a number of seconds above 0, not -1."),
         ({"load": "single"}, "The load 'single' sends one prompt. Give its text with --prompt."),
         ({"load": "single", "prompt": "x", "num_requests": 2}, "The load 'single' is one request."),
         ({"client_processes": 0}, "client_processes is 0; it must be a whole number of 1 or more."),
@@ -324,6 +325,22 @@ def test_a_load_that_makes_no_sense_is_refused(tmp_path: Path, options: dict[str
         endpoint.collect(tmp_path, url="http://127.0.0.1:1", model="m", **options)
     assert message in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("num_requests", "said"),
+    [
+        (0, "median and quartiles, p90 from 200 on, p95 from 400 on, p99 from 2000 on"),
+        (199, "median and quartiles, p90 from 200 on, p95 from 400 on, p99 from 2000 on"),
+        (200, "percentiles up to p90, p95 from 400 on, p99 from 2000 on"),
+        (1999, "percentiles up to p95, p99 from 2000 on"),
+        (2000, "percentiles up to p99"),
+    ],
+)
+def test_the_percentiles_to_come_are_said_before(num_requests: int, said: str) -> None:
+    level = Level(2, num_requests, 4, 8, duration_s=None if num_requests else 60.0)
+    announced = endpoint._announcement(endpoint._Plan(level, (), {}))
+    assert announced.endswith(f"; {said}")
 
 
 # --- one prompt -------------------------------------------------------------------------------------------------------
@@ -453,7 +470,7 @@ def test_an_interrupt_lands_the_levels_before_and_nothing_of_the_running_one(tmp
     code = (
         "import sys; from collectors import endpoint; from pathlib import Path; "
         "endpoint.collect(Path(sys.argv[1]), url=sys.argv[2], model='m', prompt='x', concurrency=[8, 2], num_requests=40, warmup=0, "
-        "client_processes=2, self_test=False)"
+        "client_processes=2, self_test=False, report=lambda line: print(line, file=sys.stderr))"
     )
     with known(ttft_s=0.05, tokens=2) as server:
         process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), server.url], stderr=subprocess.PIPE)
@@ -464,6 +481,7 @@ def test_an_interrupt_lands_the_levels_before_and_nothing_of_the_running_one(tmp
         _, said = process.communicate(timeout=30)
     assert process.returncode != 0
     assert b"KeyboardInterrupt" in said
+    assert b"Interrupted. Landed: concurrency 8. Not landed: concurrency 2.\n" in said
     assert [row["concurrency"] for row in landed(tmp_path, "runs")] == [8]
     assert len(landed(tmp_path, "requests")) == 40
 
@@ -482,7 +500,11 @@ def test_the_client_is_tested_before_a_run_and_the_run_says_so(
     tmp_path: Path, plain: KnownServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_self_test, "DURATION_S", 0.3)
-    endpoint.collect(tmp_path, url=plain.url, model="m", prompt="x", concurrency=2, num_requests=2, warmup=0)
+    lines: list[str] = []
+    endpoint.collect(
+        tmp_path, url=plain.url, model="m", prompt="x", concurrency=2, num_requests=2, warmup=0, report=lines.append
+    )
+    assert lines[1] == "concurrency 2: first 5 times the load on a server of known times, to test the client"
     (row,) = landed(tmp_path, "runs")
     assert 0 < row["client_delay_p99_s"] < 10
     assert row["is_client_trusted"] is not None
@@ -517,7 +539,8 @@ def test_the_rate_of_a_trace_is_that_of_its_busiest_second() -> None:
     tested, jobs, _, is_cut = _self_test._load(Level(None, len(due), 0, 64, "replay"), due)
     assert (tested.request_rate_per_s, len(jobs), is_cut) == (50.0, 75, False)
     _, jobs, _, is_cut = _self_test._load(Level(None, 30, 0, 64, "burst"), [Job(index, 1, 0.0) for index in range(30)])
-    assert (jobs[1].at_s, is_cut) == (pytest.approx(1 / 150), False)
+    assert jobs[1].at_s == pytest.approx(1 / 150)
+    assert not is_cut
     tested, _, _, is_cut = _self_test._load(Level(None, 1, 0, 64, "constant", 5000.0))
     assert (tested.num_warmup, is_cut) == (2000, True)
 
