@@ -49,6 +49,7 @@ def reply(target: Target, exchange: Exchange, *, zero_s: float, output_tokens: i
         cached_tokens=answer.cached_tokens,
         requested_output_tokens=output_tokens,
         client_index=client_index,
+        chunk_texts=None if source == "usage" else answer.chunk_texts(),
         server_metrics={target.hide(name): number for name, number in answer.server_metrics.items()},
     )
 

@@ -175,6 +175,15 @@ class Answer:
     def reasoning(self) -> str:
         return joined(self.reasoning_parts)
 
+    def chunk_texts(self) -> list[str] | None:
+        """The text that each non-empty chunk brought, in order; None where reasoning and text are mixed."""
+        parts = [*self.reasoning_parts, *self.text_parts]
+        first = len(self.reasoning_parts)
+        is_apart = len(parts) == len(self.chunk_times_s) and (
+            not self.text_parts or self.ttfo_s == self.chunk_times_s[first]
+        )
+        return parts if is_apart else None
+
     def output_tokens(self) -> tuple[int | None, TokenCountSource | None]:
         """N and who counted it: the server's usage, else one token a non-empty chunk of a stream; (None, None) with neither."""
         num_chunks = len(self.chunk_times_s)
@@ -230,6 +239,8 @@ class Reply:
     client_index: int = 0
     prompt: str | None = None
     """Kept where one request is sent by hand; None in load tests."""
+    chunk_texts: list[str] | None = None
+    """What a tokenizer needs to count tokens by chunk; None where the server counted them."""
     server_metrics: dict[str, float] = field(default_factory=dict)
     """As in Answer."""
 

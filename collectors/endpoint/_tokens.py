@@ -6,17 +6,18 @@ token less than the server's usage would. Counts are as good as the tokenizer is
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from collectors.endpoint._load import Outcome
 from collectors.endpoint._stream import Reply, gaps_s, tpot_s
 
-Count: TypeAlias = Callable[[str], int]
-"""Tokens of a text."""
+Ends: TypeAlias = Callable[[str], list[int]]
+"""Where each token of a text ends, in characters from its start."""
 
 
 def counter(tokenizer: str | None) -> Callable[[Outcome], Outcome]:
@@ -26,19 +27,19 @@ def counter(tokenizer: str | None) -> Callable[[Outcome], Outcome]:
     """
     if tokenizer is None:
         return lambda outcome: outcome
-    count = load(tokenizer)
+    ends = load(tokenizer)
 
     def counted(outcome: Outcome) -> Outcome:
         return replace(
             outcome,
-            warmup=[recounted(reply, count) for reply in outcome.warmup],
-            measured=[recounted(reply, count) for reply in outcome.measured],
+            warmup=[recounted(reply, ends) for reply in outcome.warmup],
+            measured=[recounted(reply, ends) for reply in outcome.measured],
         )
 
     return counted
 
 
-def load(tokenizer: str) -> Count:
+def load(tokenizer: str) -> Ends:
     """A tokenizer from a file `tokenizer.json`, a folder with one, or a hub id. Raises LookupError saying what is missing."""
     path = Path(tokenizer)
     file = path / "tokenizer.json" if path.is_dir() else path
@@ -56,45 +57,47 @@ def load(tokenizer: str) -> Count:
         raise LookupError(
             f"The tokenizer '{tokenizer}' cannot be loaded: {_start(error)}. Set it with --tokenizer."
         ) from None
-    return lambda text: len(found.encode(text, add_special_tokens=False))
+    if not found.is_fast:  # it cannot say where a token ends: all at the end, so that no chunk has tokens of its own
+        return lambda text: [len(text)] * len(found.encode(text, add_special_tokens=False))
+    return lambda text: [
+        end for _, end in found(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    ]
 
 
-def recounted(reply: Reply, count: Count, parts: Sequence[str] | None = None) -> Reply:
+def recounted(reply: Reply, ends: Ends) -> Reply:
     """A reply whose tokens the server did not count, counted; another, or one without text, as it is.
 
-    With `parts`, the texts of its chunks in order, the tokens of each chunk are known too, and with them ITL.
+    Where the texts of its chunks are known, the tokens of each chunk are known too, and with them ITL.
     """
     text = reply.reasoning + reply.text
     if reply.token_count_source == "usage" or not text:  # noqa: S105
         return reply
-    output_tokens, times = count(text), reply.chunk_times_s
-    chunk_tokens = None if parts is None else tokens_of(parts, count)
-    gaps = gaps_s(times, chunk_tokens) if chunk_tokens is not None and len(chunk_tokens) == len(times) else []
+    found, times, parts = ends(text), reply.chunk_times_s, reply.chunk_texts
+    chunk_tokens = tokens_of(parts, found) if parts is not None and "".join(parts) == text else None
+    gaps = gaps_s(times, chunk_tokens)
     return replace(
         reply,
-        output_tokens=output_tokens,
+        output_tokens=len(found),
         token_count_source="tokenizer",  # noqa: S106
-        tpot_s=tpot_s(reply.ttft_s, reply.e2el_s, output_tokens, len(times)),
+        tpot_s=tpot_s(reply.ttft_s, reply.e2el_s, len(found), len(times)),
         itl_s=sum(gaps) / len(gaps) if gaps else None,
-        chunk_tokens=chunk_tokens if gaps else None,
+        chunk_tokens=chunk_tokens,
     )
 
 
-def tokens_of(parts: Sequence[str], count: Count) -> list[int] | None:
-    """Tokens that each part of a text adds to those before it; None where a part adds none: it only finishes a token begun before.
+def tokens_of(parts: Sequence[str], ends: Sequence[int]) -> list[int] | None:
+    """Tokens that each part of a text completes; None where a part completes none: it only begins one.
 
-    >>> tokens_of(["a b", " c"], lambda text: len(text.split()))
+    >>> tokens_of(["a b", " c"], [1, 3, 5])
     [2, 1]
     """
-    text, totals = "", [0]
-    for part in parts:
-        text += part
-        totals.append(count(text))
-    gains = [after - before for before, after in pairwise(totals)]
-    return gains if gains and min(gains) > 0 else None
+    borders, counts = list(accumulate(map(len, parts))), [0] * len(parts)
+    for end in ends:
+        counts[bisect_left(borders, end)] += 1
+    return counts if counts and min(counts) > 0 else None
 
 
-def _of_file(file: Path) -> Count:
+def _of_file(file: Path) -> Ends:
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -103,7 +106,7 @@ def _of_file(file: Path) -> Count:
         found = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
         raise LookupError(f"{file.name} is no tokenizer: {_start(error)}. Set it with --tokenizer.") from None
-    return lambda text: len(found.encode(text, add_special_tokens=False).ids)
+    return lambda text: [end for _, end in found.encode(text, add_special_tokens=False).offsets]
 
 
 def _start(error: Exception) -> str:

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import broken_server
 import pytest
+from landed_rows import landed
 
 from collectors import endpoint
 from collectors.endpoint import _providers, _quality, _tokens
@@ -278,26 +280,44 @@ def test_a_model_that_knows_nothing_has_its_vocabulary_for_a_perplexity(tokenize
 
 
 def test_tokens_that_nobody_counted_are_a_tokenizers(tokenizer_folder: Path) -> None:
-    count = _tokens.load(str(tokenizer_folder))
-    found = _tokens.recounted(reply(), count)
+    ends = _tokens.load(str(tokenizer_folder))
+    found = _tokens.recounted(reply(), ends)
     assert (found.output_tokens, found.token_count_source, found.tpot_s, found.chunk_tokens) == (
         4,
         "tokenizer",
         1.0,
         None,
     )
-    parted = _tokens.recounted(reply(), count, ["one two", " three", " four"])
+    parted = _tokens.recounted(reply(chunk_texts=["one two", " three", " four"]), ends)
     assert (parted.chunk_tokens, parted.itl_s) == ([2, 1, 1], 1.5)
-    assert _tokens.recounted(reply(), count, ["one two", " three four"]).chunk_tokens is None  # not of these chunks
+    hidden = _tokens.recounted(reply(chunk_texts=["one two", " [a key] four"]), ends)
+    assert (hidden.output_tokens, hidden.chunk_tokens, hidden.itl_s) == (4, None, None)
     counted = reply(token_count_source="usage")
-    assert _tokens.recounted(counted, count) is counted
+    assert _tokens.recounted(counted, ends) is counted
     silent = reply(text="")
-    assert _tokens.recounted(silent, count) is silent
+    assert _tokens.recounted(silent, ends) is silent
 
 
 def test_a_chunk_that_ends_no_token_leaves_them_unknown() -> None:
-    assert _tokens.tokens_of(["a", "b", " c"], lambda text: len(text.split())) is None
-    assert _tokens.tokens_of([], len) is None
+    assert _tokens.tokens_of(["a", "b", " c"], [2, 4]) is None
+    assert _tokens.tokens_of(["ab", " c"], [2, 4]) == [1, 1]
+    assert _tokens.tokens_of([], []) is None
+
+
+def test_a_server_that_counts_nothing_has_its_chunks_counted(tokenizer_folder: Path, tmp_path: Path) -> None:
+    """Over the wire and through a client process: two words, one, and reasoning before them."""
+    deltas = [{"reasoning_content": "a b"}, {"content": " one two"}, {"content": " three"}, {"content": ""}]
+    chunks = [{"choices": [{"delta": delta, "finish_reason": None}]} for delta in deltas]
+    events = [f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks]
+    with broken_server.serving([broken_server.STREAM, *events, b"data: [DONE]\n\n"]) as server:
+        endpoint.collect(
+            tmp_path, url=server.url, model="m", prompt="hi", concurrency=1, num_requests=2, warmup=0, self_test=False,
+            tokenizer=str(tokenizer_folder),
+        )  # fmt: skip
+    rows = landed(tmp_path, "requests")
+    assert [row["chunk_tokens"] for row in rows] == [[2, 2, 1]] * 2
+    assert {(row["output_tokens"], row["token_count_source"]) for row in rows} == {(5, "tokenizer")}
+    assert all(row["itl_s"] == pytest.approx((row["e2el_s"] - row["ttft_s"]) / 3) for row in rows)
 
 
 def test_every_answer_of_an_outcome_is_counted(tokenizer_folder: Path) -> None:
