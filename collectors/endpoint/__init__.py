@@ -65,7 +65,7 @@ DEFAULT_DURATION_S = 60.0
 """Of a load at a rate for which neither a duration nor a number of requests is given."""
 
 MIN_REQUESTS = 40
-"""Requests of a level unless told otherwise, or 10 x concurrency: the fewest that give a median (20 / (1 - p))."""
+"""Requests of a level unless told otherwise, or 10 x concurrency: 20 on either side of the median."""
 
 WARMUP = 10
 """Warm-up requests of an open loop unless told otherwise."""
