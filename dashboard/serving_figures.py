@@ -119,18 +119,18 @@ def goodput(rows: Sequence[Row], key: str) -> go.Figure:
     if not rows:
         return figures.empty("No load here was held against objectives.")
     figure = go.Figure()
-    labels = list(dict.fromkeys(figures.wrapped(row["label"], 30) for row in rows))
+    labels = list(dict.fromkeys(figures.wrapped(row["label"], 18) for row in rows))
     for index, objectives in enumerate(dict.fromkeys(row["objectives"] for row in rows)):
         mine = [row for row in rows if row["objectives"] == objectives]
         figure.add_bar(
-            y=[figures.wrapped(row["label"], 30) for row in mine], x=[row[key] * metric.display_factor for row in mine], orientation="h",
+            y=[figures.wrapped(row["label"], 18) for row in mine], x=[row[key] * metric.display_factor for row in mine], orientation="h",
             name=figures.wrapped(objectives or "objectives not stated", 40), marker={"color": SERIES_COLOURS[index % len(SERIES_COLOURS)]},
             text=[row["load_words"] for row in mine], textposition="auto",
             customdata=[[row["run_id"], row["hover"]] for row in mine], hovertemplate="%{customdata[1]}<extra></extra>",
         )  # fmt: skip
-    figures.styled(figure, height=130 + 24 * len(figure.data) + 46 * len(labels))
+    figures.styled(figure, height=130 + 24 * len(figure.data) + sum(30 + 16 * label.count("<br>") for label in labels))
     figure.update_layout(barmode="group", showlegend=True)
-    figure.update_xaxes(title=metric.axis(), rangemode="tozero")
+    figure.update_xaxes(title=metric.axis(), rangemode="tozero", nticks=5, tickangle=0)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
 

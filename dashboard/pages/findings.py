@@ -23,6 +23,7 @@ MOST_SOURCES = 10
 """Sources that the chart has room for, those with most findings."""
 MOST_LETTERS = 34
 """Letters of a source's id that a legend has room for."""
+MOST_TICKS = 10
 
 Row = dict[str, Any]
 
@@ -116,7 +117,8 @@ def chart(counts: Sequence[Row]) -> go.Figure:
         )  # fmt: skip
     figures.styled(figure, height=130 + 44 * len(order) + 14 * len(sources))
     figure.update_layout(barmode="stack", showlegend=True, legend={"traceorder": "normal", "font": {"size": 11}})
-    figure.update_xaxes(title="Findings", rangemode="tozero", tickformat="d")
+    dtick = 1 if max(checks.values(), default=0) <= MOST_TICKS else None  # few findings: no tick between whole numbers
+    figure.update_xaxes(title="Findings", rangemode="tozero", tickformat="d", dtick=dtick)
     names = [figures.wrapped(text.words(check), 18) for check in order]
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
     return figure

@@ -204,7 +204,7 @@ def metrics_card(run: dict[str, Any], snapshot: str | None) -> c.Component:
     if not rows:
         return c.card("Metrics", c.nothing("No metric of this run is known."))
     head = html.Thead(html.Tr([html.Th(words, scope="col") for words in ("Metric", "Value", "Spread", "Definition")]))
-    table = html.Div(html.Table([head, html.Tbody(rows)], className="rl-table"), className="rl-scroll")
+    table = html.Div(html.Table([head, html.Tbody(rows)], className="rl-table rl-metrics"), className="rl-scroll")
     return c.card("Metrics", table, tools=c.exports("run", snapshot, run_id=run["run_id"]))
 
 

@@ -202,6 +202,8 @@ def answer_card(rows: Sequence[Row], choice: Choice, snapshot: str | None) -> c.
     notes = []
     if left := sum(1 for row in rows if row["num_faults"]):
         notes.append(f"{text.plural(left, 'row')} in which a check found a fault stay out of the answer.")
+    if unknown := _uncounted(sound):
+        notes.append(f"Without a throughput per device, for the number of devices is not stated: {text.plural(unknown, 'load')}.")
     if failed := sum(1 for row in rows if row["status"] != "ok"):
         notes.append(f"{text.plural(failed, 'load')} ended without a result.")
     if not lines:
@@ -243,11 +245,11 @@ def most_output(rows: Sequence[Row], choice: Choice) -> list[Line]:
         return []
     row = best[0]
     shown = [
-        f"{BY_KEY[key].label} {choice.stat} {text.quantity(BY_KEY[key], row[choice.column(BY_KEY[key])])}"
+        f"{BY_KEY[key].label} {choice.stat} {_timed(row, BY_KEY[key], choice)}"
         for key in ("ttft_s", "tpot_s")
         if row[choice.column(BY_KEY[key])] is not None
     ]
-    words = f"{row['who']} with {text.number(row[per_device])} tokens/s per device at {row['load_words']}"
+    words = f"{_name(row, best[:2])} with {text.number(row[per_device])} tokens/s per device at {row['load_words']}"
     words += f" ({', '.join(shown)})" if shown else ""
     return [("Most output: ", words + _ahead(best, per_device, "tokens/s"), row)]
 
@@ -260,10 +262,10 @@ def first_answer(rows: Sequence[Row], choice: Choice) -> list[Line]:
     if not best:
         return []
     row = best[0]
-    words = f"{row['who']} with {text.quantity(metric, row[column])} at {row['load_words']}"
+    words = f"{_name(row, best[:2])} with {_timed(row, metric, choice)} at {row['load_words']}"
     if len(best) > 1 and row[column] > 0:
         other = best[1]
-        words += f", {text.number(other[column] / row[column])} times less than {other['who']} ({text.quantity(metric, other[column])} at {other['load_words']})"
+        words += f", {text.number(other[column] / row[column])} times less than {_name(other, best[:2])} ({_timed(other, metric, choice)} at {other['load_words']})"
     return [(f"Least {metric.label} ({choice.stat}): ", f"{words}.", row)]
 
 
@@ -275,7 +277,8 @@ def saturated(rows: Sequence[Row]) -> list[Line]:
         key=lambda row: (row["concurrency"] or 0, row["request_rate_per_s"] or 0.0),
     ):
         first.setdefault(row["series"], row)
-    return [("Saturated: ", f"{row['who']} from {row['load_words']} on.", row) for row in list(first.values())[:3]]
+    found = list(first.values())[:3]
+    return [("Saturated: ", f"{_name(row, found)} from {row['load_words']} on.", row) for row in found]
 
 
 def _best(rows: Sequence[Row], column: str, rank: Any) -> list[Row]:
@@ -293,7 +296,27 @@ def _ahead(best: Sequence[Row], column: str, unit: str) -> str:
     if len(best) < 2 or not best[1][column]:
         return "."
     other = best[1]
-    return f", {text.number(best[0][column] / other[column])} times {other['who']} ({text.number(other[column])} {unit} at {other['load_words']})."
+    return f", {text.number(best[0][column] / other[column])} times {_name(other, best[:2])} ({text.number(other[column])} {unit} at {other['load_words']})."
+
+
+def _name(row: Row, among: Sequence[Row]) -> str:
+    """Who serves, and where another of the rows has the same name, all that tells the line of this one apart."""
+    is_alone = sum(other["who"] == row["who"] for other in among) < 2
+    return str(row["who"] if is_alone else row["series"])
+
+
+def _timed(row: Row, metric: Metric, choice: Choice) -> str:
+    """A latency; of requests that were due at a time of their own also from then on, for a client that sent late would hide it."""
+    said = text.quantity(metric, row[choice.column(metric)])
+    due = BY_KEY.get(metric.key.removesuffix("_s") + "_scheduled_s")
+    if due is None or row["load_pattern"] in (None, "closed", "single") or row[choice.column(due)] is None:
+        return said
+    return f"{said}, {text.quantity(due, row[choice.column(due)])} from when it was due"
+
+
+def _uncounted(rows: Sequence[Row]) -> int:
+    """Loads whose throughput is of an unknown number of devices."""
+    return sum(row["output_tokens_per_s"] is not None and row["num_devices"] is None for row in rows)
 
 
 def _badges(row: Row) -> list[c.Component]:
@@ -390,13 +413,14 @@ def pareto_card(rows: Sequence[Row], choice: Choice, snapshot: str | None) -> c.
     both = [row for row in rows if row[column] and row["output_tokens_per_s_per_device"] is not None]
     if not both:
         return None
-    rate, user = definitions.choose(both, RATE, choice.definition), definitions.choose(both, tpot, choice.definition)
+    unknown = _uncounted([row for row in rows if row[column]])
+    left = f" Left out, for the number of devices is not stated: {text.plural(unknown, 'load')}." if unknown else ""rate, user = definitions.choose(both, RATE, choice.definition), definitions.choose(both, tpot, choice.definition)
     mine = [{**row, "interactivity": 1 / row[column]} for row in _marked(rate, _marked(user, both))]
     notes = [definitions.badge(one, _definition_link(choice, snapshot)) for one in (rate, user)]
     return c.card(
         "Throughput against interactivity", *filter(None, notes),
         c.graph("pareto", charts.pareto(mine), "Lines: output tokens per second and device against tokens per second of one user", min_width=300),
-        about=f"Up and to the right is better. Interactivity is 1 / TPOT ({choice.stat}); output tokens/s over the devices used. {text.plural(len(mine), 'load')}.",
+        about=f"Up and to the right is better. Interactivity is 1 / TPOT ({choice.stat}); output tokens/s over the devices used. {text.plural(len(mine), 'load')}.{left}",
         tools=_exports(choice, snapshot), name="pareto",
     )  # fmt: skip
 
@@ -502,9 +526,14 @@ def _named(rows: Sequence[Row]) -> list[Row]:
     named = []
     for row, variant in zip(rows, parts, strict=True):
         engine = row["framework"]
-        who = f"{row['device']} with {engine}" if engine else str(row["device"])
+        device = (
+            row["device"]
+            if row["hardware_id"]
+            else f"{row['served_model_name'] or row['source_id']} (device not stated)"
+        )
+        who = f"{device} with {engine}" if engine else str(device)
         own = ", ".join(part for part in variant if part not in common and part != engine)
-        words = [text.short_device(row["device"]), *(own if key == "variant" else str(row[key] or "") for key in apart)]
+        words = [text.short_device(device), *(own if key == "variant" else str(row[key] or "") for key in apart)]
         series = ", ".join(word for word in dict.fromkeys(words) if word)
         named.append({**row, "who": who, "series": series, "hover": _hover(row, who)})
     order = [name for name, _ in Counter(row["series"] for row in named).most_common()]
@@ -543,6 +572,8 @@ def _hover(row: Row, who: str) -> str:
     if row["success_rate"] is not None and row["success_rate"] < 1:
         parts.append(f"{text.quantity(BY_KEY['success_rate'], row['success_rate'])} of the requests completed")
     parts.append(f"{row['source_kind']}, {row['source_id']}")
+    if row["num_devices"] is None:
+        parts.append("number of devices not stated")
     if row["is_saturated"]:
         parts.append("saturated: the server took less than was offered")
     if busy := text.busy(row["other_load_ratio"]):

@@ -75,6 +75,63 @@ def test_the_answer_names_who_gives_most_who_is_first_and_who_is_saturated(serve
     assert [line[2]["run_id"] for line in serving.saturated(rows)] == ["vllm-16"]
 
 
+@pytest.fixture(scope="module")
+def unstated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    """Two servers of which nobody says what they run on, one loaded at a rate, and one on a number of devices that nobody says."""
+    place = Home.of(tmp_path_factory.mktemp("unstated"))
+    place.prepare()
+    rate: dict[str, Any] = {
+        "concurrency": None,
+        "request_rate_per_s": 2.0,
+        "load_pattern": "poisson",
+        "ttft_scheduled_p50_s": 0.2,
+    }
+    rows = [
+        serving_lake.serve("here", hardware_id=None, served_model_name="here/tiny", ttft_p50_s=0.05, output_tokens_per_s=100.0, **rate),
+        serving_lake.serve("there", hardware_id=None, served_model_name="there/tiny", ttft_p50_s=0.1, output_tokens_per_s=50.0, concurrency=2),
+        serving_lake.serve("some", num_devices=None, output_tokens_per_s=1e6, tpot_p50_s=0.01, concurrency=2),
+    ]  # fmt: skip
+    land(place.landing, "unstated", {"runs": rows})
+    with open_store(place) as store:
+        store.load()
+    filled = Lake(place.path)
+    yield filled
+    filled.close()
+
+
+def test_servers_on_unstated_devices_are_told_apart_by_their_models_name(unstated: Lake) -> None:
+    rows = rows_of(unstated)
+    (first,) = serving.first_answer(rows, CHOICE)
+    assert first[1].startswith(
+        "here/tiny (device not stated) with vllm with 50 ms, 200 ms from when it was due at 2 requests/s, poisson"
+    )
+    assert "2 times less than there/tiny (device not stated) with vllm (100 ms at 2 at once)" in first[1]
+
+
+def test_two_lines_of_one_device_are_told_apart_in_the_answer(served: Lake) -> None:
+    row = rows_of(served)[0]
+    twins = [
+        {**row, "series": f"H100, {pattern}", "ttft_p50_s": value}
+        for pattern, value in (("closed", 2.0), ("poisson", 4.0))
+    ]
+    (first,) = serving.first_answer(twins, CHOICE)
+    assert first[1].startswith("H100, closed with 2 s")
+    assert "2 times less than H100, poisson" in first[1]
+
+
+def test_an_unstated_number_of_devices_is_not_one(unstated: Lake) -> None:
+    rows = rows_of(unstated)
+    some = next(row for row in rows if row["run_id"] == "some")
+    assert some["output_tokens_per_s_per_device"] is None
+    assert "number of devices not stated" in some["hover"]
+    (most,) = serving.most_output(rows, CHOICE)
+    assert most[2]["run_id"] == "here"
+    assert "for the number of devices is not stated: 1 load." in words(serving.answer_card(rows, CHOICE, None))
+    told = words(run.layout(unstated, {"run_id": "some"}))
+    assert "None" not in told
+    assert "devices" in told.partition("Not stated or not applicable: ")[2].partition(".")[0]
+
+
 def test_throughput_under_two_definitions_is_never_ranked_together(served: Lake) -> None:
     rate = BY_KEY["output_tokens_per_s"]
     rows = rows_of(served)
@@ -225,6 +282,12 @@ def test_findings_are_counted_by_check_and_source_and_lead_to_their_rows(served:
     ]
     only = findings.content(served, {"source": "any", "check": "unit_slip", "severity": "any"}, None)
     assert "1 finding, faults first." in words(only)
+
+
+def test_few_findings_have_ticks_of_whole_numbers() -> None:
+    row = {"source_id": "paper", "check_name": "unit_slip", "num_faults": 1, "num_doubts": 0, "title": None}
+    assert findings.chart([{**row, "num_findings": 1}]).layout.xaxis.dtick == 1
+    assert findings.chart([{**row, "num_findings": 500}]).layout.xaxis.dtick is None
 
 
 def test_tables_of_kernels_stand_under_the_roof_and_say_how_many_shapes_they_are(served: Lake) -> None:

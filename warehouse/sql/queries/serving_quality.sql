@@ -7,7 +7,7 @@ WITH scored AS (
         quality.*, comparable.source_kind, comparable.source_id, comparable.llm_id, comparable.dtype, comparable.device, comparable.variant,
         coalesce(comparable.llm_id, comparable.served_model_name, 'not stated') AS served_id,
         coalesce(comparable.llm_name, comparable.llm_id, comparable.served_model_name, 'LLM not stated') AS served_name,
-        comparable.output_tokens_per_s / coalesce(comparable.num_devices, 1) AS own_rate
+        comparable.output_tokens_per_s / comparable.num_devices AS own_rate
     FROM quality
     JOIN comparable USING (run_id)
     WHERE NOT comparable.is_excluded

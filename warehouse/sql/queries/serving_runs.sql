@@ -3,7 +3,7 @@
 -- Parameters: $served_id; $workload, NULL for any; $hardware_ids, NULL for all; $with_excluded, false leaves out rows kept out of charts.
 SELECT
     run_id, source_kind, source_id, source_cell, collector, quality_tier, collected_at, status, status_detail, is_excluded, exclusion_reason,
-    served_id, served_name, llm_id, hardware_id, device, num_devices, dtype, framework, framework_version, pools, variant, task, workload, load_words,
+    served_id, served_name, served_model_name, llm_id, hardware_id, device, num_devices, dtype, framework, framework_version, pools, variant, task, workload, load_words,
     load_pattern, concurrency, request_rate_per_s, concurrency_mean, concurrency_max, is_saturated, is_client_trusted, client_delay_p99_s,
     num_requests, num_failed_requests, success_rate, duration_s, steady_s,
     ttft_s, ttft_p50_s, ttft_p90_s, ttft_p95_s, ttft_p99_s,

@@ -1,6 +1,7 @@
 -- Purpose: runs as people compare them: names joined in, the words a chart prints, and a bound standing where a measured run
 --   has its latency: the analytical one, or the one a source prints in place of a time (`is_bound` says so).
---   Utilisation of measured ceilings is there for rows collected before the ceilings were; ranks that share one processor have none.
+--   Utilisation of measured ceilings is there for rows collected before the ceilings were; ranks that share one processor have none, nor
+--   do runs that do not state their number of devices.
 --   `number_format` puts dtypes of one width together; `unstated` lists what a source keeps to itself of the workload.
 -- Grain: one run.
 SELECT
@@ -10,7 +11,7 @@ SELECT
             WHEN runs.source_kind = 'measured' AND NOT (hardware.kind = 'cpu' AND coalesce(runs.num_devices, 1) > 1)
                 THEN coalesce(
                     runs.mfu_achievable,
-                    runs.flops / (runs.latency_s * coalesce(runs.num_devices, 1) * ceilings.achievable_peak_flops_per_s)
+                    runs.flops / (runs.latency_s * runs.num_devices * ceilings.achievable_peak_flops_per_s)
                 )
             ELSE runs.mfu_achievable
         END AS mfu_achievable,
@@ -19,7 +20,7 @@ SELECT
                 THEN coalesce(
                     runs.mbu_achievable,
                     (runs.weight_bytes_read + runs.kv_bytes_read)
-                    / (runs.latency_s * coalesce(runs.num_devices, 1) * ceilings.achievable_bandwidth_bytes_per_s)
+                    / (runs.latency_s * runs.num_devices * ceilings.achievable_bandwidth_bytes_per_s)
                 )
             ELSE runs.mbu_achievable
         END AS mbu_achievable
@@ -82,7 +83,8 @@ SELECT
                 WHEN runs.phase NOT IN ('decode', 'microbench') AND runs.input_tokens IS NULL THEN 'tokens'
                 WHEN runs.phase IN ('generate', 'serve') AND runs.output_tokens IS NULL THEN 'tokens'
             END,
-            CASE WHEN dtype = 'not stated' THEN 'number format' END
+            CASE WHEN dtype = 'not stated' THEN 'number format' END,
+            CASE WHEN runs.num_devices IS NULL THEN 'number of devices' END
         ],
         lambda words: words IS NOT NULL
     ) AS unstated,

@@ -1,5 +1,5 @@
 -- Purpose: served loads as people compare them: what was served under one name, its workload and load in words, throughput of one
---   device, and what checks found wrong. Of analytical rows the newest revision of the engine only.
+--   device (NULL where their number is not stated), and what checks found wrong. Of analytical rows the newest revision of the engine only.
 -- Grain: one run of phase serve.
 SELECT
     comparable.*,
@@ -14,7 +14,7 @@ SELECT
             concat_ws(
                 ', ',
                 comparable.concurrency || ' at once',
-                comparable.request_rate_per_s || ' requests/s',
+                printf('%g', comparable.request_rate_per_s) || ' requests/s',
                 nullif(nullif(comparable.load_pattern, 'closed'), 'constant')
             ),
             ''
@@ -33,7 +33,7 @@ SELECT
     nullif(
         concat_ws(' + ', comparable.num_prefill_devices || ' prefill', comparable.num_decode_devices || ' decode devices'), ''
     ) AS pools,
-    comparable.output_tokens_per_s / coalesce(comparable.num_devices, 1) AS output_tokens_per_s_per_device,
+    comparable.output_tokens_per_s / comparable.num_devices AS output_tokens_per_s_per_device,
     coalesce(found.num_faults, 0) AS num_faults,
     coalesce(found.num_doubts, 0) AS num_doubts,
     found.finding
