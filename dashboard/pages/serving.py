@@ -203,7 +203,9 @@ def answer_card(rows: Sequence[Row], choice: Choice, snapshot: str | None) -> c.
     if left := sum(1 for row in rows if row["num_faults"]):
         notes.append(f"{text.plural(left, 'row')} in which a check found a fault stay out of the answer.")
     if unknown := _uncounted(sound):
-        notes.append(f"Without a throughput per device, for the number of devices is not stated: {text.plural(unknown, 'load')}.")
+        notes.append(
+            f"Without a throughput per device, for the number of devices is not stated: {text.plural(unknown, 'load')}."
+        )
     if failed := sum(1 for row in rows if row["status"] != "ok"):
         notes.append(f"{text.plural(failed, 'load')} ended without a result.")
     if not lines:
@@ -414,7 +416,8 @@ def pareto_card(rows: Sequence[Row], choice: Choice, snapshot: str | None) -> c.
     if not both:
         return None
     unknown = _uncounted([row for row in rows if row[column]])
-    left = f" Left out, for the number of devices is not stated: {text.plural(unknown, 'load')}." if unknown else ""rate, user = definitions.choose(both, RATE, choice.definition), definitions.choose(both, tpot, choice.definition)
+    left = f" Left out, for the number of devices is not stated: {text.plural(unknown, 'load')}." if unknown else ""
+    rate, user = definitions.choose(both, RATE, choice.definition), definitions.choose(both, tpot, choice.definition)
     mine = [{**row, "interactivity": 1 / row[column]} for row in _marked(rate, _marked(user, both))]
     notes = [definitions.badge(one, _definition_link(choice, snapshot)) for one in (rate, user)]
     return c.card(
