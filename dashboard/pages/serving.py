@@ -440,10 +440,11 @@ def goodput_card(rows: Sequence[Row], choice: Choice, snapshot: str | None) -> c
     if not best:
         return None
     mine = [{**row, "label": row["series"]} for row in best.values()]
+    defined = BY_KEY[key].definition
     return c.card(
         "Goodput", *filter(None, [definitions.badge(which, _definition_link(choice, snapshot))]),
         c.graph("goodput", charts.goodput(mine, key), "Bars: goodput under objectives", min_width=300),
-        about=f"{BY_KEY[key].definition.capitalize()}: the best load of each, named in its bar. Goodput under other objectives is another colour.",
+        about=f"{defined[:1].upper()}{defined[1:]}: the best load of each, named in its bar. Goodput under other objectives is another colour.",
         tools=_exports(choice, snapshot), name="goodput",
     )  # fmt: skip
 

@@ -205,7 +205,9 @@ def test_a_fault_is_not_on_the_frontier(served: Lake) -> None:
 
 
 def test_goodput_shows_the_best_load_under_its_objectives(served: Lake) -> None:
-    (bar,) = figure_of(serving.goodput_card(rows_of(served), CHOICE, None), "goodput").data
+    card = serving.goodput_card(rows_of(served), CHOICE, None)
+    assert "meeting every SLO" in words(card)
+    (bar,) = figure_of(card, "goodput").data
     assert bar.name == "TTFT 500 ms, TPOT 15 ms"
     assert list(bar.x) == [pytest.approx(400 / 128)]
 

@@ -2,7 +2,8 @@
 --   rate(n) / (n x rate(1)). Of runs that repeat one another the median counts. Without a rate on one device there is no efficiency.
 --   Rates are held against rates of the same definition only; `definition` names it (not stated: the source names none).
 -- Grain: one workload (all but the number of devices and the split), definition, strategy and number of devices, for workloads that ran on
---   several numbers of devices; the one device stands in every strategy's row of numbers. A failure has no rate.
+--   several numbers of devices; the one device stands in every strategy's row of numbers. A failure has no rate. Runs that
+--   do not state their number of devices are left out.
 -- Parameters: $llm_id, $hardware_id, NULL for any; $is_training true for training steps alone, false for the others, NULL for all.
 WITH rated AS (
     SELECT
@@ -12,7 +13,7 @@ WITH rated AS (
         CASE WHEN phase IN ('decode', 'generate', 'serve') AND output_tokens_per_s IS NOT NULL OR total_tokens_per_s IS NULL THEN 'output_tokens_per_s' ELSE 'total_tokens_per_s' END AS rate_metric,
         CASE WHEN rate IS NOT NULL THEN coalesce(map_extract(metric_definitions, rate_metric)[1], 'not stated') END AS own_definition,
         CASE
-            WHEN coalesce(num_devices, 1) = 1 THEN 'one device'
+            WHEN num_devices = 1 THEN 'one device'
             WHEN tensor_parallel = num_devices THEN 'tensor parallel'
             WHEN pipeline_parallel = num_devices THEN 'layer split'
             WHEN data_parallel = num_devices THEN 'data parallel'
@@ -26,6 +27,7 @@ WITH rated AS (
     WHERE source_kind IN ('measured', 'published')
         AND NOT is_excluded
         AND phase <> 'microbench'
+        AND num_devices IS NOT NULL
         AND llm_id IS NOT NULL
         AND ($llm_id::VARCHAR IS NULL OR llm_id = $llm_id::VARCHAR)
         AND ($hardware_id::VARCHAR IS NULL OR hardware_id = $hardware_id::VARCHAR)
@@ -50,7 +52,7 @@ placed AS (
 counted AS (
     SELECT
         llm_id, workload, definition, strategy,
-        coalesce(num_devices, 1) AS num_devices,
+        num_devices,
         any_value(llm_name) AS llm_name,
         any_value(source_kind) AS source_kind,
         any_value(is_training) AS is_training,
