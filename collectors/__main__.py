@@ -23,6 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     command = {"campaign": _campaign, "pack": _pack, "import": _import}.get(argv[0], _collect)
     try:
         return command(*argv)
+    except KeyboardInterrupt:
+        _say("Interrupted; what landed is whole.")
+        return 130
     except Exception as error:
         if not _errors.is_sentence(error):
             raise

@@ -40,6 +40,7 @@ def per_request(requests: pa.Table) -> dict[str, Floats]:
     Needs chunk_times_s (after the actual send); chunk_tokens, output_tokens, sent_at_s and scheduled_at_s where known. Arrays of
     shape (requests,), seconds: ttft_s, ttft_scheduled_s, e2el_s, e2el_scheduled_s, tpot_s, ntpot_s, itl_s (mean over the
     tokens after the first chunk), icl_s (mean over the gaps between chunks), ttst_s; and interactivity_per_s, 1 / tpot_s.
+    Chunks that bear one time came joined: nothing between them was seen, and what it would take is NaN.
     """
     times = _lists(requests, "chunk_times_s")
     tokens = _lists(requests, "chunk_tokens")
@@ -47,7 +48,8 @@ def per_request(requests: pa.Table) -> dict[str, Floats]:
     late = _numbers(requests, "sent_at_s") - _numbers(requests, "scheduled_at_s")
     first, second, last = times.at(0), times.at(1), times.last()
     later_tokens = np.where(tokens.sizes == times.sizes, tokens.sums() - tokens.at(0), np.nan)
-    tpot = _ratio(last - first, count - 1)
+    spread = _above_zero(last - first)
+    tpot = _ratio(spread, count - 1)
     return {
         "ttft_s": first,
         "ttft_scheduled_s": first + late,
@@ -55,11 +57,15 @@ def per_request(requests: pa.Table) -> dict[str, Floats]:
         "e2el_scheduled_s": last + late,
         "tpot_s": tpot,
         "ntpot_s": _ratio(last, count),
-        "itl_s": _ratio(last - first, later_tokens),
-        "icl_s": _ratio(last - first, times.sizes - np.ones(1)),
-        "ttst_s": second - first,
+        "itl_s": _ratio(spread, later_tokens),
+        "icl_s": _ratio(spread, times.sizes - np.ones(1)),
+        "ttst_s": _above_zero(second - first),
         "interactivity_per_s": _ratio(np.ones_like(tpot), tpot),
     }
+
+
+def _above_zero(seconds: Floats) -> Floats:
+    return np.where(seconds > 0, seconds, np.nan)
 
 
 def pooled(requests: pa.Table) -> dict[str, Floats]:

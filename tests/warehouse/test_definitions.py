@@ -58,6 +58,19 @@ def test_every_definition_of_one_request_by_hand() -> None:
     assert pooled["itl_s"] == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.2])
 
 
+def test_chunks_joined_under_one_time_say_nothing_between_them() -> None:
+    row = {
+        "chunk_times_s": [0.1, 0.1, 0.1],
+        "chunk_tokens": [1, 1, 1],
+        "output_tokens": 3,
+        "sent_at_s": 0.0,
+        "scheduled_at_s": 0.0,
+    }
+    found = definitions.per_request(table([row]))
+    assert all(np.isnan(found[name][0]) for name in ("tpot_s", "itl_s", "icl_s", "ttst_s", "interactivity_per_s"))
+    assert (found["ttft_s"][0], found["e2el_s"][0], found["ntpot_s"][0]) == (0.1, 0.1, pytest.approx(0.1 / 3))
+
+
 def test_what_a_request_lacks_is_nan() -> None:
     rows = [
         {"output_tokens": 1, "chunk_times_s": [0.5], "chunk_tokens": None},
@@ -244,6 +257,7 @@ def test_scaling_holds_rates_of_one_definition_against_one_another(tmp_path: Pat
         run("one", output_tokens_per_s=100.0, metric_definitions=whole),
         run("two", output_tokens_per_s=180.0, metric_definitions=whole, num_devices=2, tensor_parallel=2),
         run("steady", output_tokens_per_s=250.0, metric_definitions=steady, num_devices=2, tensor_parallel=2),
+        run("some", output_tokens_per_s=900.0, metric_definitions=whole, num_devices=None),
         run("four", status="oom", latency_s=None, metric_definitions={}, num_devices=4, tensor_parallel=4),
     ]
     place = Home.of(tmp_path)
