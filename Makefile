@@ -31,7 +31,7 @@ run: $(STAMP) ## collect, load, then serve the dashboard
 test: $(STAMP) ## every test
 	@command -v chromium chromium-browser google-chrome >/dev/null || \
 		echo "No chromium on PATH: the browser tests will be skipped. On Debian: apt-get install chromium fonts-dejavu-core"
-	$(ONE_THREAD) $(BIN)/python -m pytest $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## style, types, who may import whom
 	$(BIN)/ruff check .

@@ -199,7 +199,9 @@ def test_a_source_is_forgotten_and_may_come_again_with_other_words(tmp_path: Pat
         assert store.sql("SELECT * FROM runs").num_rows == 3
 
 
-@pytest.mark.parametrize("name", ["https://user:hunter2@host/models/llm-9?token=hunter2", "/srv/models/llm-9/", "llm-9"])
+@pytest.mark.parametrize(
+    "name", ["https://user:hunter2@host/models/llm-9?token=hunter2", "/srv/models/llm-9/", "llm-9"]
+)
 def test_a_models_name_keeps_no_address_and_no_credential(tmp_path: Path, name: str) -> None:
     (run,) = taken(tmp_path, written(tmp_path / "a.json", SERVED | {"model_id": name}))
     assert run["served_model_name"] == "llm-9"

@@ -343,7 +343,7 @@ def test_work_outside_steps_and_steps_without_work_do_not_count(tmp_path: Path) 
     module, row = tables["ops"]
     (run,) = tables["runs"]
     whole = [row["value"] for row in tables["samples"] if row["metric"] == "torch_profiler:kernel_sum_s"]
-    assert run["status_detail"] == "From a profiled pass: no latency. Times are means over 2 profiler steps."
+    assert run["status_detail"].startswith("From a profiled pass: no latency. Times are means over 2 profiler steps.")
     assert (module["count"], row["count"], row["parent_path"]) == (1, 1, "a")
     assert row["device_time_s"] == module["device_time_s"] == pytest.approx((70 + 490) / 2 * 1e-6)
     assert run["kernel_time_s"] == pytest.approx((70 + 490) / 2 * 1e-6)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,8 +178,7 @@ def test_a_server_ends_with_a_killed_collector(tmp_path: Path) -> None:
     )
     script = tmp_path / "collector.py"
     script.write_text(program)
-    place = tmp_path / "temporary"
-    place.mkdir()
+    place = Path(tempfile.mkdtemp())  # the path of a socket has at most 107 letters
     root = str(Path(_local_server.__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "TMPDIR": str(place)}
     with subprocess.Popen(

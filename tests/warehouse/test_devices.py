@@ -37,7 +37,7 @@ def half_peak(device: catalog.Hardware) -> float | None:
 def test_the_field_is_covered() -> None:
     assert len(HARDWARE) >= 75
     vendors = {device.row["vendor"] for device in HARDWARE.values()}
-    assert vendors == {"NVIDIA", "AMD", "Intel", "Google", "AWS", "Apple", "Qualcomm"}
+    assert vendors == {"NVIDIA", "AMD", "Intel", "Google", "AWS", "Apple", "Qualcomm", "SambaNova"}
     asked = {
         "p100-sxm-16gb", "v100-sxm-32gb", "t4", "a2", "a100-sxm-80gb", "l20", "h100-sxm", "h100-nvl", "h20", "h200", "h200-nvl", "b200",
         "b300", "gb200", "gb300", "mi100", "mi250x", "mi300a", "mi300x", "mi325x", "mi350x", "mi355x", "gaudi2", "gaudi3", "max-1550",
