@@ -147,7 +147,7 @@ def collect(
     api_key_env: str | None = None,
     llm_id: str | None = None,
     hardware_id: str | None = None,
-    num_devices: int = 1,
+    num_devices: int | None = None,
     tensor_parallel: int | None = None,
     pipeline_parallel: int | None = None,
     weight_dtype: str | None = None,
@@ -184,7 +184,7 @@ def collect(
         own = _own_server(options, report)
         if own is None:
             return Collected(0, ())
-        url, model = own.url, own.llm.llm_id
+        url, model, num_devices = own.url, own.llm.llm_id, 1
     if model is None:
         raise ValueError("No model is named. Give --model with --url, or --serve for a server of its own.")
     asked = _target(
@@ -201,7 +201,7 @@ def collect(
     _check_counts(
         **({} if wanted is None else {"input_tokens": wanted}),
         **({} if client_processes is None else {"client_processes": client_processes}),
-        num_devices=num_devices,
+        **({} if num_devices is None else {"num_devices": num_devices}),
     )
     pages = _metrics_pages(metrics_url, asked)
     options["metrics_url"] = None if metrics_url is None else pages
@@ -336,7 +336,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--api-key-env", help="environment variable that holds the key (the provider's own, e.g. OPENAI_API_KEY)")
     add("--llm-id", help="LLM served, an id of the catalogue")
     add("--hardware-id", help="device the server runs on, an id of the catalogue")
-    add("--num-devices", type=int, default=1, help="devices the server runs on")
+    add("--num-devices", type=int, help="devices the server runs on; not known without it")
     add("--tensor-parallel", type=int)
     add("--pipeline-parallel", type=int)
     for name in ("--weight-dtype", "--activation-dtype", "--kv-dtype"):
@@ -406,7 +406,7 @@ def _own_server(options: Mapping[str, Any], report: Report) -> LocalServer | Non
             raise ValueError(
                 f"--{name.replace('_', '-')} is for a server that runs already; leave it out with --serve."
             )
-    if options["provider"] != "openai" or options["num_devices"] != 1:
+    if options["provider"] != "openai" or options["num_devices"] not in (None, 1):
         raise ValueError(
             "--serve starts an OpenAI-compatible server on one device: no other --provider or --num-devices."
         )
