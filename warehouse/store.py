@@ -146,11 +146,21 @@ class Store:
         self.home = home
         self.read_only = read_only
         self.pinned_snapshot = snapshot
+        self._lock = threading.Lock()
+        self._open()
+
+    def _open(self) -> None:
         self._local = threading.local()
         self._connection = _connect()
         _retry(self._attach)
         self._prepare(self._connection)
         self._local.cursor = self._connection
+
+    def _reopen(self, broken: duckdb.DuckDBPyConnection) -> None:
+        """An internal error of DuckDB spoils its whole database: attach the lake in a new one, once for all threads."""
+        with self._lock:
+            if self._connection is broken:
+                self._open()
 
     def __enter__(self) -> Store:
         return self
@@ -189,8 +199,15 @@ class Store:
             relation = cursor.sql(text, params=parameters or None)
             return relation.to_arrow_table() if relation is not None else pa.table({})
 
+        connection = self._connection
         try:
-            return _retry(run)
+            try:
+                return _retry(run)
+            except (duckdb.FatalException, duckdb.InternalException):
+                if not self.read_only:
+                    raise
+                self._reopen(connection)
+                return _retry(run)
         except duckdb.Error as error:
             raise StoreError(f"The lakehouse in '{self.home.path}' cannot answer: {_first_lines(error)}") from error
 

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -487,3 +488,26 @@ def test_compacting_keeps_every_row_and_every_snapshot(home):
     with open_store(home, read_only=True, snapshot=before) as reader:
         assert count(reader) == 4
     assert Path(home.path / "lake").exists()
+
+
+@pytest.mark.parametrize("fault", [duckdb.FatalException, duckdb.InternalException])
+def test_readers_outlive_an_internal_error_of_the_database(filled, fault):
+    class Spoiled:
+        """A connection of DuckDB after an internal error: it refuses everything for good."""
+
+        def sql(self, *_, **__):
+            raise fault("FATAL Error: database has been invalidated because of a previous fatal error")
+
+        execute = cursor = sql
+
+    with open_store(filled, read_only=True) as store:
+        store._connection.close()
+        store._connection = store._local.cursor = Spoiled()
+        answers = []
+        threads = [threading.Thread(target=lambda: answers.append(store.sql("FROM runs").num_rows)) for _ in range(4)]
+        assert store.sql("FROM runs").num_rows == 2
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert answers == [2, 2, 2, 2]
