@@ -68,14 +68,14 @@ def test_one_prompt(server: str, api: str) -> None:
     assert reply.input_tokens is not None
     assert reply.input_tokens > 2
     assert reply.ttft_s is not None
-    assert reply.tpot_s is not None
+    assert (reply.tpot_s is None) == reply.is_joined
     assert reply.e2el_s is not None
     assert 0 < reply.ttft_s < reply.e2el_s
-    assert reply.tpot_s == (reply.e2el_s - reply.ttft_s) / 11
+    assert reply.tpot_s == (None if reply.is_joined else (reply.e2el_s - reply.ttft_s) / 11)
     assert reply.chunk_times_s == sorted(reply.chunk_times_s)
     assert (reply.ttft_s, reply.e2el_s) == (reply.chunk_times_s[0], reply.chunk_times_s[-1])
     assert reply.chunk_tokens == [1] * 12
-    assert reply.itl_s == pytest.approx(reply.tpot_s)
+    assert reply.itl_s == (None if reply.is_joined else pytest.approx(reply.tpot_s))
 
 
 def test_sweep(server: str, tmp_path: Path) -> None:
@@ -103,7 +103,8 @@ def check_run(run: dict[str, Any], requests: list[dict[str, Any]]) -> None:
         assert abs(row["input_tokens"] - 60) <= 8
         assert 0 < row["ttft_s"] <= row["e2el_s"]
         assert 0 <= row["scheduled_at_s"] <= row["sent_at_s"]
-        assert row["tpot_s"] == (row["e2el_s"] - row["ttft_s"]) / 7
+        spread_s = row["e2el_s"] - row["ttft_s"]
+        assert row["tpot_s"] == (spread_s / 7 if spread_s else None), "a busy machine may join all chunks"
     ends = [row["sent_at_s"] + row["e2el_s"] for row in measured]
     in_flight = max(
         sum(a["sent_at_s"] <= b["sent_at_s"] < end for a, end in zip(measured, ends, strict=True)) for b in measured
