@@ -434,18 +434,18 @@ def _target(
     extra_body: Mapping[str, Any] | None,
     provider_options: Mapping[str, str] | None,
 ) -> Target:
-    found = _providers.find(provider)
-    return found.target(
+    asked = _providers.Asked(
         url,
         model,
-        api=found.APIS[0] if api is None else api,
-        timeout_s=timeout_s,
-        is_streaming=stream,
-        ignore_eos=ignore_eos,
-        extra_body=dict(extra_body or {}),
-        api_key_env=api_key_env,
-        options=dict(provider_options or {}),
+        api,
+        timeout_s,
+        stream,
+        ignore_eos,
+        dict(extra_body or {}),
+        api_key_env,
+        dict(provider_options or {}),
     )
+    return _providers.find(provider).target(asked)
 
 
 def _sized_prompts(

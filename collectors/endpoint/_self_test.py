@@ -21,7 +21,7 @@ import numpy as np
 from collectors.endpoint import _arrivals, _clients
 from collectors.endpoint._load import Job, Level, Outcome
 from collectors.endpoint._prompts import Prompts
-from collectors.endpoint._providers import openai
+from collectors.endpoint._providers import Asked, openai
 
 FACTOR = 5
 DURATION_S = 1.5
@@ -58,7 +58,7 @@ def run(level: Level, processes: int, due: Sequence[Job] = ()) -> SelfTest:
     """
     tested, due, offered_per_s, is_cut = _load(level, due)
     with _null_server() as url:
-        target = openai.target(url, "null", timeout_s=30.0, api_key_env="ROOFLAKE_NO_KEY")
+        target = openai.target(Asked(url, "null", timeout_s=30.0, api_key_env="ROOFLAKE_NO_KEY"))
         outcome = _clients.run(target, tested, Prompts("x", 0, False), due, processes=processes)
     delays = _delays(outcome)
     if not delays:

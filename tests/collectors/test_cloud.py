@@ -31,7 +31,7 @@ from cloud_doubles import (
     serving,
 )
 
-from collectors.endpoint._providers import HttpRequest, Provider, Reader, Target, _formats, sagemaker, vertex
+from collectors.endpoint._providers import Asked, HttpRequest, Provider, Reader, Target, _formats, sagemaker, vertex
 from collectors.endpoint._stream import StreamError
 
 TEXT = "".join(WORDS)
@@ -85,7 +85,7 @@ def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VertexDo
 
 def vertex_target(double: VertexDouble, api: str, **more: Any) -> Target:
     options = {**OPTIONS, **more.pop("options", {})}
-    return vertex.target(double.url, "demo", api=api, options=options, **more)
+    return vertex.target(Asked(double.url, "demo", api=api, options=options, **more))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_vertex_predict_sends_one_instance(double: VertexDouble) -> None:
 
 def test_vertex_addresses(double: VertexDouble, monkeypatch: pytest.MonkeyPatch) -> None:
     def address(url: str | None = None, api: str = "chat", **options: str) -> str:
-        return vertex.target(url, "org.model-1", api=api, options=options).base_url
+        return vertex.target(Asked(url, "org.model-1", api=api, options=options)).base_url
 
     root = "https://us-central1-aiplatform.googleapis.com/v1/projects/demo-project/locations/us-central1"
     assert address(location=LOCATION) == f"{root}/endpoints/openapi"
@@ -156,7 +156,7 @@ def test_vertex_targets_that_cannot_be_asked(
     double: VertexDouble, options: dict[str, str], api: str, said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        vertex.target(double.url, "demo", api=api, options=options)
+        vertex.target(Asked(double.url, "demo", api=api, options=options))
 
 
 def test_vertex_operations_are_polled(double: VertexDouble) -> None:
@@ -285,7 +285,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SageMak
 
 
 def sagemaker_target(runtime: SageMakerDouble, **more: Any) -> Target:
-    return sagemaker.target(runtime.url, "demo", **more)
+    return sagemaker.target(Asked(runtime.url, "demo", **more))
 
 
 @pytest.mark.parametrize("api", sagemaker.APIS)
@@ -348,7 +348,7 @@ def test_sagemaker_targets_that_cannot_be_asked(runtime: SageMakerDouble, monkey
 
 
 def test_sagemaker_default_address(runtime: SageMakerDouble) -> None:
-    target = sagemaker.target(None, "demo", options={"region": "us-west-2"})
+    target = sagemaker.target(Asked(None, "demo", options={"region": "us-west-2"}))
     assert target.base_url == "https://runtime.sagemaker.us-west-2.amazonaws.com/endpoints/demo"
 
 

@@ -11,7 +11,7 @@ import pytest
 from cloud_doubles import ENDPOINT, LOCATION, VertexDouble, series, serving
 
 from collectors.endpoint import _monitoring
-from collectors.endpoint._providers import Target, vertex
+from collectors.endpoint._providers import Asked, Target, vertex
 from warehouse import parquet
 
 BEGAN = datetime.datetime(2026, 11, 21, 12, 0, 30, tzinfo=datetime.UTC)
@@ -34,7 +34,7 @@ def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VertexDo
 
 
 def target(double: VertexDouble, endpoint: str = ENDPOINT) -> Target:
-    return vertex.target(double.url, "demo", options={"location": LOCATION, "endpoint": endpoint})
+    return vertex.target(Asked(double.url, "demo", options={"location": LOCATION, "endpoint": endpoint}))
 
 
 def test_readings_of_two_replicas_over_pages(double: VertexDouble, tmp_path: Path) -> None:
@@ -63,13 +63,13 @@ def test_readings_of_two_replicas_over_pages(double: VertexDouble, tmp_path: Pat
 def test_only_a_run_that_asks_for_readings_gets_them(double: VertexDouble) -> None:
     double.series = {DUTY: [series("a", {at(140): 0.5})]}
     told = {"location": LOCATION, "endpoint": ENDPOINT, "monitoring-url": double.url}
-    plain = vertex.target(double.url, "demo", options=told)
+    plain = vertex.target(Asked(double.url, "demo", options=told))
     assert _monitoring.of_run(plain, "r", BEGAN, ENDED) == ([], None)
-    asked = vertex.target(double.url, "demo", options={**told, "monitoring-wait-s": "0"})
+    asked = vertex.target(Asked(double.url, "demo", options={**told, "monitoring-wait-s": "0"}))
     rows, note = _monitoring.of_run(asked, "r", BEGAN, ENDED)
     assert ([row["utilization"] for row in rows], note) == ([0.5], None)
     with pytest.raises(ValueError, match="monitoring-wait-s"):
-        vertex.target(double.url, "demo", options={**told, "monitoring-wait-s": "all day"})
+        vertex.target(Asked(double.url, "demo", options={**told, "monitoring-wait-s": "all day"}))
 
 
 def test_readings_that_are_late_are_waited_for(double: VertexDouble) -> None:

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 import collectors.__main__
 from collectors import Collected, endpoint
 from collectors.endpoint import _load, _prompts, _rows, _stream
-from collectors.endpoint._providers import openai
+from collectors.endpoint._providers import Asked, openai
 from collectors.endpoint._stream import Answer, Reply, SseDecoder, StreamError
 from warehouse import parquet, schema
 from warehouse.catalog import UnknownEntryError
@@ -595,7 +595,7 @@ def test_a_bad_url_is_refused(tmp_path: Path, url: str, message: str) -> None:
     ],
 )
 def test_a_url_names_the_server_in_several_ways(given: str, base: str) -> None:
-    assert openai.target(given, "m").base_url == base
+    assert openai.target(Asked(given, "m")).base_url == base
 
 
 @pytest.mark.parametrize(
@@ -673,7 +673,7 @@ def test_the_key_is_sent_and_never_lands_nor_shows(
     for part in (KEY, KEY[:12], KEY[-12:]):
         assert part not in shown
         assert part.encode() not in files
-    assert KEY not in repr(openai.target(server.url, "m", api_key_env="MY_KEY"))
+    assert KEY not in repr(openai.target(Asked(server.url, "m", api_key_env="MY_KEY")))
 
 
 def test_a_missing_key_is_named(measure: Callable[..., Any]) -> None:

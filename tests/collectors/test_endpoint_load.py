@@ -27,7 +27,7 @@ from collectors import endpoint
 from collectors.endpoint import _arrivals, _clients, _prompts, _self_test
 from collectors.endpoint._load import Job, Level, Outcome
 from collectors.endpoint._prompts import Prompts
-from collectors.endpoint._providers import openai
+from collectors.endpoint._providers import Asked, openai
 from collectors.endpoint._stream import Reply
 
 WORDS = Prompts(None, 12, True, "1")
@@ -41,7 +41,7 @@ def plain() -> Iterator[KnownServer]:
 
 
 def run(server: KnownServer, level: Level, due: list[Job] | None = None, **options: Any) -> Outcome:
-    return _clients.run(openai.target(server.url, "m", timeout_s=20.0), level, WORDS, due or [], **options)
+    return _clients.run(openai.target(Asked(server.url, "m", timeout_s=20.0)), level, WORDS, due or [], **options)
 
 
 def number(reply: Reply) -> int:
@@ -124,7 +124,7 @@ def test_every_fault_is_a_reply_of_its_kind() -> None:
     faults = list(FAULTS)
     due = [Job(index, 8, 0.02 * index) for index in range(2 * len(faults))]
     with known(faults=faults) as server:
-        target = openai.target(server.url, "m", timeout_s=1.5)
+        target = openai.target(Asked(server.url, "m", timeout_s=1.5))
         outcome = _clients.run(target, Level(None, len(due), 0, 8, "constant", 50.0), WORDS, due)
         log = server.log()
     assert Counter(entry["fault"] for entry in log) == dict.fromkeys(faults, 2)
@@ -560,7 +560,7 @@ def test_what_a_client_adds_is_late_sends_and_late_stamps() -> None:
 
 def test_the_null_server_says_when_a_request_came_and_its_answer_left() -> None:
     with _self_test._null_server() as url:
-        target = openai.target(url, "null", timeout_s=20.0)
+        target = openai.target(Asked(url, "null", timeout_s=20.0))
         began_s = time.perf_counter()
         outcome = _clients.run(target, Level(2, 4, 0, 4), Prompts("x", 0, False))
     assert [reply.status for reply in outcome.measured] == ["ok"] * 4

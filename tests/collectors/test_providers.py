@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collectors.endpoint import _providers
-from collectors.endpoint._providers import Reader, Target, _formats, azure, bedrock, openai, tgi
+from collectors.endpoint._providers import Asked, Reader, Target, _formats, azure, bedrock, openai, tgi
 from collectors.endpoint._stream import StreamError
 
 KEY = "planted-key/4f9a+not-for-anyone"
@@ -41,7 +41,7 @@ def tokens(*texts: str | None, **last: Any) -> list[bytes]:
 
 
 def tgi_target(**options: Any) -> Target:
-    return tgi.target("http://127.0.0.1:8080", "m", **options)
+    return tgi.target(Asked("http://127.0.0.1:8080", "m", **options))
 
 
 # --- text-generation-inference ----------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_tgi_says_that_it_cannot_fix_a_length() -> None:
     with pytest.raises(ValueError, match="cannot be told to ignore the end-of-sequence token"):
         tgi_target(ignore_eos=True)
     with pytest.raises(ValueError, match="No server is named"):
-        tgi.target(None, "m")
+        tgi.target(Asked(None, "m"))
 
 
 # --- bodies in other shapes -------------------------------------------------------------------------------------------
@@ -247,20 +247,20 @@ def test_a_fixed_length_in_the_words_of_the_format() -> None:
 def test_azure_paths_and_header(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_OPENAI_API_KEY", KEY)
     monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "https://name.openai.azure.com/")
-    target = azure.target(None, "gpt")
+    target = azure.target(Asked(None, "gpt"))
     asked = azure.request(target, "hi", 4)
     assert asked.url == "https://name.openai.azure.com/openai/v1/chat/completions"
     assert asked.headers["api-key"] == KEY
     assert "Authorization" not in asked.headers
     assert json.loads(asked.body)["model"] == "gpt"
     assert KEY not in repr(target) + repr(asked)
-    old = azure.target("http://127.0.0.1:1/openai/v1", "gpt", options={"api-version": "2024-10-21"})
+    old = azure.target(Asked("http://127.0.0.1:1/openai/v1", "gpt", options={"api-version": "2024-10-21"}))
     assert azure.request(old, "hi", 4).url == (
         "http://127.0.0.1:1/openai/deployments/gpt/chat/completions?api-version=2024-10-21"
     )
     for bad in ({"api-version": "1&x=y"}, {"api-version": "1", "deployment": ".."}):
         with pytest.raises(ValueError, match="that an address can hold"):
-            azure.target(None, "gpt", options=bad)
+            azure.target(Asked(None, "gpt", options=bad))
 
 
 def test_azure_and_bedrock_want_a_key_and_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,19 +273,19 @@ def test_azure_and_bedrock_want_a_key_and_an_address(monkeypatch: pytest.MonkeyP
     ):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match="AZURE_OPENAI_ENDPOINT"):
-        azure.target(None, "gpt")
+        azure.target(Asked(None, "gpt"))
     with pytest.raises(ValueError, match="AZURE_OPENAI_API_KEY is not set"):
-        azure.target("https://name.openai.azure.com", "gpt")
+        azure.target(Asked("https://name.openai.azure.com", "gpt"))
     with pytest.raises(ValueError, match="No region is named"):
-        bedrock.target(None, "m")
+        bedrock.target(Asked(None, "m"))
     with pytest.raises(ValueError, match="AWS_BEARER_TOKEN_BEDROCK is not set"):
-        bedrock.target(None, "m", options={"region": "us-east-1"})
+        bedrock.target(Asked(None, "m", options={"region": "us-east-1"}))
 
 
 def test_bedrock_route(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", KEY)
     monkeypatch.setenv("AWS_REGION", "us-west-2")
-    target = bedrock.target(None, "openai.gpt-oss-120b-1:0")
+    target = bedrock.target(Asked(None, "openai.gpt-oss-120b-1:0"))
     asked = bedrock.request(target, "hi", 4)
     assert asked.url == "https://bedrock-runtime.us-west-2.amazonaws.com/openai/v1/chat/completions"
     assert asked.headers["Authorization"] == f"Bearer {KEY}"

@@ -18,6 +18,7 @@ from landed_rows import landed
 
 from collectors import endpoint
 from collectors.endpoint import _providers, _quality, _tokens
+from collectors.endpoint._providers import Asked
 from collectors.endpoint._quality import Question, TextSet
 from collectors.endpoint._stream import Reply
 from warehouse import parquet
@@ -157,10 +158,10 @@ def answering(answer: Callable[[dict[str, Any]], Any]) -> Iterator[tuple[str, li
 
 
 def checked(url: str) -> _quality.Checked:
-    target = _providers.find("openai").target(
+    target = _providers.find("openai").target(Asked(
         url, "m", api="chat", timeout_s=5.0, is_streaming=True, ignore_eos=True, extra_body={"temperature": 1.5, "min_tokens": 9},
         api_key_env=None, options={},
-    )  # fmt: skip
+    ))  # fmt: skip
 
     def send(asked: _providers.Target, prompt: str, most_tokens: int) -> Reply:
         assert not asked.ignore_eos

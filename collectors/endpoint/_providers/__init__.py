@@ -4,7 +4,7 @@ A provider is a module with
 
     NAME                                   as in --provider
     APIS                                   the routes it knows, as in --api; the first is the default
-    target(url, model, api, ...)           checked, credentials read from the environment or the SDK's default chain
+    target(asked)                          checked, credentials read from the environment or the SDK's default chain
     request(target, prompt, output_tokens) the HTTP request of one prompt: made before the clock starts
     reader(target)                         takes the answer's bytes as they arrive
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -39,6 +39,27 @@ class HttpRequest:
         return tuple(
             value.removeprefix("Bearer ") for name, value in self.headers.items() if name.lower() in SECRET_HEADERS
         )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A server, a model and how to ask it, as somebody said it: a provider checks it and makes a Target of it."""
+
+    url: str | None
+    model: str
+    api: str | None = None
+    """None for the provider's first."""
+    timeout_s: float = 60.0
+    is_streaming: bool = True
+    ignore_eos: bool = False
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    api_key_env: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def target(self, **found: Any) -> Target:
+        """The target: what was asked, and over it what the provider found."""
+        said = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "url"}
+        return Target(**{**said, **found})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,19 +129,7 @@ class Provider(Protocol):
     NAME: str
     APIS: tuple[str, ...]
 
-    def target(
-        self,
-        url: str | None,
-        model: str,
-        *,
-        api: str,
-        timeout_s: float,
-        is_streaming: bool,
-        ignore_eos: bool,
-        extra_body: Mapping[str, Any],
-        api_key_env: str | None,
-        options: Mapping[str, str],
-    ) -> Target: ...
+    def target(self, asked: Asked) -> Target: ...
 
     def request(self, target: Target, prompt: str, output_tokens: int) -> HttpRequest: ...
 

@@ -9,18 +9,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from collectors.endpoint._providers import Asked
+
 JSON_HEADERS = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
 URL_HINT = "Give something like http://127.0.0.1:8000/v1 with --url."
 
 
-def check(apis: Sequence[str], *, api: str, model: str, timeout_s: float) -> None:
-    """Raises ValueError for an API the provider does not know, an empty model, or a timeout nothing can meet."""
-    if api not in apis:
-        raise ValueError(f"'{api}' is not an API of an endpoint. Known: {', '.join(apis)}. Set it with --api.")
-    if not model:
+def api(asked: Asked, apis: Sequence[str]) -> str:
+    """The route that is asked for. Raises ValueError for one the provider does not know, an empty model, or a timeout nothing can meet."""
+    chosen = apis[0] if asked.api is None else asked.api
+    if chosen not in apis:
+        raise ValueError(f"'{chosen}' is not an API of an endpoint. Known: {', '.join(apis)}. Set it with --api.")
+    if not asked.model:
         raise ValueError("The model's name is empty. Give the name under which the server serves it with --model.")
-    if not timeout_s > 0:
-        raise ValueError(f"A timeout of {timeout_s} s lets no request answer. Give more than 0 with --timeout-s.")
+    if not asked.timeout_s > 0:
+        raise ValueError(f"A timeout of {asked.timeout_s} s lets no request answer. Give more than 0 with --timeout-s.")
+    return chosen
 
 
 def base_url(url: str, endings: Sequence[str] = (), default_path: str = "") -> str:

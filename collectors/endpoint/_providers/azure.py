@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
 
-from collectors.endpoint._providers import HttpRequest, Target, _cloud, _common, openai
+from collectors.endpoint._providers import Asked, HttpRequest, Target, _cloud, _common, openai
 
 NAME = "azure"
 APIS = openai.APIS
@@ -17,43 +16,25 @@ URL_ENV = "AZURE_OPENAI_ENDPOINT"
 reader = openai.reader
 
 
-def target(
-    url: str | None,
-    model: str,
-    *,
-    api: str = "chat",
-    timeout_s: float = 60.0,
-    is_streaming: bool = True,
-    ignore_eos: bool = False,
-    extra_body: Mapping[str, Any] | None = None,
-    api_key_env: str | None = None,
-    options: Mapping[str, str] | None = None,
-) -> Target:
+def target(asked: Asked) -> Target:
     """A checked target; reads the key from the environment variable `api_key_env` (AZURE_OPENAI_API_KEY). Sends nothing.
 
     `url`, else AZURE_OPENAI_ENDPOINT, is the resource, e.g. https://NAME.openai.azure.com; `model` the deployment. Raises
     ValueError for a URL, an API, a timeout or a key that cannot be used.
     """
-    _common.check(APIS, api=api, model=model, timeout_s=timeout_s)
-    address = os.environ.get(URL_ENV) if url is None else url
+    _common.api(asked, APIS)
+    address = os.environ.get(URL_ENV) if asked.url is None else asked.url
     if not address:
         raise ValueError(
             f"No server is named. Give something like https://NAME.openai.azure.com with --url or {URL_ENV}."
         )
-    asked = openai.target(
-        _address(address, model, options or {}),
-        model,
-        api=api,
-        timeout_s=timeout_s,
-        is_streaming=is_streaming,
-        ignore_eos=ignore_eos,
-        extra_body=extra_body,
-        api_key_env=API_KEY_ENV if api_key_env is None else api_key_env,
-        options=options,
+    name = API_KEY_ENV if asked.api_key_env is None else asked.api_key_env
+    found = openai.target(
+        dataclasses.replace(asked, url=_address(address, asked.model, asked.options), api_key_env=name)
     )
-    if not asked.secrets:
-        raise ValueError(f"Azure wants a key, and the environment variable {asked.api_key_env} is not set.")
-    return dataclasses.replace(asked, provider=NAME)
+    if not found.secrets:
+        raise ValueError(f"Azure wants a key, and the environment variable {name} is not set.")
+    return dataclasses.replace(found, provider=NAME)
 
 
 def request(target: Target, prompt: str, output_tokens: int) -> HttpRequest:

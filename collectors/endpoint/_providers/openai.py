@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from collectors.endpoint._providers import HttpRequest, Target, _common
+from collectors.endpoint._providers import Asked, HttpRequest, Target, _common
 from collectors.endpoint._stream import MAX_PENDING_BYTES, Answer, SseDecoder, StreamError
 
 NAME = "openai"
@@ -14,40 +11,20 @@ APIS = tuple(ROUTES)
 API_KEY_ENV = "OPENAI_API_KEY"
 
 
-def target(
-    url: str | None,
-    model: str,
-    *,
-    api: str = "chat",
-    timeout_s: float = 60.0,
-    is_streaming: bool = True,
-    ignore_eos: bool = False,
-    extra_body: Mapping[str, Any] | None = None,
-    api_key_env: str | None = None,
-    options: Mapping[str, str] | None = None,
-) -> Target:
+def target(asked: Asked) -> Target:
     """A checked target; reads the key from the environment variable `api_key_env` (OPENAI_API_KEY). Sends nothing.
 
     Raises ValueError for a URL, an API, a timeout or a key that cannot be used.
     """
-    _common.check(APIS, api=api, model=model, timeout_s=timeout_s)
-    if url is None:
+    api = _common.api(asked, APIS)
+    if asked.url is None:
         raise ValueError(f"No server is named. {_common.URL_HINT}")
-    name = API_KEY_ENV if api_key_env is None else api_key_env
+    name = API_KEY_ENV if asked.api_key_env is None else asked.api_key_env
     key = _common.key(name)
-    return Target(
-        provider=NAME,
-        base_url=_common.base_url(url, tuple(ROUTES.values()), "/v1"),
-        model=model,
-        api=api,
-        timeout_s=timeout_s,
-        is_streaming=is_streaming,
-        ignore_eos=ignore_eos,
-        extra_body=dict(extra_body or {}),
-        api_key_env=name,
+    return asked.target(
+        provider=NAME, api=api, base_url=_common.base_url(asked.url, tuple(ROUTES.values()), "/v1"), api_key_env=name,
         secrets=() if key is None else (key,),
-        options=dict(options or {}),
-    )
+    )  # fmt: skip
 
 
 def request(target: Target, prompt: str, output_tokens: int) -> HttpRequest:

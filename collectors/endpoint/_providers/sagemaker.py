@@ -9,10 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Mapping
 from typing import Any
 
-from collectors.endpoint._providers import HttpRequest, Reader, Target, _cloud, _common, _formats
+from collectors.endpoint._providers import Asked, HttpRequest, Reader, Target, _cloud, _common, _formats
 from collectors.endpoint._stream import StreamError, error_message
 
 NAME = "sagemaker"
@@ -21,46 +20,27 @@ ROUTES = {True: "/invocations-response-stream", False: "/invocations"}
 SERVICE = "sagemaker"
 
 
-def target(
-    url: str | None,
-    model: str,
-    *,
-    api: str = "messages",
-    timeout_s: float = 60.0,
-    is_streaming: bool = True,
-    ignore_eos: bool = False,
-    extra_body: Mapping[str, Any] | None = None,
-    api_key_env: str | None = None,
-    options: Mapping[str, str] | None = None,
-) -> Target:
+def target(asked: Asked) -> Target:
     """A checked target; finds the credentials. Sends nothing to the endpoint. `url` replaces the region's service.
 
     Raises ValueError for what cannot be used, LookupError where botocore is missing.
     """
-    told = dict(options or {})
-    _common.check(APIS, api=api, model=model, timeout_s=timeout_s)
-    if api_key_env is not None:
+    told = asked.options
+    api = _common.api(asked, APIS)
+    if asked.api_key_env is not None:
         raise ValueError(
             "SageMaker takes no key but AWS credentials: from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or "
             "the machine's role. Leave out --api-key-env."
         )
     region = _cloud.aws_region(told)
     _cloud.name(told, "component")
-    endpoint = _cloud.needed({"endpoint": model, **told}, "endpoint")
-    root = f"https://runtime.sagemaker.{region}.amazonaws.com" if url is None else _common.base_url(url)
+    endpoint = _cloud.needed({"endpoint": asked.model, **told}, "endpoint")
+    root = f"https://runtime.sagemaker.{region}.amazonaws.com" if asked.url is None else _common.base_url(asked.url)
     found = _frozen()
-    return Target(
-        provider=NAME,
-        base_url=f"{root}/endpoints/{endpoint}",
-        model=model,
-        api=api,
-        timeout_s=timeout_s,
-        is_streaming=is_streaming,
-        ignore_eos=ignore_eos,
-        extra_body=dict(extra_body or {}),
+    return asked.target(
+        provider=NAME, api=api, base_url=f"{root}/endpoints/{endpoint}", options={**told, "region": region},
         secrets=tuple(text for text in (found.secret_key, found.token, found.access_key) if text),
-        options=told | {"region": region},
-    )
+    )  # fmt: skip
 
 
 def request(target: Target, prompt: str, output_tokens: int) -> HttpRequest:

@@ -7,10 +7,8 @@ length cannot be asked for: what a model writes is as long as the model makes it
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
-from collectors.endpoint._providers import HttpRequest, Target, _common, _formats
+from collectors.endpoint._providers import Asked, HttpRequest, Target, _common, _formats
 
 NAME = "tgi"
 APIS = ("generate",)
@@ -18,44 +16,25 @@ API_KEY_ENV = "HF_TOKEN"
 ROUTES = {True: "/generate_stream", False: "/generate"}
 
 
-def target(
-    url: str | None,
-    model: str,
-    *,
-    api: str = "generate",
-    timeout_s: float = 60.0,
-    is_streaming: bool = True,
-    ignore_eos: bool = False,
-    extra_body: Mapping[str, Any] | None = None,
-    api_key_env: str | None = None,
-    options: Mapping[str, str] | None = None,
-) -> Target:
+def target(asked: Asked) -> Target:
     """A checked target; reads the key from the environment variable `api_key_env` (HF_TOKEN). Sends nothing.
 
     Raises ValueError for a URL, an API, a timeout, a key or a fixed length that cannot be used.
     """
-    _common.check(APIS, api=api, model=model, timeout_s=timeout_s)
-    if url is None:
+    api = _common.api(asked, APIS)
+    if asked.url is None:
         raise ValueError("No server is named. Give something like http://127.0.0.1:8080 with --url.")
-    if ignore_eos:
+    if asked.ignore_eos:
         raise ValueError(
             "text-generation-inference cannot be told to ignore the end-of-sequence token, so the length of its answers "
             "cannot be fixed. Leave out --ignore-eos, or ask its OpenAI route with --provider openai."
         )
-    name = API_KEY_ENV if api_key_env is None else api_key_env
+    name = API_KEY_ENV if asked.api_key_env is None else asked.api_key_env
     key = _common.key(name)
-    return Target(
-        provider=NAME,
-        base_url=_common.base_url(url, tuple(ROUTES.values())),
-        model=model,
-        api=api,
-        timeout_s=timeout_s,
-        is_streaming=is_streaming,
-        extra_body=dict(extra_body or {}),
-        api_key_env=name,
+    return asked.target(
+        provider=NAME, api=api, base_url=_common.base_url(asked.url, tuple(ROUTES.values())), api_key_env=name,
         secrets=() if key is None else (key,),
-        options=dict(options or {}),
-    )
+    )  # fmt: skip
 
 
 def request(target: Target, prompt: str, output_tokens: int) -> HttpRequest:

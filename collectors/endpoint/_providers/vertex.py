@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from collectors.endpoint._providers import HttpRequest, Reader, Target, _cloud, _common, _formats, openai
+from collectors.endpoint._providers import Asked, HttpRequest, Reader, Target, _cloud, _common, _formats, openai
 from collectors.endpoint._stream import StreamError, error_message
 
 NAME = "vertex"
@@ -35,48 +35,30 @@ POLL_S = 1.0
 end of an operation is seen late by up to as much."""
 
 
-def target(
-    url: str | None,
-    model: str,
-    *,
-    api: str = "chat",
-    timeout_s: float = 60.0,
-    is_streaming: bool = True,
-    ignore_eos: bool = False,
-    extra_body: Mapping[str, Any] | None = None,
-    api_key_env: str | None = None,
-    options: Mapping[str, str] | None = None,
-) -> Target:
+def target(asked: Asked) -> Target:
     """A checked target. Without `api_key_env` it gets an access token, so that what is wrong with it shows before a load.
 
     `url` replaces the address of the location's service (a dedicated endpoint, a server on loopback); one that holds
     `/projects/` is the whole address of an endpoint. `extra_body` is laid over the request's JSON; over its instance with
     predict and predict-long-running. Raises ValueError for what cannot be used, LookupError where google-auth is missing.
     """
-    told = dict(options or {})
-    _common.check(APIS, api=api, model=model, timeout_s=timeout_s)
+    told = asked.options
+    api = _common.api(asked, APIS)
     _formats.check_style(told, "prompt")
     seconds(told, "poll-s", POLL_S)
     seconds(told, "monitoring-wait-s", 0.0)
     if "monitoring-url" in told:
         _common.base_url(told["monitoring-url"])
-    asked = Target(
-        provider=NAME,
-        base_url=_address(url, model, api, api_key_env, told),
-        model=model,
-        api=api,
-        timeout_s=timeout_s,
-        is_streaming=is_streaming and api in STREAMING,
-        ignore_eos=ignore_eos,
-        extra_body=dict(extra_body or {}),
-        api_key_env=api_key_env,
-        options=told,
-    )
-    if api_key_env is None:
-        return dataclasses.replace(asked, secrets=(authorization(asked)["authorization"].removeprefix("Bearer "),))
-    if (key := _common.key(api_key_env)) is None:
-        raise ValueError(f"Vertex AI wants an access token, and the environment variable {api_key_env} is not set.")
-    return dataclasses.replace(asked, secrets=(key,))
+    address = _address(asked.url, asked.model, api, asked.api_key_env, told)
+    is_streaming = asked.is_streaming and api in STREAMING
+    found = asked.target(provider=NAME, api=api, base_url=address, is_streaming=is_streaming)
+    if asked.api_key_env is None:
+        return dataclasses.replace(found, secrets=(authorization(found)["authorization"].removeprefix("Bearer "),))
+    if (key := _common.key(asked.api_key_env)) is None:
+        raise ValueError(
+            f"Vertex AI wants an access token, and the environment variable {asked.api_key_env} is not set."
+        )
+    return dataclasses.replace(found, secrets=(key,))
 
 
 def request(target: Target, prompt: str, output_tokens: int) -> HttpRequest:
