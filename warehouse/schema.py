@@ -754,6 +754,12 @@ PREDICTORS = Table(
         Column("predictor_id", _S, "hash of method, target, training rows", is_required=True),
         Column("name", _S, "what it predicts and how, in words", is_required=True),
         Column("metric", _S, "metric column predicted", is_required=True),
+        Column("target", _S, "what is predicted, as models.learned calls it: gemm_time, latency, memory ..."),
+        Column(
+            "population",
+            _S,
+            "rows it learnt from and is scored on: `lake` for those of a lakehouse, else the key of a board of the league",
+        ),
         Column("method", _S, "algorithm", is_required=True),
         Column("features", pa.list_(_S), "feature names"),
         Column("is_baseline", _B, "kept for comparison only", is_required=True),
@@ -779,6 +785,8 @@ PREDICTOR_SCORES = Table(
         Column("mdape", _F, "median absolute percentage error, ratio"),
         Column("mape", _F, "mean absolute percentage error, ratio"),
         Column("p90_ape", _F, "90th percentile of the absolute percentage error, ratio"),
+        Column("bias", _F, "median of predicted / measured, less 1"),
+        Column("num_refused", _I, "held-out rows it gave no value for"),
         Column("mae", _F, "mean absolute error, unit of the metric"),
         Column("rmse", _F, "root mean squared error, unit of the metric"),
         Column("r2", _F, "coefficient of determination"),
@@ -806,6 +814,40 @@ PREDICTIONS = Table(
     ),
 )
 
+PROMOTIONS = Table(
+    "promotions",
+    "one decision which predictor of a target answers from then on; the newest counts, and going back is another row",
+    ("promotion_id",),
+    (
+        Column("promotion_id", _S, "digest of the other columns", is_required=True),
+        Column("target", _S, "what is predicted", is_required=True),
+        Column("predictor_id", _S, "the predictor that answers from now on", is_required=True),
+        Column("replaced_id", _S, "the one that answered before; NULL for the first"),
+        Column("is_rollback", _B, "whether an earlier one was taken back by hand", is_required=True),
+        Column("reason", _S, "the scores that decided, or who asked", is_required=True),
+        Column("promoted_at", TIMESTAMP, "when", is_required=True),
+    ),
+)
+
+FORECASTS = Table(
+    "forecasts",
+    "one prediction published before anybody measured it; never changed, scored by the view `forecast_scores` when rows arrive",
+    ("forecast_id",),
+    (
+        Column("forecast_id", _S, "digest of predictor, configuration, metric and value", is_required=True),
+        Column("run_id", _S, "the run of source_kind `predicted` that holds its configuration", is_required=True),
+        Column("config_id", _S, "configuration, as measured rows will have it", is_required=True),
+        Column("metric", _S, "metric column predicted", is_required=True),
+        Column("value", _F, "predicted value", is_required=True),
+        Column("lower", _F, "lower end of the 90 % interval"),
+        Column("upper", _F, "upper end of the 90 % interval"),
+        Column("predictor_id", _S, "the predictor", is_required=True),
+        Column("snapshot_id", _I, "lake snapshot that the predictor learnt from"),
+        Column("published_at", TIMESTAMP, "when: only rows measured later score it", is_required=True),
+        Column("note", _S, "why it was published, in its author's words"),
+    ),
+)
+
 LOADS = Table(
     "loads",
     "one landed file",
@@ -827,7 +869,7 @@ TABLES: dict[str, Table] = {
     for table in (
         RUNS, OPS, REQUESTS, SAMPLES, TELEMETRY, RANKS, ENVIRONMENTS, HARDWARE, LLMS, PRICES, SOURCES,
         CALIBRATIONS, KERNELS, QUALITY, FINDINGS, LINTS, PREDICTORS,
-        PREDICTOR_SCORES, PREDICTIONS, LOADS,
+        PREDICTOR_SCORES, PREDICTIONS, PROMOTIONS, FORECASTS, LOADS,
     )
 }  # fmt: skip
 

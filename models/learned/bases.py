@@ -1,0 +1,222 @@
+"""What a prediction starts from: physics with a few fitted constants, which extrapolate where a correction cannot.
+
+`bound` and `estimate` are the analytical answers as they are. `power` is a roofline with a start-up time and a soft corner,
+
+    t = t0 + ((compute / e_c)^p + (memory / e_m)^p)^(1/p),
+
+`linear` a non-negative sum of terms. Both have constants for every key that has rows enough, and for a key never seen the
+median (`power`) or the pooled fit (`linear`) of those that share its next level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+
+from models.learned.inputs import Array, Inputs
+
+Kind = Literal["bound", "estimate", "power", "linear"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+POOLED = "*"
+"""Key of the constants used where no other fits."""
+
+
+class Base(Protocol):
+    """A fitted base."""
+
+    def log_values(self, inputs: Inputs) -> Array:
+        """Log of the base in the unit of the target; shape (n,)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` makes it of again."""
+
+
+@dataclass(frozen=True)
+class Analytical:
+    """The analytical bound or estimate, with nothing fitted."""
+
+    kind: Literal["bound", "estimate"]
+
+    def log_values(self, inputs: Inputs) -> Array:
+        values: Array = np.log(getattr(inputs, self.kind))
+        return values
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+
+# ---- a sum of terms
+
+ROWS_PER_TERM = 3
+"""A key has its own coefficients from this many rows a term."""
+PRIOR_STRENGTH = 0.01
+"""Weight of the prior, of one row of error for every hundred rows."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`terms @ coefficients`, the coefficients by key."""
+
+    coefficients: Mapping[str, tuple[float, ...]]
+
+    def log_values(self, inputs: Inputs) -> Array:
+        constants = _by_key(inputs, self.coefficients)
+        values = (inputs.terms * constants).sum(axis=1)
+        logs: Array = np.log(np.maximum(values, np.finfo(np.float64).tiny))
+        return logs
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "linear", "coefficients": {key: list(values) for key, values in self.coefficients.items()}}
+
+
+def fit_linear(inputs: Inputs, log_target: Array, weights: Array | None = None) -> Linear:
+    """Coefficients of every key with ROWS_PER_TERM rows a term, and of all rows together."""
+    target = np.exp(log_target)
+    prior = np.array(inputs.priors)
+    found = {POOLED: _non_negative(inputs.terms, target, prior, weights)}
+    enough = ROWS_PER_TERM * inputs.terms.shape[1]
+    for level in inputs.keys:
+        for code, key in enumerate(level.names):
+            rows = np.flatnonzero(level.codes == code)
+            if enough <= len(rows) < len(inputs) and key not in found:
+                found[key] = _non_negative(inputs.terms[rows], target[rows], prior, _at(weights, rows))
+    return Linear(found)
+
+
+def _non_negative(terms: Array, target: Array, prior: Array, weights: Array | None) -> tuple[float, ...]:
+    """Coefficients c >= 0 that minimise sum(w (terms @ c / target - 1)^2) + strength n sum(((c - prior) scale)^2).
+
+    `scale` is the most a term can be of a target, so that the prior decides only what the rows leave open (such as weights
+    against a constant, where all LLMs are of one size).
+    """
+    from scipy.optimize import nnls
+
+    share = terms / target[:, None]
+    scale = share.max(axis=0)
+    scale[scale == 0] = 1.0
+    strength = np.sqrt(PRIOR_STRENGTH * len(terms))
+    root = np.ones(len(terms)) if weights is None else np.sqrt(weights)
+    left = np.concatenate([root[:, None] * share / scale, strength * np.eye(len(prior))])
+    right = np.concatenate([root, strength * prior * scale])
+    solution, _ = nnls(left, right)
+    return tuple(float(value) for value in solution / scale)
+
+
+# ---- a roofline with a soft corner
+
+POWER_ROWS = 12
+"""A key has its own roofline from this many rows."""
+MAX_POWER_ROWS = 1500
+"""Rows of a key that its roofline is fitted on: evenly spaced ones beyond it. Four constants need no more."""
+_START = (np.log(0.8), np.log(0.8), np.log(2.0))
+_LEAST = (np.log(1e-9), np.log(0.01), np.log(0.01), np.log(0.7))
+_MOST = (np.log(1.0), np.log(3.0), np.log(3.0), np.log(12.0))
+
+
+@dataclass(frozen=True)
+class Power:
+    """Logs of (t0, e_c, e_m, p) by key; the first term is compute, the sum of the others memory, in seconds."""
+
+    constants: Mapping[str, tuple[float, ...]]
+
+    def log_values(self, inputs: Inputs) -> Array:
+        return _log_power(_by_key(inputs, self.constants), *_corner(inputs))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "power", "constants": {key: list(values) for key, values in self.constants.items()}}
+
+
+def fit_power(inputs: Inputs, log_target: Array, weights: Array | None = None) -> Power:
+    """Constants of every most particular key with POWER_ROWS rows; medians of those for the keys above."""
+    compute, memory = _corner(inputs)
+    first = inputs.keys[0]
+    found: dict[str, tuple[float, ...]] = {}
+    above: list[dict[str, list[tuple[float, ...]]]] = [{} for _ in inputs.keys[1:]]
+    for code, key in enumerate(first.names):
+        rows = np.flatnonzero(first.codes == code)
+        if len(rows) < POWER_ROWS:
+            continue
+        chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), MAX_POWER_ROWS)).astype(np.intp)]
+        found[key] = _fit_corner(compute[chosen], memory[chosen], log_target[chosen], _at(weights, chosen))
+        for level, members in zip(inputs.keys[1:], above, strict=True):
+            members.setdefault(level.names[level.codes[rows[0]]], []).append(found[key])
+    for members in above:
+        for key, several in members.items():
+            found.setdefault(key, tuple(float(value) for value in np.median(several, axis=0)))
+    ones = [found[key] for key in first.names if key in found]
+    if not ones:
+        ones = [_fit_corner(compute, memory, log_target, weights)]
+    found[POOLED] = tuple(float(value) for value in np.median(ones, axis=0))
+    return Power(found)
+
+
+def _corner(inputs: Inputs) -> tuple[Array, Array]:
+    """Logs of compute and of memory seconds; shape (n,) each."""
+    tiny = np.finfo(np.float64).tiny
+    return np.log(np.maximum(inputs.terms[:, 0], tiny)), np.log(np.maximum(inputs.terms[:, 1:].sum(axis=1), tiny))
+
+
+def _log_power(constants: Array, compute: Array, memory: Array) -> Array:
+    """Log of the roofline from logs; `constants` (n, 4) or (4,)."""
+    start, compute_efficiency, memory_efficiency, power = np.moveaxis(constants, -1, 0)
+    sharpness = np.exp(power)
+    work = (
+        np.logaddexp(sharpness * (compute - compute_efficiency), sharpness * (memory - memory_efficiency)) / sharpness
+    )
+    logs: Array = np.logaddexp(start, work)
+    return logs
+
+
+def _fit_corner(compute: Array, memory: Array, log_target: Array, weights: Array | None) -> tuple[float, ...]:
+    from scipy.optimize import least_squares
+
+    root = 1.0 if weights is None else np.sqrt(weights)
+    start = np.array([np.quantile(log_target, 0.01) - 0.5, *_START])
+    least, most = np.array(_LEAST), np.array(_MOST)
+    fitted = least_squares(
+        lambda constants: root * (_log_power(constants, compute, memory) - log_target),
+        np.clip(start, least + 1e-6, most - 1e-6),
+        bounds=(least, most),
+        loss="soft_l1",
+        f_scale=0.1,
+        max_nfev=60,
+    )
+    return tuple(float(value) for value in fitted.x)
+
+
+# ---- all of them
+
+
+def fit(kind: Kind, inputs: Inputs, log_target: Array, weights: Array | None = None) -> Base:
+    """Fit a base of a kind on n rows; `weights` (n,) or None for all alike."""
+    if kind == "linear":
+        return fit_linear(inputs, log_target, weights)
+    if kind == "power":
+        return fit_power(inputs, log_target, weights)
+    return Analytical(kind)
+
+
+def from_dict(data: Mapping[str, Any]) -> Base:
+    """A base from what its `to_dict` gave."""
+    if data["kind"] == "linear":
+        return Linear({key: tuple(values) for key, values in data["coefficients"].items()})
+    if data["kind"] == "power":
+        return Power({key: tuple(values) for key, values in data["constants"].items()})
+    return Analytical(data["kind"])
+
+
+def _by_key(inputs: Inputs, constants: Mapping[str, tuple[float, ...]]) -> Array:
+    """The constants of every row by its most particular key that has some; shape (n, constants)."""
+    chosen = np.tile(np.array(constants[POOLED], np.float64), (len(inputs), 1))
+    for level in reversed(inputs.keys):
+        for code, key in enumerate(level.names):
+            if key in constants:
+                chosen[level.codes == code] = constants[key]
+    return chosen
+
+
+def _at(weights: Array | None, rows: Any) -> Array | None:
+    return None if weights is None else weights[rows]

@@ -1,0 +1,79 @@
+"""A model: the mean, in log space, of a few variants, each a base and a correction of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from models.learned import bases, residuals
+from models.learned.inputs import Array, Inputs
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is fitted: a base, a correction of what it leaves, and what the correction sees."""
+
+    base: bases.Kind
+    residual: residuals.Kind = "none"
+    features: residuals.Features = "all"
+
+    def __str__(self) -> str:
+        parts = [self.base, "" if self.residual == "none" else f" + {self.residual}"]
+        return "".join(parts) + (" (work alone)" if self.features == "work" else "")
+
+
+Recipe = Sequence[Variant]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Fitted variants with their bases and corrections."""
+
+    parts: tuple[tuple[Variant, bases.Base, residuals.Residual], ...]
+
+    def log_values(self, inputs: Inputs) -> Array:
+        """Log of the target; shape (n,)."""
+        answers = [base.log_values(inputs) + residual.values(inputs) for _, base, residual in self.parts]
+        mean: Array = np.mean(answers, axis=0)
+        return mean
+
+    def log_bases(self, inputs: Inputs) -> Array:
+        """Log of the mean base alone, before any correction; shape (n,)."""
+        mean: Array = np.mean([base.log_values(inputs) for _, base, _ in self.parts], axis=0)
+        return mean
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "parts": [
+                {"variant": asdict(variant), "base": base.to_dict(), "residual": residual.to_dict()}
+                for variant, base, residual in self.parts
+            ]
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Model:
+        """A model from what `to_dict` gave."""
+        return cls(
+            tuple(
+                (Variant(**part["variant"]), bases.from_dict(part["base"]), residuals.from_dict(part["residual"]))
+                for part in data["parts"]
+            )
+        )
+
+
+def fit(recipe: Recipe, inputs: Inputs, log_target: Array, dimension: str, weights: Array | None = None) -> Model:
+    """Fit every variant of a recipe on n rows. `dimension` names the groups that a correction must not lean on; `weights` (n,)
+    make some rows count more (those of a device that has few)."""
+    fitted: dict[bases.Kind, bases.Base] = {}
+    parts = []
+    for variant in recipe:
+        if variant.base not in fitted:
+            fitted[variant.base] = bases.fit(variant.base, inputs, log_target, weights)
+        base = fitted[variant.base]
+        left = log_target - base.log_values(inputs)
+        residual = residuals.fit(variant.residual, inputs, left, variant.features, dimension, weights)
+        parts.append((variant, base, residual))
+    return Model(tuple(parts))

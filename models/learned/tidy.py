@@ -1,0 +1,117 @@
+"""A tidy pass over training rows before any split: what cannot be learnt from is left out, and every reason is a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from models.learned.conformal import thinned
+from models.learned.inputs import Array, Index, Inputs, Labels, number
+from models.learned.targets import Target
+
+FASTER = 1.25
+"""A value faster than its bound by more than this factor is a fault of the row (or of the catalogue), not a measurement."""
+MIN_COPIED = 50
+"""Rows of two devices with equal values, to the last digit, from which one is a copy of the other."""
+
+
+def tidy(target: Target, rows: pa.Table, *, limit: int | None = None) -> tuple[pa.Table, list[str]]:
+    """The rows to learn from, in the order of their content, and what was left out and why.
+
+    Left out: rows without a positive value or complete inputs, faster than physics, of a device that is a copy of another; of rows
+    that ask the same question (`Inputs.content`) the one of median value stays. `limit` rows at most, drawn by content.
+    """
+    notes: list[str] = []
+    actual = number(rows, target.column)
+    inputs = target.inputs(rows)
+    is_value = np.isfinite(actual) & (actual > 0)
+    _note(notes, len(rows) - int(is_value.sum()), len(rows), f"have no positive {target.metric}")
+    is_kept = is_value & inputs.is_complete
+    _note(
+        notes,
+        int(is_value.sum() - is_kept.sum()),
+        len(rows),
+        "lack a number that the bound is made of (device, LLM or shape unknown)",
+    )
+    if target.unit == "s":
+        is_faster = is_kept & (actual * FASTER < inputs.bound)
+        _note(notes, int(is_faster.sum()), len(rows), f"are faster than their bound by more than {FASTER:g} times")
+        is_kept &= ~is_faster
+    kept = np.flatnonzero(is_kept)
+    inputs, actual = inputs.take(kept), actual[kept]
+    for copy, of in _copies(inputs, actual):
+        is_copy = inputs.groups["device"].mask(copy)
+        notes.append(
+            f"The {int(is_copy.sum())} rows of {copy} hold the times of {of} to the last digit: they are left out."
+        )
+        kept, actual, inputs = kept[~is_copy], actual[~is_copy], inputs.take(~is_copy)
+    one = _one_each(inputs, actual)
+    _note(notes, len(kept) - len(one), len(rows), "repeat the question of another row: the median stays")
+    kept, inputs = kept[one], inputs.take(one)
+    few = thinned(inputs, min(target.max_rows if limit is None else limit, len(inputs)))
+    _note(notes, len(kept) - len(few), len(rows), "were not drawn: more would not fit better")
+    return rows.take(pa.array(kept[few])), notes
+
+
+def shifts(inputs: Inputs, actual: Array, campaign: Labels, shape: Labels) -> list[str]:
+    """Pairs of campaigns (a source, a version) that timed the same shapes on the same device and differ by more than half."""
+    found = []
+    for device in inputs.groups["device"].names:
+        here = np.flatnonzero(inputs.groups["device"].mask(device))
+        names = campaign.take(here).names
+        logs = np.log(actual[here])
+        medians = []
+        for name in names:
+            rows = campaign.take(here).mask(name)
+            medians.append(dict(zip(shape.take(here).texts()[rows], logs[rows], strict=True)))
+        for first in range(len(names)):
+            for second in range(first + 1, len(names)):
+                common = medians[first].keys() & medians[second].keys()
+                if len(common) < MIN_COPIED:
+                    continue
+                ratio = float(np.exp(np.median([medians[first][one] - medians[second][one] for one in common])))
+                if not 1 / 1.5 < ratio < 1.5:
+                    found.append(
+                        f"On {device} {names[first]} is {ratio:.2f} times {names[second]} over {len(common)} shapes that both timed: "
+                        "two campaigns, not one device. Learn from one of them."
+                    )
+    return found
+
+
+def _copies(inputs: Inputs, actual: Array) -> Sequence[tuple[str, str]]:
+    """Pairs of devices (copy, original) whose values agree to the last digit wherever both have the shape."""
+    devices = inputs.groups.get("device")
+    if devices is None or len(devices.names) < 2 or "shape" not in inputs.groups:
+        return []
+    shapes = inputs.groups["shape"]
+    tables = []
+    for code in range(len(devices.names)):
+        rows = np.flatnonzero(devices.codes == code)
+        tables.append(dict(zip(shapes.codes[rows].tolist(), actual[rows].tolist(), strict=True)))
+    found: list[tuple[str, str]] = []
+    for second in range(1, len(tables)):
+        for first in range(second):
+            common = tables[first].keys() & tables[second].keys()
+            if len(common) < MIN_COPIED:
+                continue
+            equal = sum(tables[first][one] == tables[second][one] for one in common)
+            if equal > 0.9 * len(common):
+                found.append((devices.names[second], devices.names[first]))
+                break
+    return found
+
+
+def _one_each(inputs: Inputs, actual: Array) -> Index:
+    """Of every content the row whose value is the (lower) median, in the order of content."""
+    order = np.lexsort([actual, inputs.content])
+    content = inputs.content[order]
+    starts = np.flatnonzero(np.concatenate([[True], content[1:] != content[:-1]])) if len(content) else np.empty(0, int)
+    sizes = np.diff(np.append(starts, len(content)))
+    return np.asarray(order[starts + (sizes - 1) // 2], np.intp)
+
+
+def _note(notes: list[str], number_of: int, total: int, what: str) -> None:
+    if number_of:
+        notes.append(f"{number_of} of {total} rows {what}.")
