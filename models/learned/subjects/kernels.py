@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from models.learned.inputs import Array, Inputs, Labels, digest, joined, labels, log, number, optional
 from models.learned.model import Variant
-from models.learned.subjects import devices
+from models.learned.subjects import _estimates, devices
 from models.learned.targets import Target
 
 GEMM_KINDS = (
@@ -83,7 +83,7 @@ def gemm(rows: pa.Table) -> Inputs:
             rows, ("hardware_id", "framework", "weight_dtype", "activation_dtype", "batch_size", "m", "n", "k")
         ),
         bound=bound,
-        estimate=bound,
+        estimate=_estimates.seconds(rows, compute, memory),
         extra={"kind": kind.codes.astype(np.float64)},
     )
 
