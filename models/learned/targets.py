@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from models.learned.inputs import Inputs
+from models.learned.inputs import Inputs, Mask
 from models.learned.model import Recipe
 
 
@@ -41,6 +41,8 @@ class Target:
     min_rows: int = 8
     min_groups: int = 2
     """Fewest different groups of the first leave-out split."""
+    doubts: Callable[[pa.Table], Mapping[str, Mask]] = lambda rows: {}
+    """Rows in doubt by what is wrong with them, (n,) each: left out while enough others stay, and said in either case."""
 
     def recipe(self, num_rows: int) -> Recipe:
         """The method for so many rows."""

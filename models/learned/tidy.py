@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from models.learned import splits
 from models.learned.conformal import thinned
-from models.learned.inputs import Array, Index, Inputs, Labels, number
+from models.learned.inputs import Array, Index, Inputs, Labels, Mask, number
 from models.learned.targets import Target
 
 FASTER = 1.25
@@ -20,8 +21,9 @@ MIN_COPIED = 50
 def tidy(target: Target, rows: pa.Table, *, limit: int | None = None) -> tuple[pa.Table, list[str]]:
     """The rows to learn from, in the order of their content, and what was left out and why.
 
-    Left out: rows without a positive value or complete inputs, faster than physics, of a device that is a copy of another; of rows
-    that ask the same question (`Inputs.content`) the one of median value stays. `limit` rows at most, drawn by content.
+    Left out: rows without a positive value or complete inputs, in doubt (`Target.doubts`), faster than physics, of a device that is
+    a copy of another; of rows that ask the same question (`Inputs.content`) the one of median value stays. `limit` rows at most,
+    drawn by content.
     """
     notes: list[str] = []
     actual = number(rows, target.column)
@@ -29,9 +31,19 @@ def tidy(target: Target, rows: pa.Table, *, limit: int | None = None) -> tuple[p
     is_value = np.isfinite(actual) & (actual > 0)
     _note(notes, len(rows) - int(is_value.sum()), len(rows), f"have no positive {target.metric}")
     is_kept = is_value & inputs.is_complete
+    is_explained = np.zeros(len(rows), np.bool_)
+    for what, mask in target.doubts(rows).items():
+        _note(notes, int((is_value & mask & ~is_explained).sum()), len(rows), what)
+        is_explained |= mask
+        if _is_enough(target, inputs, is_kept & ~mask):
+            is_kept &= ~mask
+        elif (is_kept & mask).any():
+            notes.append(
+                f"{int((is_kept & mask).sum())} of these are used all the same: too little is left without them."
+            )
     _note(
         notes,
-        int(is_value.sum() - is_kept.sum()),
+        int((is_value & ~inputs.is_complete & ~is_explained).sum()),
         len(rows),
         "lack a number that the bound is made of (device, LLM or shape unknown)",
     )
@@ -78,6 +90,14 @@ def shifts(inputs: Inputs, actual: Array, campaign: Labels, shape: Labels) -> li
                         "two campaigns, not one device. Learn from one of them."
                     )
     return found
+
+
+def _is_enough(target: Target, inputs: Inputs, is_kept: Mask) -> bool:
+    """Whether so many rows, of so many groups of the first split, are left as the target asks for."""
+    contents = np.unique(inputs.content[is_kept])
+    groups = inputs.groups.get(splits.dimension(target.splits[0]))
+    num_groups = target.min_groups if groups is None else len(np.unique(groups.codes[is_kept]))
+    return len(contents) >= target.min_rows and num_groups >= target.min_groups
 
 
 def _copies(inputs: Inputs, actual: Array) -> Sequence[tuple[str, str]]:
