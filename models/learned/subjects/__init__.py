@@ -6,10 +6,12 @@ and gives `Inputs`; fitting and predicting share it.
 
 from __future__ import annotations
 
-from models.learned.subjects import kernels, memory, runs
+from models.learned.subjects import kernels, memory, runs, vectors
 from models.learned.targets import Target
 
-TARGETS: dict[str, Target] = {target.key: target for target in (*kernels.TARGETS, *runs.TARGETS, *memory.TARGETS)}
+TARGETS: dict[str, Target] = {
+    target.key: target for target in (*kernels.TARGETS, *vectors.TARGETS, *runs.TARGETS, *memory.TARGETS)
+}
 
 
 def find(key: str) -> Target:
