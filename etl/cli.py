@@ -8,14 +8,23 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from typer.core import TyperCommand
+
+from etl.options import (
+    Format,
+    FormatOption,
+    HomeOption,
+    Lists,
+    OutputOption,
+    existing,
+    exit_if_refused,
+    fail,
+    say,
+)
 
 if TYPE_CHECKING:
     from warehouse.store import Home, Store
@@ -27,44 +36,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-stderr = Console(stderr=True, highlight=False, markup=False)
-
-HomeOption = Annotated[
-    Path | None,
-    typer.Option("--home", help="Home folder; else ROOFLAKE_HOME, else ./rooflake-data.", show_default=False),
-]
-
-
-class Format(StrEnum):
-    """How a command prints its rows."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
-
-
-class Lists(TyperCommand):
-    """A command whose repeatable options also take several values after one name: `--hardware a6000 h100-sxm`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        names = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
-        return super().parse_args(ctx, spread(args, names))
-
-
-def spread(words: Sequence[str], names: set[str]) -> list[str]:
-    """Words with the name of a list option before every one of its values: `--hardware a --hardware b`."""
-    result: list[str] = []
-    name, has_value = "", False
-    for word in words:
-        if word.startswith("-"):
-            name, _, value = word.partition("=")
-            has_value = value != ""
-        elif name in names:
-            result += [name] if has_value else []
-            has_value = True
-        result.append(word)
-    return result
 
 
 def _print_version(is_asked: bool) -> None:
@@ -101,7 +72,7 @@ def sql(
         rows = run(query)
     writers.write(rows, format.value, output)
     if rows.num_rows == limit:
-        _say(f"Stopped at {limit} rows. Ask for more with --limit.")
+        say(f"Stopped at {limit} rows. Ask for more with --limit.")
 
 
 @app.command()
@@ -115,15 +86,15 @@ def load(home: HomeOption = None) -> None:
 
     place = Home.of(home)
     if next(place.landing.glob("*/*.parquet"), None) is None:
-        place = _existing(home)
+        place = existing(home)
     with open_store(place) as store:
         loaded = store.load()
-        _say(str(loaded))
+        say(str(loaded))
         refused = loaded.quarantined
         if any(loaded.new_rows.values()):
-            refused = refused | twins.add(store, _say).quarantined
-        refused = refused | lint.add(store, _say).quarantined
-    _exit_if_refused(refused)
+            refused = refused | twins.add(store, say).quarantined
+        refused = refused | lint.add(store, say).quarantined
+    exit_if_refused(refused)
 
 
 @app.command("lint")
@@ -152,14 +123,14 @@ def lint_(
     writers.check(format.value, output)
     if severity not in (None, "fault", "doubt"):
         raise ValueError(f"'{severity}' is not a severity. Known: fault, doubt.")
-    with open_store(_existing(home), read_only=True) as store:
+    with open_store(existing(home), read_only=True) as store:
         found = lint.find(store, source, severity=severity, with_past=past)
     if format is Format.table:
         found = found.select(["severity", "check_name", "source_id", "sentence"])
     if found.num_rows or format is not Format.table:
         writers.write(found, format.value, output)
     else:
-        _say(f"Nothing found in {source}.")
+        say(f"Nothing found in {source}.")
 
 
 @app.command()
@@ -202,9 +173,9 @@ def collect(
             options |= machine.known(store, name, options["device"]) | {"skip": frozenset()}
         elif name.startswith("from_"):
             options["known_hardware"] = _known_hardware(store)
-    collected = collector.collect(place.landing, report=_say, **options)
+    collected = collector.collect(place.landing, report=say, **options)
     failures = "without an answer" if name == "roofline" else "failures"
-    _say(f"{collected.num_runs} runs landed, {collected.num_failed} of them {failures}.")
+    say(f"{collected.num_runs} runs landed, {collected.num_failed} of them {failures}.")
     load(home)
     if collected.is_failure:
         raise typer.Exit(1)
@@ -233,7 +204,7 @@ def import_(
     refused = None
     try:
         _importing.collect(
-            place.landing, report=_say, files=files, tool=tool, hardware_id=hardware, llm_id=model, settings=settings,
+            place.landing, report=say, files=files, tool=tool, hardware_id=hardware, llm_id=model, settings=settings,
             mapping=mapping, known_hardware=known,
         )  # fmt: skip
     except _importing.Unreadable as error:
@@ -241,7 +212,7 @@ def import_(
     if refused is None or next(place.landing.glob("*/*.parquet"), None) is not None:
         load(home)
     if refused is not None:
-        _fail(refused)
+        fail(refused)
 
 
 @app.command()
@@ -258,10 +229,10 @@ def forget(
     from etl import lint
     from warehouse.store import open_store
 
-    with open_store(_existing(home)) as store:
+    with open_store(existing(home)) as store:
         taken = store.forget(source)
-        lint.add(store, _say)
-    _say(f"{source}: {', '.join(f'{rows} {name}' for name, rows in taken.items())} taken out.")
+        lint.add(store, say)
+    say(f"{source}: {', '.join(f'{rows} {name}' for name, rows in taken.items())} taken out.")
 
 
 def _known_hardware(store: Store) -> list[str]:
@@ -293,7 +264,7 @@ def export(
     from etl import exports
     from warehouse.store import open_store
 
-    place = _existing(home)
+    place = existing(home)
     target = place.path / "exports" / layout.value if folder is None else folder
     with open_store(place, read_only=True) as store:
         for path in exports.LAYOUTS[layout.value](store, run_ids, target):
@@ -310,7 +281,7 @@ def refresh(
 
     failures = _run_flow(plan, Home.of(home))
     if failures is not None:
-        _fail(failures)
+        fail(failures)
 
 
 @app.command()
@@ -319,10 +290,10 @@ def train(home: HomeOption = None) -> None:
     from etl import training, twins
     from warehouse.store import open_store
 
-    with open_store(_existing(home)) as store:
-        refused = twins.add(store, _say).quarantined
-        refused = refused | training.train(store, _say).quarantined
-    _exit_if_refused(refused)
+    with open_store(existing(home)) as store:
+        refused = twins.add(store, say).quarantined
+        refused = refused | training.train(store, say).quarantined
+    exit_if_refused(refused)
 
 
 @app.command()
@@ -364,7 +335,7 @@ def predict(
         rows, notes = training.what_if(store, config)
     writers.write(rows, format.value, output)
     for note in notes:
-        _say(note)
+        say(note)
 
 
 HardwareOption = Annotated[
@@ -384,8 +355,6 @@ CatalogOption = Annotated[
         "--catalog", help="Folder of your own hardware.toml, llms.toml, prices.toml, which extend the catalogue."
     ),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="Output format.")]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="File to write; parquet needs one.")]
 
 
 @app.command(cls=Lists)
@@ -497,7 +466,7 @@ def analyze(
     else:
         writers.write(cuts[0] if cuts else op_rows if ops else totals, format.value, output)
     for note in (*question.notes(totals), *question.without_effect(phase or (), llm, lengths | columns)):
-        _say(note)
+        say(note)
 
 
 @app.command(cls=Lists)
@@ -588,7 +557,7 @@ def search(
 
             question.land(shown, Home.of(home).landing)
             load(home)
-    _say(question.headline(rows, goal))
+    say(question.headline(rows, goal))
 
 
 @app.command(cls=Lists)
@@ -606,9 +575,9 @@ def calibrate(
     from etl import calibration
     from warehouse.store import open_store
 
-    with open_store(_existing(home)) as store:
-        refused = calibration.calibrate(store, _say, sources=tuple(source or ())).quarantined
-    _exit_if_refused(refused)
+    with open_store(existing(home)) as store:
+        refused = calibration.calibrate(store, say, sources=tuple(source or ())).quarantined
+    exit_if_refused(refused)
 
 
 @app.command()
@@ -637,7 +606,7 @@ def demo(
     place = Home.of(home)
     failures = _run_flow(plan, place)
     if failures is not None:
-        _say(failures, style="red")
+        say(failures, style="red")
     with open_store(place, read_only=True) as store:
         from etl import output as writers
 
@@ -668,23 +637,12 @@ def _run_flow(plan: str, home: Home) -> str | None:
 
 def _serve(home: Home, host: str, port: int) -> int:
     """The dashboard is another room: it runs as its own process."""
-    _existing(home.path)
+    existing(home.path)
     command = [sys.executable, "-m", "dashboard", "--home", str(home.path), "--host", host, "--port", str(port)]
     try:
         return subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:
         return 0
-
-
-def _existing(folder: Path | None) -> Home:
-    """The home folder of a lakehouse. Raises StoreError, with what to do, where there is none."""
-    from warehouse.store import Home, open_store
-
-    home = Home.of(folder)
-    if not home.exists:
-        with open_store(home, read_only=True):
-            pass
-    return home
 
 
 def _extend(folder: Path | None) -> None:
@@ -700,22 +658,6 @@ def _extend(folder: Path | None) -> None:
     catalog.extend(folder)
 
 
-def _say(line: str, style: str | None = None) -> None:
-    stderr.print(line, style=style, soft_wrap=True)
-
-
-def _exit_if_refused(refused: Mapping[str, str]) -> None:
-    for name, reason in refused.items():
-        _say(f"quarantined {name}: {reason}", style="red")
-    if refused:
-        raise typer.Exit(1)
-
-
-def _fail(message: str) -> NoReturn:
-    _say(message, style="red")
-    raise typer.Exit(2)
-
-
 def _expected() -> tuple[type[Exception], ...]:
     """Failures that are an answer; the store's only where a command opened one."""
     store = sys.modules.get("warehouse.store")
@@ -727,7 +669,7 @@ def main() -> None:
     try:
         app()
     except _expected() as error:
-        _say(str(error.args[0] if isinstance(error, KeyError) else error), style="red")
+        say(str(error.args[0] if isinstance(error, KeyError) else error), style="red")
         sys.exit(2)
 
 

@@ -13,7 +13,7 @@ import pytest
 from command_line import environment, rooflake
 
 from etl import analyze
-from etl.cli import spread
+from etl.options import spread
 from models.analytical import evaluate
 from models.analytical.search import Goal, search
 from warehouse import catalog, parquet
