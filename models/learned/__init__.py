@@ -4,8 +4,8 @@ Arrow tables in, plain dataclasses out. Training needs scikit-learn; predicting 
 """
 
 from models.learned.features import METRICS, Metric, with_llm_shapes
-from models.learned.predictor import Prediction, Predictor, predict
-from models.learned.training import Trained, train
+from models.learned.first_predictor import Prediction, Predictor, predict
+from models.learned.first_training import Trained, train
 from models.learned.whatif import WhatIf, what_if
 
 __all__ = [

@@ -1,239 +1,194 @@
-"""A trained predictor: predict with an interval, say what lies outside the data, and keep it all in one JSON file."""
+"""A trained predictor: predict with an interval, say why, and keep it all in one file that holds text alone."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from models.learned import features, fitting, intervals
-from models.learned.features import CATEGORIES, SUPPORT, Array, Inputs, Metric
+from models.learned import explain, subjects
+from models.learned.fitted import Answers, Fitted
+from models.learned.inputs import Inputs
+from models.learned.subjects import devices
+from models.learned.targets import Target
 
-FORMAT = 1
-"""Version of the JSON artifact; another one is refused."""
-BEYOND = 1.25
-"""Factor by which a quantity may leave the training range and still count as inside."""
-SHOWN = {
-    "num_parameters": "parameters",
-    "batch_size": "sequences a batch",
-    "tokens": "tokens attended",
-    "roofline_s": "s of bound",
-}
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One predicted value of one configuration, in the metric's SI unit.
-
-    `lower` and `upper` bound 90 % of values as measured by leaving LLMs out; NULL where the device, phase or dtype was never
-    seen, because no error was ever measured there. `analytical` is the analytical value beside: the bound for latency.
-    `reason` says why the value is unsupported, absent, or below its bound.
-    """
-
-    metric: Metric
-    value: float | None
-    lower: float | None
-    upper: float | None
-    analytical: float | None
-    is_supported: bool
-    is_below_bound: bool
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class Support:
-    """What the training rows held: categories, and the least and most of the quantities of SUPPORT."""
-
-    categories: Mapping[str, tuple[str, ...]]
-    ranges: Mapping[str, tuple[float, float]]
-
-    @classmethod
-    def of(cls, inputs: Inputs) -> Support:
-        return cls(
-            {name: tuple(str(value) for value in np.unique(inputs.texts[name])) for name in CATEGORIES},
-            {
-                name: (float(np.nanmin(values)), float(np.nanmax(values)))
-                for name, values in zip(SUPPORT, inputs.support.T, strict=True)
-            },
-        )
-
-    def unseen(self, inputs: Inputs, row: int) -> list[str]:
-        """Sentences about categories that no training row has."""
-        return [
-            f"{name} '{inputs.texts[name][row]}' is not among the training rows ({', '.join(seen)})."
-            for name, seen in self.categories.items()
-            if inputs.texts[name][row] not in seen
-        ]
-
-    def beyond(self, inputs: Inputs, row: int) -> list[str]:
-        """Sentences about quantities outside the training range."""
-        sentences = []
-        for (name, (least, most)), value in zip(self.ranges.items(), inputs.support[row], strict=True):
-            if np.isfinite(value) and not least / BEYOND <= value <= most * BEYOND:
-                sentences.append(f"{value:.4g} {SHOWN[name]} is outside the training rows ({least:.4g} to {most:.4g}).")
-        return sentences
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A model with its interval and its support: what one fold, or all training rows, come to."""
-
-    metric: Metric
-    model: fitting.Model
-    half_width: float
-    support: Support
-
-    @classmethod
-    def on(cls, inputs: Inputs, log_target: Array, metric: Metric) -> Fitted:
-        """Fit everything, the interval included, on these rows alone."""
-        width = intervals.half_width(inputs, log_target)
-        return cls(metric, fitting.fit(inputs, log_target), width, Support.of(inputs))
-
-    def predict(self, inputs: Inputs, analytical: Array) -> list[Prediction]:
-        """Predictions of n rows; `analytical` (n,) is the metric's analytical value, NaN where absent."""
-        complete = inputs.is_complete
-        logs = np.full(len(inputs), np.nan)
-        logs[complete] = self.model.log_values(inputs.take(np.flatnonzero(complete)))
-        return [self._one(inputs, row, float(logs[row]), float(analytical[row])) for row in range(len(inputs))]
-
-    def _one(self, inputs: Inputs, row: int, log_value: float, analytical: float) -> Prediction:
-        known = analytical if np.isfinite(analytical) else None
-        if not np.isfinite(log_value):
-            reason = "The analytical row of this configuration is incomplete, so there is nothing to predict from."
-            return Prediction(self.metric, None, None, None, known, False, False, reason)
-        value = float(np.exp(log_value))
-        unseen, beyond = self.support.unseen(inputs, row), self.support.beyond(inputs, row)
-        has_interval = not unseen and np.isfinite(self.half_width)
-        is_below = self.metric == "latency_s" and known is not None and value < known
-        reasons = unseen + beyond
-        if is_below:
-            reasons.append(
-                "The value is below the analytical bound: trust the bound, or correct the device's catalogue entry."
-            )
-        return Prediction(
-            self.metric,
-            value,
-            float(np.exp(log_value - self.half_width)) if has_interval else None,
-            float(np.exp(log_value + self.half_width)) if has_interval else None,
-            known,
-            not unseen and not beyond,
-            is_below,
-            " ".join(reasons) or None,
-        )
+FORMAT = 2
+"""Version of the artifact; another one is refused."""
+MAX_BYTES = 2_000_000
+"""Most bytes of an artifact."""
+CARD, MODEL = "card.json", "model.json"
+_WHEN = (1980, 1, 1, 0, 0, 0)
+"""Date of every member, so that the same predictor is the same file."""
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained artifact. `scores` are its pooled leave-out scores by split and `notes` what to know about its rows, so that
-    a reader of the file alone sees them."""
+    """A trained artifact. `target` is a key of `subjects.TARGETS`, `method` its method in words, `num_rows` the rows it learnt from.
+
+    card: what a reader of the file alone sees: `features` and `terms`, `splits` and `scores` (split -> contender -> scores, coverage
+    included), `worst_folds`, `sources`, `notes`, `libraries`, `importances`, `held_out` (predicted and actual of at most 2,000 rows).
+    """
 
     predictor_id: str
-    metric: Metric
+    target: str
+    metric: str
+    unit: str
     method: str
     snapshot_id: int | None
     trained_at: str
     num_rows: int
     llm_ids: tuple[str, ...]
+    hardware_ids: tuple[str, ...]
+    card: Mapping[str, Any]
     fitted: Fitted
-    scores: Mapping[str, Mapping[str, Any]]
-    notes: tuple[str, ...]
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        return (*features.term_names(self.metric), *features.feature_names(self.metric))
 
     @property
     def file_name(self) -> str:
-        return f"{self.predictor_id}.json"
+        return f"{self.predictor_id}.zip"
 
-    def to_json(self) -> str:
-        """The whole predictor as JSON text; floats are written so that they read back exactly."""
-        support = self.fitted.support
-        data = {
-            "format": FORMAT,
-            "predictor_id": self.predictor_id,
-            "metric": self.metric,
-            "method": self.method,
-            "snapshot_id": self.snapshot_id,
-            "trained_at": self.trained_at,
-            "num_rows": self.num_rows,
-            "llm_ids": list(self.llm_ids),
-            "features": list(self.features),
-            "support": {
-                "categories": {name: list(values) for name, values in support.categories.items()},
-                "ranges": {name: list(values) for name, values in support.ranges.items()},
-            },
-            "half_width_log": self.fitted.half_width,
-            "interval_nominal": intervals.NOMINAL,
-            "model": self.fitted.model.to_dict(),
-            "scores": {split: dict(score) for split, score in self.scores.items()},
-            "notes": list(self.notes),
-        }
-        return json.dumps(data, indent=1, allow_nan=False)
+    @property
+    def subject(self) -> Target:
+        return subjects.find(self.target)
 
-    @classmethod
-    def from_json(cls, text: str) -> Predictor:
-        """A predictor from its JSON text. Raises ValueError where the text is none, or was written by another version."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know about the rows it learnt from."""
+        return tuple(self.card["notes"])
+
+    def inputs(self, rows: pa.Table) -> Inputs:
+        """Inputs of rows like those of the target's query, completed by the catalogue's devices where they lack them (lakes with
+        devices of their own pass theirs through `devices.with_devices` first). Raises ValueError where the features are others
+        than those learnt from, or a column is missing."""
+        inputs = self.subject.inputs(devices.with_devices(rows))
+        if list(inputs.feature_names) != self.card["features"] or list(inputs.term_names) != self.card["terms"]:
+            ours, known = {*self.card["features"], *self.card["terms"]}, {*inputs.feature_names, *inputs.term_names}
             raise ValueError(
-                f"This is not a predictor: it is not JSON ({error}). Train one with `rooflake train`."
-            ) from None
-        found = data.get("format") if isinstance(data, dict) else None
-        if found != FORMAT:
-            raise ValueError(
-                f"This is not a predictor of format {FORMAT} (format: {found}). Train it again with `rooflake train`."
+                f"'{self.file_name}' learnt from other features of {self.target}: "
+                f"{', '.join(sorted(ours ^ known)) or 'the same in another order'}. Train it again with `rooflake train`."
             )
-        metric: Metric = data["metric"]
-        if data["features"] != [*features.term_names(metric), *features.feature_names(metric)]:
-            raise ValueError("This predictor was trained on other features. Train it again with `rooflake train`.")
-        support = Support(
-            {name: tuple(values) for name, values in data["support"]["categories"].items()},
-            {name: (least, most) for name, (least, most) in data["support"]["ranges"].items()},
-        )
-        fitted = Fitted(metric, fitting.Model.from_dict(data["model"]), data["half_width_log"], support)
-        return cls(
-            data["predictor_id"],
-            metric,
-            data["method"],
-            data["snapshot_id"],
-            data["trained_at"],
-            data["num_rows"],
-            tuple(data["llm_ids"]),
-            fitted,
-            data["scores"],
-            tuple(data["notes"]),
-        )
+        return inputs
+
+    def predict(self, rows: pa.Table) -> Answers:
+        """Predict n rows, in the unit of the target."""
+        return self.fitted.predict(self.inputs(rows))
+
+    def reasons(self, rows: pa.Table, row: int) -> list[str]:
+        """Sentences that say why one row has no value, no interval, or a wider one; empty where it is like those learnt from."""
+        one = devices.with_devices(rows.slice(row, 1))
+        inputs = self.inputs(one)
+        if inputs.is_complete[0]:
+            return self.fitted.support.reasons(inputs, 0)
+        return [explain.incomplete(one, inputs)]
+
+    def explain(self, rows: pa.Table, row: int) -> pa.Table:
+        """How the value of one row comes about, a step a row: `explain.breakdown`."""
+        return explain.breakdown(self.fitted, self.inputs(rows.slice(row, 1)))
 
     def save(self, path: Path) -> Path:
-        """Write the JSON artifact whole or not at all; a folder gets `<predictor_id>.json`. Returns the file's path."""
+        """Write the artifact whole or not at all; a folder gets `<predictor_id>.zip`. Returns the file's path.
+
+        Raises ValueError where it would be larger than MAX_BYTES.
+        """
         path = path / self.file_name if path.is_dir() else path
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(self.to_json() + "\n", encoding="utf-8")
-        return temporary.replace(path)
+        try:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+                for name, text in self._members().items():
+                    file.writestr(zipfile.ZipInfo(name, _WHEN), text, zipfile.ZIP_DEFLATED, 9)
+            if (size := temporary.stat().st_size) > MAX_BYTES:
+                raise ValueError(
+                    f"{self.target}: the artifact would be {size:,} bytes, more than {MAX_BYTES:,}. "
+                    "Use fewer or smaller trees (models/learned/residuals.py), or fewer variants in the target's recipe."
+                )
+            return temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _members(self) -> dict[str, str]:
+        trees: dict[str, str] = {}
+        model = _outside(self.fitted.to_dict(), trees)
+        names = ("predictor_id", "target", "metric", "unit", "method", "snapshot_id", "trained_at", "num_rows")
+        card = {"format": FORMAT} | {name: getattr(self, name) for name in names}
+        card |= {"llm_ids": list(self.llm_ids), "hardware_ids": list(self.hardware_ids), "card": dict(self.card)}
+        return {
+            CARD: json.dumps(card, indent=1, allow_nan=False),
+            MODEL: json.dumps(model, allow_nan=False),
+            **trees,
+        }
 
     @classmethod
     def load(cls, path: Path) -> Predictor:
-        """Read a JSON artifact. Raises FileNotFoundError, or ValueError naming the file."""
+        """Read an artifact. Raises FileNotFoundError, or ValueError naming the file for one of another version or none at all."""
+        again = "Train it again with `rooflake train`."
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"'{path.name}': {error}") from error
+            with zipfile.ZipFile(path) as file:
+                members = {name: file.read(name).decode() for name in file.namelist()}
+            card, model = json.loads(members[CARD]), json.loads(members[MODEL])
+        except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"'{path.name}' is no predictor ({error}). {again}") from None
+        if card.get("format") != FORMAT:
+            raise ValueError(
+                f"'{path.name}' is a predictor of format {card.get('format')}; this version reads format {FORMAT}. {again}"
+            )
+        if card["target"] not in subjects.TARGETS:
+            raise ValueError(
+                f"'{path.name}' predicts '{card['target']}', which this version does not know. "
+                f"Known: {', '.join(subjects.TARGETS)}. {again}"
+            )
+        card.pop("format")
+        lists = {name: tuple(card.pop(name)) for name in ("llm_ids", "hardware_ids")}
+        try:
+            return cls(**card, **lists, fitted=Fitted.from_dict(_inside(model, members)))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"'{path.name}' lacks {error}. {again}") from None
 
 
-def predict(predictor: Predictor, rows: pa.Table) -> list[Prediction]:
-    """Predict each row of a table with the configuration, analytical and LLM shape columns; see `features`."""
-    rows = features.with_llm_shapes(rows)
-    return predictor.fitted.predict(features.inputs(rows, predictor.metric), analytical(rows, predictor.metric))
+def load_all(
+    folder: Path, rows: Iterable[Mapping[str, Any]], report: Callable[[str], None] = lambda line: None
+) -> dict[str, Predictor]:
+    """Predictors by target: of rows with `target` and `artifact` (query `promoted_predictors`) those whose file is in a folder.
+
+    One that is missing or of another version is left out, with a sentence. A file is read again when it changes.
+    """
+    found = {}
+    for row in rows:
+        path = folder / str(row["artifact"])
+        try:
+            found[str(row["target"])] = _loaded(path, path.stat().st_mtime_ns)
+        except FileNotFoundError:
+            report(f"{row['target']}: '{path.name}' is not in '{folder}'. Copy it there, or run `rooflake train`.")
+        except ValueError as error:
+            report(f"{row['target']}: {error}")
+    return found
 
 
-def analytical(rows: pa.Table, metric: Metric) -> Array:
-    """The analytical value beside a metric: the roofline bound of latency, the modelled peak of memory; shape (n,)."""
-    return features.number(rows, "roofline_s" if metric == "latency_s" else "memory_peak_bytes")
+@lru_cache(maxsize=64)
+def _loaded(path: Path, _: int) -> Predictor:
+    return Predictor.load(path)
+
+
+def _outside(data: Any, trees: dict[str, str]) -> Any:
+    """The same data with the text of every tree ensemble moved to a member of its own."""
+    if isinstance(data, Mapping):
+        if data.get("kind") == "trees":
+            name = f"trees_{len(trees)}.txt"
+            trees[name] = data["text"]
+            return {**data, "text": name}
+        return {key: _outside(value, trees) for key, value in data.items()}
+    return [_outside(one, trees) for one in data] if isinstance(data, list) else data
+
+
+def _inside(data: Any, members: Mapping[str, str]) -> Any:
+    """The inverse of `_outside`."""
+    if isinstance(data, Mapping):
+        if data.get("kind") == "trees":
+            return {**data, "text": members[data["text"]]}
+        return {key: _inside(value, members) for key, value in data.items()}
+    return [_inside(one, members) for one in data] if isinstance(data, list) else data

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from models.analytical import evaluate
 from models.analytical.devices import HardwareRows
-from models.learned.predictor import Prediction, Predictor, predict
+from models.learned.first_predictor import Prediction, Predictor, predict
 from warehouse import schema
 
 

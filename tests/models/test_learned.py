@@ -17,7 +17,7 @@ from models.learned import Predictor, predict, train, what_if
 from models.learned.evaluation import folds, score
 from models.learned.features import inputs
 from models.learned.intervals import NOMINAL, blocks, quantile
-from models.learned.training import Trained
+from models.learned.first_training import Trained
 from warehouse import catalog, parquet, schema
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
