@@ -48,6 +48,8 @@ _MEMORY_JSON = {
 TOLERANCE = 0.015
 """Largest relative difference between a throughput printed and the one that latency and lengths give: both round to three digits."""
 
+_QUANTIZED = re.compile(r"\b(gptq|awq)\b", re.IGNORECASE)
+"""Checkpoints stored in four bits: the configuration need not say so again, for the checkpoint's own does."""
 _DISPLAY = re.compile(r"\bdisplay\b", re.IGNORECASE)
 
 Config = Mapping[str, Any]
@@ -334,7 +336,11 @@ class _What:
 
 def _columns(config: Config) -> dict[str, Any]:
     scheme = str(config.get("backend.quantization_scheme") or config.get("backend.quantization_strategy") or "")
-    is_4bit = scheme in ("gptq", "awq") or _is_true(config.get("backend.quantization_config.load_in_4bit"))
+    is_4bit = (
+        scheme in ("gptq", "awq")
+        or _is_true(config.get("backend.quantization_config.load_in_4bit"))
+        or _QUANTIZED.search(_model(config) or "") is not None
+    )
     is_8bit = _is_true(config.get("backend.quantization_config.load_in_8bit"))
     compute = _importing.dtype(_text(config.get("backend.torch_dtype")))
     is_flash = (

@@ -50,10 +50,10 @@ class Analytical:
 
 # ---- a sum of terms
 
-ROWS_PER_TERM = 3
+ROWS_PER_TERM = 2
 """A key has its own coefficients from this many rows a term."""
-PRIOR_STRENGTH = 0.01
-"""Weight of the prior, of one row of error for every hundred rows."""
+PRIOR_STRENGTH = 0.001
+"""Weight of what coefficients lean on, of one row of error for every thousand rows."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,17 @@ class Linear:
 
 
 def fit_linear(inputs: Inputs, log_target: Array, weights: Array | None = None) -> Linear:
-    """Coefficients of every key with ROWS_PER_TERM rows a term, and of all rows together."""
+    """Coefficients of all rows together, which lean on the priors, and of every key with ROWS_PER_TERM rows a term, which lean on
+    those of all."""
     target = np.exp(log_target)
-    prior = np.array(inputs.priors)
-    found = {POOLED: _non_negative(inputs.terms, target, prior, weights)}
+    found = {POOLED: _non_negative(inputs.terms, target, np.array(inputs.priors), weights)}
+    shared = np.array(found[POOLED])
     enough = ROWS_PER_TERM * inputs.terms.shape[1]
     for level in inputs.keys:
         for code, key in enumerate(level.names):
             rows = np.flatnonzero(level.codes == code)
             if enough <= len(rows) < len(inputs) and key not in found:
-                found[key] = _non_negative(inputs.terms[rows], target[rows], prior, _at(weights, rows))
+                found[key] = _non_negative(inputs.terms[rows], target[rows], shared, _at(weights, rows))
     return Linear(found)
 
 

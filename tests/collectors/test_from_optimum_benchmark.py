@@ -88,7 +88,8 @@ def test_a_list_of_devices_is_what_the_machine_has(shared: Path, tmp_path: Path)
     assert {(run["hardware_id"], run["num_devices"]) for run in runs} == {("a100-sxm-80gb", 1)}
     last = at(runs, "row 10, generate")
     assert (last["memory_device_bytes"], last["memory_peak_bytes"]) == (7606e6, 4916e6)
-    assert (last["tpot_s"], last["served_model_name"]) == (None, "TheBloke/Llama-2-7B-GPTQ")
+    assert (last["tpot_s"], last["llm_id"]) == (None, "llama-2-7b")
+    assert last["weight_dtype"] == "int4", "a checkpoint named GPTQ is stored in four bits"
 
 
 def test_training_counts_steps_devices_and_tokens(shared: Path, tmp_path: Path) -> None:

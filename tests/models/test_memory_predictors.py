@@ -34,11 +34,12 @@ def planted(**changes: Any) -> pa.Table:
                     "input_tokens": tokens, "output_tokens": None, "context_tokens": None,
                     "weight_dtype": "fp16", "activation_dtype": "fp16", "num_parameters": int(parameters),
                     "num_layers": layers, "hidden_size": hidden, "vocab_size": vocabulary,
-                    "weights_bytes": 2 * parameters, "kv_cache_bytes": 4.0 * batch * tokens * layers * hidden,
+                    "num_heads": hidden // 128, "num_kv_heads": hidden // 128, "head_dim": 128, "attention": "sdpa",
+                    "weights_bytes": 2 * parameters, "kv_cache_bytes": 0.0,
                     "activation_peak_bytes": 16.0 * batch * tokens * hidden,
                 }  # fmt: skip
-                resident = row["weights_bytes"] + row["kv_cache_bytes"]
-                logits = 2.0 * batch * tokens * vocabulary
+                resident = row["weights_bytes"] + 4.0 * batch * tokens * layers * hidden
+                logits = 6.0 * batch * tokens * vocabulary
                 row["memory_peak_bytes"] = resident + row["activation_peak_bytes"] + logits
                 row["measured_memory_peak_bytes"] = (
                     resident + 1.5 * row["activation_peak_bytes"] + 2 * logits + CONTEXT_BYTES

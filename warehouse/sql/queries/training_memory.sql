@@ -3,7 +3,8 @@
 --   Allocated are peaks of one kind alone: torch's on an accelerator, the resident set of the process on a CPU.
 -- Grain: one measured or published run; analytical columns (no prefix) are NULL where no analytical row of ruleset `default` is loaded.
 --   Of several engine revisions the newest row counts.
--- Parameters: $phases, a list; $source, a prefix of source ids, NULL for all.
+--   is_allocator_counted: the tool counts torch's memory too.
+-- Parameters: $phases, a list of phases; $source, a prefix of source ids, NULL for all.
 WITH analytical AS (
     SELECT DISTINCT ON (config_id) *
     FROM runs
@@ -15,7 +16,8 @@ SELECT
     measured.hardware_id, measured.num_devices, measured.tensor_parallel, measured.pipeline_parallel, measured.data_parallel,
     measured.phase, measured.task, measured.batch_size, measured.input_tokens, measured.output_tokens, measured.context_tokens,
     measured.weight_dtype, measured.activation_dtype, measured.kv_dtype, measured.attention, measured.execution,
-    measured.framework, measured.optimizations, measured.lora_rank, measured.other_load_ratio,
+    measured.framework, split_part(measured.framework_version, '+', 1) AS framework_version, measured.optimizations, measured.lora_rank, measured.other_load_ratio,
+    measured.memory_peak_bytes IS NOT NULL AS is_allocator_counted,
     CASE WHEN measured.metric_definitions['memory_peak_bytes'] IN ('torch_max_allocated', 'rss_peak_delta', 'unstated_peak')
         THEN measured.memory_peak_bytes END AS measured_memory_peak_bytes,
     measured.memory_reserved_bytes AS measured_memory_reserved_bytes,
