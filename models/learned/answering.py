@@ -1,0 +1,493 @@
+"""Any configuration answered: by the predictor that knows such rows, else by its kernels, else by the arithmetic; each says which.
+
+Columnar: thousands of configurations at once, reasons as sentences for those that somebody looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.analytical import evaluate
+from models.analytical.devices import HardwareRows, device_rows
+from models.learned.contenders import Ours
+from models.learned.fitted import Answers
+from models.learned.inputs import Array, Mask, labels, number, optional
+from models.learned.predictor import Predictor
+from models.learned.subjects import devices
+from warehouse import catalog, metrics, schema
+from warehouse.catalog.llm import Llm
+
+MADE_BY = ("predictor", "kernels", "estimate", "bound")
+"""How a number was made, the most trusted first: a predictor of such runs; predicted kernels added up; the analytical estimate;
+the analytical model alone, without an interval."""
+NOBODY = -1
+DEVIATIONS = 1.6449
+"""Standard deviations of a normal distribution to either end of its central 90 %."""
+
+BOUNDS = {
+    "latency_s": "roofline_s",
+    "memory_peak_bytes": "memory_peak_bytes",
+    "energy_per_output_token_j": "energy_per_output_token_j",
+}
+"""Metric -> column of the analytical totals that stands for it."""
+MEMORY = ("memory_reserved_bytes", "memory_peak_bytes")
+"""Metrics that a device's memory must hold."""
+RUN_SHAPES = (
+    "kernel",
+    "m",
+    "n",
+    "k",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "size_bytes",
+    "host_memory",
+    "cache_state",
+)
+"""Configuration columns of microbenchmarks; in rows of whole runs the LLM's shape has some of these names."""
+RATES = {
+    "output_tokens_per_s": "output_tokens_per_s",
+    "total_tokens_per_s": "total_tokens_per_s",
+    "achieved_bytes_per_s": None,
+}
+"""Rate -> column of the totals that has it at the bound: amounts over the predicted time, where nobody predicts the rate itself."""
+WAYS = ("framework", "framework_version", "execution", "cache_implementation")
+"""How a configuration is run, beside the columns that make it."""
+
+PHASES = ("forward", "prefill", "decode", "generate", "serve", "pretrain_step", "finetune_step")
+"""Phases that are answered."""
+FILLED = ("framework", "execution", "cache_implementation", "attention", "weight_dtype", "activation_dtype", "kv_dtype")
+"""What `filled` completes."""
+
+Composer = Callable[[pa.Table], tuple[Array, Array, Array]]
+"""Seconds of n configurations put together from predicted kernels, with lower and upper end; NaN where they cannot be."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What answers are made of. `hardware`, `llms` and `calibrations` extend the catalogue and the shipped constants."""
+
+    predictors: Mapping[str, Predictor] = field(default_factory=dict)
+    hardware: HardwareRows | None = None
+    llms: Sequence[Llm] = ()
+    calibrations: Sequence[Mapping[str, Any]] = ()
+    compose: Composer | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of n configurations; arrays of shape (n,), NaN where unknown, in the metric's SI unit.
+
+    made_by: index into MADE_BY, or NOBODY. by: index into `predictors`, or NOBODY. base: what the predictor started from.
+    """
+
+    metric: str
+    value: Array
+    lower: Array
+    upper: Array
+    base: Array
+    bound: Array
+    estimate: Array
+    made_by: npt.NDArray[np.int8]
+    by: npt.NDArray[np.int8]
+    predictors: tuple[str, ...]
+    is_supported: Mask
+    is_unseen: Mask
+
+    def over(self, other: Column) -> Column:
+        """Its answers where a predictor made them, those of another elsewhere."""
+        is_own = self.by != NOBODY
+        pick = {
+            name: np.where(is_own, getattr(self, name), getattr(other, name))
+            for name in ("value", "lower", "upper", "base", "bound", "estimate", "made_by", "is_supported", "is_unseen")
+        }
+        by = np.where(is_own, self.by, np.where(other.by == NOBODY, NOBODY, other.by + len(self.predictors)))
+        return Column(self.metric, **pick, by=by.astype(np.int8), predictors=(*self.predictors, *other.predictors))
+
+    @property
+    def interval(self) -> list[str | None]:
+        """What the interval of every row is: `same` for rows like those learnt from, `unseen` for a group or size never seen, else
+        how the value was made; None without one."""
+        names = np.array([*MADE_BY, "same", "unseen", None], dtype=object)
+        codes = np.where(self.by == NOBODY, self.made_by, np.where(self.is_unseen, len(MADE_BY) + 1, len(MADE_BY)))
+        return list(names[np.where(np.isfinite(self.upper), codes, -1)])
+
+    def said_by(self, row: int) -> str | None:
+        """Key of the target whose predictor answers a row."""
+        return None if self.by[row] == NOBODY else self.predictors[self.by[row]]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """n configurations with what was said of each: `rows` are the questions (configuration, analytical totals, shapes)."""
+
+    rows: pa.Table
+    columns: Mapping[str, Column]
+    known: Known
+
+    def __len__(self) -> int:
+        return int(self.rows.num_rows)
+
+    def chance_of_fitting(self) -> Array:
+        """Probability that the peak memory is at most the device's, by the least hopeful of MEMORY; shape (n,).
+
+        The interval read as a log-normal distribution; 1 or 0 where there is none, NaN where memory or device are unknown.
+        """
+        capacity = devices.device(self.rows, "memory_bytes")
+        known = [self.columns[name] for name in MEMORY if name in self.columns]
+        chances = [chance(memory.value, memory.upper, capacity) for memory in known]
+        return np.asarray(np.fmin.reduce([np.full(len(self), np.nan), *chances]), np.float64)
+
+    def table(self, row: int | None = None) -> pa.Table:
+        """One row a configuration and metric, of one configuration or of all; columns as in ANSWER_COLUMNS."""
+        parts = [self._metric(column) for column in self.columns.values()]
+        rows = pa.concat_tables(parts)
+        if row is not None:
+            rows = rows.filter(pa.array(rows.column("config_row").to_numpy() == row))
+        return rows
+
+    def sheet(self) -> pa.Table:
+        """`table` beside each row's configuration (IDENTITY), the unit, the score of the predictor on its first leave-out split,
+        chance_of_fitting, and up to MOST_EXPLAINED configurations the reasons, in sentences."""
+        table = self.table()
+        at = table.column("config_row")
+        metric, target = table.column("metric").to_pylist(), table.column("target").to_pylist()
+        scores = {key: score(self.known.predictors[key]) for key in {*target} - {None}}
+        found = pa.table(
+            {name: self.rows.column(name).take(at) for name in IDENTITY if name in self.rows.column_names}
+            | {name: table.column(name) for name in table.column_names if name != "config_row"}
+            | {
+                "unit": pa.array([metrics.metric(name).unit for name in metric]),
+                "leave_out_split": pa.array([scores.get(key, (None, None))[0] for key in target], pa.string()),
+                "leave_out_mdape": pa.array([scores.get(key, (None, None))[1] for key in target], pa.float64()),
+                "chance_of_fitting": nullable(self.chance_of_fitting()).take(at),
+            }
+        )
+        if len(self) > MOST_EXPLAINED:
+            return found
+        said = [" ".join(self.reasons(*one)) or None for one in zip(metric, at.to_pylist(), strict=True)]
+        return found.append_column("reason", pa.array(said, pa.string()))
+
+    def named(self, row: int) -> str:
+        """A configuration in words: prefill of gpt2 on t4, batch 8."""
+        one = {name: self.rows.column(name)[row].as_py() for name in IDENTITY if name in self.rows.column_names}
+        several = f"{one['num_devices']} x " if one["num_devices"] > 1 else ""
+        parts = [f"{one['phase']} of {one['llm_id']} on {several}{one['hardware_id']}"]
+        parts += [] if one["batch_size"] is None else [f"batch {one['batch_size']}"]
+        parts += [] if one["concurrency"] is None else [f"{one['concurrency']} in flight"]
+        return ", ".join(parts)
+
+    def reasons(self, metric: str, row: int) -> list[str]:
+        """Sentences on what of a configuration the predictor of a metric has not seen, or why there is none."""
+        column = self.columns[metric]
+        if column.made_by[row] == NOBODY:
+            detail = self.rows.column("status_detail")[row].as_py()
+            return [detail or f"Nothing is known about {metric} of such a configuration."]
+        said = column.said_by(row)
+        if said is not None:
+            return self.known.predictors[said].reasons(self.rows, row)
+        label = LABELS[MADE_BY[column.made_by[row]]]
+        if not column.predictors:
+            return [f"No predictor of {metric} is trained: this is {label}."]
+        found = [reason for key in column.predictors for reason in self.known.predictors[key].reasons(self.rows, row)]
+        return [*dict.fromkeys(found), f"So this is {label}."]
+
+    def unseen_groups(self, metric: str, row: int) -> list[str]:
+        """Dimensions (device, llm ...) in which a configuration belongs to a group the predictor never saw."""
+        said = self.columns[metric].said_by(row)
+        if said is None:
+            return []
+        predictor = self.known.predictors[said]
+        unseen = predictor.fitted.support.unseen(predictor.inputs(self.rows.slice(row, 1)))
+        return [name for name, mask in unseen.items() if mask[0]]
+
+    def breakdown(self, metric: str, row: int) -> pa.Table | None:
+        """Bound, base and corrections of a predicted value (`Predictor.explain`); None where no predictor made it."""
+        said = self.columns[metric].said_by(row)
+        return None if said is None else self.known.predictors[said].explain(self.rows, row)
+
+    def _metric(self, column: Column) -> pa.Table:
+        made_by = np.array([*MADE_BY, None], dtype=object)[column.made_by]
+        keys = np.array([*column.predictors, None], dtype=object)[column.by]
+        ids = np.array([*(self.known.predictors[key].predictor_id for key in column.predictors), None], dtype=object)
+        return pa.table(
+            {
+                "config_row": np.arange(len(self)),
+                "metric": pa.repeat(column.metric, len(self)),
+                **{name: nullable(getattr(column, name)) for name in ("value", "lower", "upper")},
+                "interval": pa.array(column.interval, pa.string()),
+                **{name: nullable(getattr(column, name)) for name in ("base", "bound", "estimate")},
+                "made_by": pa.array(made_by, pa.string()),
+                "is_supported": column.is_supported,
+                "target": pa.array(keys, pa.string()),
+                "predictor_id": pa.array(ids[column.by], pa.string()),
+            }
+        )
+
+
+IDENTITY = (
+    "llm_id", "hardware_id", "num_devices", "tensor_parallel", "phase", "batch_size", "input_tokens", "output_tokens", "context_tokens",
+    "concurrency", "request_rate_per_s", "weight_dtype", "framework", "execution",
+)  # fmt: skip
+"""Columns that tell configurations apart where people read them."""
+MOST_COMPOSED = 200
+"""Configurations of one question whose kernels are added up; of more, those that no predictor knows take the estimate."""
+MOST_EXPLAINED = 200
+"""Configurations whose reasons are put into sentences."""
+
+
+def score(predictor: Predictor) -> tuple[str | None, float | None]:
+    """The split that people ask for first, and the method's median error on it; None without scores."""
+    for split, contenders in predictor.card["scores"].items():
+        ours = contenders.get(Ours.name, {}).get("mdape")
+        if ours is not None:
+            return split, ours
+    return None, None
+
+
+LABELS = {
+    "predictor": "a prediction",
+    "kernels": "the sum of its predicted kernels",
+    "estimate": "the analytical estimate, whose interval is that of its constants",
+    "bound": "the analytical model alone, without an interval",
+}
+"""MADE_BY in words."""
+
+
+def answer(configs: pa.Table, known: Known, *, only: Iterable[str] | None = None) -> Answered:
+    """Answer every configuration: columns of `runs` that make one, and WAYS; one row each.
+
+    `only`: metrics wanted, default all that anybody can say something about. Raises UnknownEntryError for an LLM or device that
+    neither the catalogue nor `known` has.
+    """
+    rows = questions(configs, known)
+    wanted = None if only is None else set(only)
+    names = dict.fromkeys([*BOUNDS, *(one.metric for one in known.predictors.values() if one.metric in metrics.BY_KEY)])
+    columns = {name: _column(name, configs, rows, known) for name in names if wanted is None or name in wanted}
+    for name in RATES if wanted is None else wanted & RATES.keys():
+        columns[name] = _rate(
+            name, rows, columns.get("latency_s") or _column("latency_s", configs, rows, known), columns.get(name)
+        )
+    return Answered(rows, columns, known)
+
+
+def configurations(configs: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Configurations as a table with the types of `runs`; a column that one of them lacks is NULL there.
+
+    Raises ValueError for a key that is no configuration column, and for a value that is no value of it.
+    """
+    known = (*schema.CONFIGURATION_NAMES, *WAYS)
+    names = dict.fromkeys(name for config in configs for name in config)
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise ValueError(f"{', '.join(strange)}: no column of a configuration. Known: {', '.join(known)}.")
+    columns = {}
+    for name in names:
+        column, values = schema.RUNS.column(name), [config.get(name) for config in configs]
+        wrong = [value for value in values if value is not None and column.values and value not in column.values]
+        if wrong:
+            raise ValueError(f"'{wrong[0]}' is no {name}. Known: {', '.join(column.values or ())}.")
+        try:
+            columns[name] = pa.array(values, column.type)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ValueError(f"{name} must be {column.type}: {error}") from None
+    return pa.table(columns)
+
+
+def filled(config: Mapping[str, Any], ways: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A configuration with what it leaves open of FILLED as it is usually run: by the first of `ways` (query `usual_ways`) that agrees
+    with all it states of phase, device and FILLED; of another device where this one was never measured so. As it is without one."""
+    open_names = [name for name in FILLED if config.get(name) is None]
+    stated = {name: config[name] for name in ("phase", *FILLED) if config.get(name) is not None}
+    fitting = [way for way in ways if all(way[name] == value for name, value in stated.items())]
+    here = [way for way in fitting if way["hardware_id"] == config.get("hardware_id")]
+    way = next(iter(here or fitting), None)
+    if way is None:
+        return dict(config)
+    return dict(config) | {name: way[name] for name in open_names if way[name] is not None}
+
+
+def questions(configs: pa.Table, known: Known) -> pa.Table:
+    """Configurations with what features are made of: analytical totals, the LLM's shape, the device's numbers."""
+    absent = [name for name in schema.CONFIGURATION_NAMES if name not in configs.column_names]
+    totals, _ = evaluate(
+        configs, with_ops=False, hardware=known.hardware, llms=known.llms, calibrations=known.calibrations or None
+    )
+    asked = {
+        name: configs.column(name) if name in configs.column_names else pa.nulls(configs.num_rows, pa.string())
+        for name in WAYS
+    }
+    rows = totals.drop_columns([name for name in (*WAYS, *RUN_SHAPES) if name in totals.column_names])
+    for name, values in asked.items():
+        rows = rows.append_column(name, values)
+    for name in absent:
+        if name not in RUN_SHAPES:
+            rows = rows.append_column(name, pa.nulls(configs.num_rows, schema.RUNS.column(name).type))
+    rows = rows.set_column(
+        rows.column_names.index("optimizations"), "optimizations", _texts(rows.column("optimizations"))
+    )
+    return devices.with_devices(with_llms(_one_device(rows), known.llms), device_rows(known.hardware).values())
+
+
+def with_llms(rows: pa.Table, more: Iterable[Llm] = ()) -> pa.Table:
+    """Rows with the columns of table `llms` that say what shape their LLM has; NULL for an LLM nobody knows."""
+    ids = labels(rows, "llm_id")
+    brought = {llm.llm_id: llm for llm in more}
+    found = [_shape(name, brought) for name in ids.names]
+    codes = pa.array(ids.codes.astype(np.int32))
+    for column in schema.table("llms").columns:
+        if column.name in SHAPES and column.name not in rows.column_names:
+            values = pa.array([shape.get(column.name) for shape in found], column.type)
+            rows = rows.append_column(column.name, values.take(codes))
+    return rows
+
+
+SHAPES = (
+    "family", "architecture", "num_parameters", "num_active_parameters", "num_layers", "num_encoder_layers", "hidden_size",
+    "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size", "max_context_tokens",
+)  # fmt: skip
+"""Columns of `llms` that features read."""
+
+
+def chance(value: Array, upper: Array, limit: Array) -> Array:
+    """Probability that a quantity with a 90 % interval ending at `upper` stays within a limit; shape (n,)."""
+    from scipy.special import ndtr
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviation = np.log(upper / value) / DEVIATIONS
+        found = ndtr(np.log(limit / value) / deviation)
+        certain = np.where(np.isnan(value) | np.isnan(limit), np.nan, (value <= limit) * 1.0)
+    return np.asarray(np.where(np.isfinite(deviation) & (deviation > 0), found, certain), np.float64)
+
+
+def _shape(llm_id: str, brought: Mapping[str, Llm]) -> Mapping[str, Any]:
+    try:
+        return catalog.llm_row(brought.get(llm_id) or catalog.find_llm(llm_id))
+    except catalog.UnknownEntryError:
+        return {}
+
+
+def _texts(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Lists of texts as DuckDB casts them: [zero2, offload]."""
+    if not pa.types.is_list(lists.type):
+        return lists.cast(pa.string())
+    joined = pc.binary_join(lists.cast(pa.list_(pa.string())), ", ")
+    return pc.binary_join_element_wise("[", joined, "]", "")
+
+
+def _one_device(rows: pa.Table) -> pa.Table:
+    """Degrees that mean 1 where absent are 1: a predictor knows them by their label."""
+    for name in schema.ONE_BY_DEFAULT:
+        values = np.nan_to_num(optional(rows, name), nan=1.0).astype(np.int64)
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(values))
+    return rows
+
+
+def _column(metric: str, configs: pa.Table, rows: pa.Table, known: Known) -> Column:
+    """A metric of every row: of each predictor's answer the most trusted, then kernels, then the estimate."""
+    length = rows.num_rows
+    bound = optional(rows, BOUNDS[metric]) if metric in BOUNDS else np.full(length, np.nan)
+    is_time = metric == "latency_s"
+    estimate = optional(rows, "estimate_s") if is_time else bound
+    blank = np.full(length, np.nan)
+    found = {name: blank.copy() for name in ("value", "lower", "upper", "base")}
+    made_by, by = np.full(length, NOBODY, np.int8), np.full(length, NOBODY, np.int8)
+    is_supported, is_unseen = np.zeros(length, np.bool_), np.zeros(length, np.bool_)
+    rank = np.zeros(length)
+    answering = [(key, one) for key, one in known.predictors.items() if one.metric == metric]
+    for position, (_, predictor) in enumerate(answering):
+        answers = predictor.predict(rows)
+        trust = _trust(answers)
+        is_better = trust > rank
+        rank = np.maximum(rank, trust)
+        for name, values in found.items():
+            values[is_better] = getattr(answers, name)[is_better]
+        bound = np.where(is_better & np.isfinite(answers.bound), answers.bound, bound)
+        is_supported[is_better], is_unseen[is_better] = answers.is_supported[is_better], answers.is_unseen[is_better]
+        made_by[is_better], by[is_better] = MADE_BY.index("predictor"), position
+    if metric == "latency_s" and known.compose is not None and 0 < (made_by == NOBODY).sum() <= MOST_COMPOSED:
+        at = np.flatnonzero(made_by == NOBODY)
+        ends = known.compose(configs.take(pa.array(at)))
+        for name, values in zip(("value", "lower", "upper"), ends, strict=True):
+            found[name][at] = values
+        made_by[at[np.isfinite(ends[0])]] = MADE_BY.index("kernels")
+    if is_time:
+        ends = (estimate, optional(rows, "estimate_lower_s"), optional(rows, "estimate_upper_s"))
+        _fill(found, made_by, "estimate", ends)
+    _fill(found, made_by, "bound", (bound, blank, blank))
+    keys = tuple(key for key, _ in answering)
+    return Column(metric, **found, bound=bound, estimate=estimate, made_by=made_by, by=by, predictors=keys,
+                  is_supported=is_supported, is_unseen=is_unseen)  # fmt: skip
+
+
+def _trust(answers: Answers) -> Array:
+    """0 where a predictor has no interval to offer; more for a row inside its data, most for one of groups it has seen."""
+    has_interval = np.isfinite(answers.lower) & np.isfinite(answers.upper)
+    return np.asarray(has_interval * (1.0 + 2.0 * answers.is_supported + ~answers.is_unseen), np.float64)
+
+
+def _fill(found: dict[str, Array], made_by: npt.NDArray[np.int8], name: str, ends: tuple[Array, Array, Array]) -> None:
+    """Value and both ends for rows that nobody has answered yet, in place."""
+    is_left = (made_by == NOBODY) & np.isfinite(ends[0])
+    for column, values in zip(("value", "lower", "upper"), ends, strict=True):
+        found[column][is_left] = values[is_left]
+    made_by[is_left] = MADE_BY.index(name)
+
+
+def composer(known: Known) -> Composer | None:
+    """What puts run times together from the predictors of kernels that are known; None where none times matrix products."""
+    from models.learned import compose
+
+    fitted = {key: one.fitted for key, one in known.predictors.items() if one.metric not in metrics.BY_KEY}
+    if compose.GEMM not in fitted:
+        return None
+
+    def put_together(configs: pa.Table) -> tuple[Array, Array, Array]:
+        totals, ops = evaluate(
+            configs, hardware=known.hardware, llms=known.llms, calibrations=known.calibrations or None
+        )
+        own = device_rows(known.hardware).values()
+        runs = compose.compose(compose.beside(totals, ops, known.llms, own), fitted).runs
+        ends = np.full((3, configs.num_rows), np.nan)
+        at = number(runs, compose.RUN).astype(np.intp)
+        for place, name in enumerate(("value_s", "lower_s", "upper_s")):
+            ends[place, at] = number(runs, name)
+        return ends[0], ends[1], ends[2]
+
+    return put_together
+
+
+def _rate(metric: str, rows: pa.Table, latency: Column, own: Column | None) -> Column:
+    """An amount over the time of every row; rows that a predictor of the rate itself answers keep its answer."""
+    at_bound = RATES[metric]
+    amount = (
+        optional(rows, "bytes_moved") if at_bound is None else optional(rows, at_bound) * optional(rows, "roofline_s")
+    )
+    names = {
+        "value": "value",
+        "lower": "upper",
+        "upper": "lower",
+        "base": "base",
+        "bound": "bound",
+        "estimate": "estimate",
+    }
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rates = {name: np.asarray(amount / getattr(latency, of), np.float64) for name, of in names.items()}
+    is_known = np.isfinite(rates["value"])
+    made_by, by = (np.where(is_known, codes, NOBODY).astype(np.int8) for codes in (latency.made_by, latency.by))
+    found = Column(metric, **rates, made_by=made_by, by=by, predictors=latency.predictors,
+                   is_supported=latency.is_supported, is_unseen=latency.is_unseen)  # fmt: skip
+    return found if own is None else own.over(found)
+
+
+def nullable(values: Any) -> pa.Array:
+    """Numbers as Arrow has them: NULL for what is not finite."""
+    found = np.asarray(values, np.float64)
+    return pa.array(found, mask=~np.isfinite(found))
