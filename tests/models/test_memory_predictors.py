@@ -23,7 +23,7 @@ LLMS = {
 
 
 def planted(**changes: Any) -> pa.Table:
-    """A grid over LLMs and batches whose peak is weights + cache + 1.5 x activations + 2 x logits + a context."""
+    """A grid over LLMs and batches whose peak is weights + returned cache + 1.5 x activations + logits thrice + a context."""
     rows = []
     for llm, (parameters, hidden, layers, vocabulary) in LLMS.items():
         for batch in (1, 2, 4, 8, 16):
@@ -36,13 +36,14 @@ def planted(**changes: Any) -> pa.Table:
                     "num_layers": layers, "hidden_size": hidden, "vocab_size": vocabulary,
                     "num_heads": hidden // 128, "num_kv_heads": hidden // 128, "head_dim": 128, "attention": "sdpa",
                     "weights_bytes": 2 * parameters, "kv_cache_bytes": 0.0,
-                    "activation_peak_bytes": 16.0 * batch * tokens * hidden,
+                    "intermediate_size": 4 * hidden, "logits_bytes": 2.0 * batch * tokens * vocabulary,
+                    "activation_peak_bytes": 2.0 * batch * tokens * (vocabulary + 8 * hidden),
                 }  # fmt: skip
                 resident = row["weights_bytes"] + 4.0 * batch * tokens * layers * hidden
                 logits = 6.0 * batch * tokens * vocabulary
-                row["memory_peak_bytes"] = resident + row["activation_peak_bytes"] + logits
+                row["memory_peak_bytes"] = row["weights_bytes"] + row["activation_peak_bytes"]
                 row["measured_memory_peak_bytes"] = (
-                    resident + 1.5 * row["activation_peak_bytes"] + 2 * logits + CONTEXT_BYTES
+                    resident + 1.5 * 16.0 * batch * tokens * hidden + logits + CONTEXT_BYTES
                 )
                 row["measured_memory_device_bytes"] = 1.2 * row["measured_memory_peak_bytes"]
                 row["measured_memory_reserved_bytes"] = None

@@ -17,12 +17,14 @@ from models.learned.targets import Target
 PASSES = ("forward", "prefill", "decode")
 GENERATIONS = ("generate",)
 TERMS = (
-    "weights_bytes", "quantized_bytes", "kv_cache_bytes", "activation_peak_bytes", "logits_bytes", "scores_bytes", "constant",
+    "weights_bytes", "quantized_bytes", "kv_cache_bytes", "returned_bytes", "activation_peak_bytes", "logits_bytes", "constant",
 )  # fmt: skip
-PRIORS = (1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0)
+PRIORS = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
 """Coefficients where the rows cannot tell: everything held once, no memory beside."""
 UPCAST_BYTES = 4.0
-"""Logits and attention scores of fewer bytes are copied to fp32 before a softmax or a loss."""
+"""Logits of fewer bytes an element are copied to fp32."""
+HEAD_COPIES = {"bart": 2.0}
+"""LLM families whose head adds a bias to the logits and so holds them twice."""
 CONTENT = (
     "llm_id", "hardware_id", "num_devices", "tensor_parallel", "pipeline_parallel", "phase", "batch_size", "input_tokens",
     "output_tokens", "context_tokens", "weight_dtype", "activation_dtype", "kv_dtype", "attention", "execution", "framework",
@@ -35,40 +37,37 @@ def inference(rows: pa.Table) -> Inputs:
     """Inputs of passes and generations without gradients.
 
     Terms, in bytes of one device: what is stored in the activations' dtype (of quantised weights the embedding table and the head),
-    what is quantised (scales and zero points are a share of it), KV cache (of a forward pass too: it is returned), activations,
-    logits with their fp32 copy, scores of attention that is written out, and a constant: context, libraries, workspace.
+    what is quantised (scales and zero points are a share of it), KV cache, the keys and values that a forward pass returns,
+    activations beside the logits, logits with their copies, and a constant: context, libraries, workspace.
     """
     phase, weight, activation = (labels(rows, name) for name in ("phase", "weight_dtype", "activation_dtype"))
     element, stored = devices.dtype_bytes(activation), devices.dtype_bytes(weight)
-    batch, vocabulary = number(rows, "batch_size"), number(rows, "vocab_size")
+    batch = number(rows, "batch_size")
     ranks = np.nan_to_num(optional(rows, "tensor_parallel"), nan=1.0)
-    processed, attended, scored = _tokens(rows, phase)
-    weights = number(rows, "weights_bytes")
+    processed, attended = _tokens(rows, phase)
+    weights, logits = number(rows, "weights_bytes"), number(rows, "logits_bytes")
+    cache = np.nan_to_num(number(rows, "kv_cache_bytes"))  # an encoder keeps none
     is_quantized = stored < element
-    tables = 2 * vocabulary * number(rows, "hidden_size") / ranks
-    whole = np.where(is_quantized, tables * element, weights)
-    quantized = np.where(is_quantized, np.maximum(weights - tables * stored, 0.0), 0.0)
-    copied = element + np.where(element < UPCAST_BYTES, UPCAST_BYTES, 0.0)
-    logits = batch * scored * vocabulary / ranks * copied
-    is_written = labels(rows, "attention").among(("eager", "unstated")) & ~phase.mask("decode")
-    scores = np.where(is_written, batch * number(rows, "num_heads") / ranks * processed * processed * copied, 0.0)
-    device, counted = labels(rows, "hardware_id"), _counting(rows)
-    run_as = joined(device, phase, counted)
+    tables = 2 * number(rows, "vocab_size") * number(rows, "hidden_size") / ranks
+    upcast = 1.0 + np.where(element < UPCAST_BYTES, UPCAST_BYTES, 0.0) / element
+    kept = 2 * number(rows, "num_layers") * number(rows, "num_kv_heads") * number(rows, "head_dim") / ranks
+    is_returned = phase.mask("forward") & labels(rows, "architecture").mask("decoder")
+    device = labels(rows, "hardware_id")
     return Inputs(
         terms=np.column_stack(
             [
-                whole,
-                quantized,
-                _cache(rows, phase, batch * attended * element / ranks),
-                number(rows, "activation_peak_bytes"),
-                logits,
-                scores,
+                np.where(is_quantized, tables * element, weights),
+                np.where(is_quantized, np.maximum(weights - tables * stored, 0.0), 0.0),
+                cache,
+                np.where(is_returned, batch * processed * kept * element, 0.0),
+                np.maximum(number(rows, "activation_peak_bytes") - logits, 0.0),
+                logits * upcast * labels(rows, "family").lookup(HEAD_COPIES, 1.0),
                 np.ones(rows.num_rows),
             ]
         ),
         term_names=TERMS,
         priors=PRIORS,
-        keys=(run_as, joined(device, phase), device),
+        keys=(joined(device, phase, _counting(rows)), joined(device, phase), device),
         features=np.column_stack([np.log(batch), np.log(processed), np.log(weights)]),
         feature_names=("log_batch", "log_new_tokens", "log_weights"),
         device_features=frozenset(),
@@ -89,33 +88,21 @@ def inference(rows: pa.Table) -> Inputs:
             "generation": devices.generation(rows),
         },
         content=digest(rows, CONTENT),
-        bound=weights + np.nan_to_num(optional(rows, "kv_cache_bytes")),
+        bound=weights + cache,
         estimate=optional(rows, "memory_peak_bytes"),
     )
 
 
-def _tokens(rows: pa.Table, phase: Labels) -> tuple[Array, Array, Array]:
-    """Tokens of one sequence, shape (n,): processed by one execution, attended to in the end, given a logit at once.
+def _tokens(rows: pa.Table, phase: Labels) -> tuple[Array, Array]:
+    """Tokens of one sequence, shape (n,): processed at once, attended to in the end.
 
-    A decode step processes one token, a generation its prompt and then one after the other. A forward pass of an encoder-decoder
-    processes its output tokens too, and only those get logits; an encoder has no language-model head; every other pass is taken
-    to give each token its logits.
+    A decode step processes one token, a generation its prompt and then one after the other, a forward pass of an encoder-decoder
+    its output tokens too.
     """
     given, generated = number(rows, "input_tokens"), np.nan_to_num(optional(rows, "output_tokens"))
-    architecture, is_decode = labels(rows, "architecture"), phase.mask("decode")
+    is_decode = phase.mask("decode")
     processed = np.where(is_decode, 1.0, np.where(phase.mask("generate"), given, given + generated))
-    attended = np.where(is_decode, number(rows, "context_tokens"), given + generated)
-    scored = np.where(architecture.mask("encoder_decoder"), np.where(is_decode, 1.0, generated), processed)
-    return processed, attended, np.where(architecture.mask("encoder"), 0.0, scored)
-
-
-def _cache(rows: pa.Table, phase: Labels, tokens_bytes: Array) -> Array:
-    """Bytes of the KV cache; of a decoder's forward pass those of its keys and values, which the pass returns; shape (n,)."""
-    planned = np.nan_to_num(optional(rows, "kv_cache_bytes"))  # an encoder keeps none
-    layers = number(rows, "num_layers")
-    returned = 2 * layers * number(rows, "num_kv_heads") * number(rows, "head_dim") * tokens_bytes
-    is_returned = phase.mask("forward") & labels(rows, "architecture").mask("decoder")
-    return np.where(is_returned, returned, planned)
+    return processed, np.where(is_decode, number(rows, "context_tokens"), given + generated)
 
 
 def _counting(rows: pa.Table) -> Labels:
