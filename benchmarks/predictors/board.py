@@ -53,13 +53,7 @@ def scores(
     if board.run is not None:
         return board.run(board, store, report)
     target = find(board.target)
-    rows = store.query(target.query, **(dict(target.parameters) | board.parameters))
-    rows = devices.with_devices(rows, store.sql("SELECT * EXCLUDE (file_hash) FROM hardware").to_pylist())
-    if board.select is not None:
-        rows = board.select(rows)
-    rows, notes = tidy.tidy(target, rows, limit=board.limit)
-    for note in notes:
-        report(f"{board.key}: {note}")
+    rows = tidy_rows(board, store, report)
     found = evaluate.evaluate(
         target, rows, [board.split], size_limit=board.size_limit, few=board.few, report=report,
         contenders=lambda target, split: [*contenders.all_of(target, split), *extra],
@@ -67,3 +61,16 @@ def scores(
     for leak in found.leaks:
         report(f"{board.key}: {leak}")
     return found.scores()
+
+
+def tidy_rows(board: Board, store: Store, report: Report) -> pa.Table:
+    """The rows that a board is scored on, what was left out reported."""
+    target = find(board.target)
+    rows = store.query(target.query, **(dict(target.parameters) | board.parameters))
+    rows = devices.with_devices(rows, store.sql("SELECT * EXCLUDE (file_hash) FROM hardware").to_pylist())
+    if board.select is not None:
+        rows = board.select(rows)
+    rows, notes = tidy.tidy(target, rows, limit=board.limit)
+    for note in notes:
+        report(f"{board.key}: {note}")
+    return rows

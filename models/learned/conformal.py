@@ -78,7 +78,7 @@ def fit(
     widths: dict[str, float] = {}
     hardness = None
     for dimension in dimensions:
-        errors, held = _left_out_errors(recipe, part, target, dimension, share)
+        errors, held = left_out_errors(recipe, part, target, dimension, share)
         known = np.flatnonzero(np.isfinite(errors))
         if len(known) == 0:
             widths[dimension] = math.inf
@@ -109,14 +109,13 @@ def quantile(errors: Array, groups: Any, level: float = NOMINAL) -> float:
 
 
 def thinned(inputs: Inputs, limit: int) -> Index:
-    """At most `limit` rows, drawn by their content and not by their order."""
+    """At most `limit` rows, drawn by their content and not by their order: as rows are added most of those drawn stay."""
     if len(inputs) <= limit:
         return np.arange(len(inputs))
-    order = np.argsort(inputs.content, kind="stable")
-    return np.sort(order[np.linspace(0, len(order) - 1, limit).astype(np.intp)])
+    return np.sort(np.argsort(inputs.content, kind="stable")[:limit])
 
 
-def _left_out_errors(
+def left_out_errors(
     recipe: model.Recipe, inputs: Inputs, log_target: Array, dimension: str, weights: Array | None
 ) -> tuple[Array, Labels]:
     """log(actual / predicted) of every row by a model that has not seen its group, NaN where none could be fitted."""

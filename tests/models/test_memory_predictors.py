@@ -10,6 +10,7 @@ import pytest
 
 from models.learned import evaluate, tidy
 from models.learned.contenders import Ours
+from models.learned.fits import Errors, largest
 from models.learned.inputs import number
 from models.learned.subjects import devices, find
 
@@ -84,3 +85,100 @@ def test_a_row_without_its_llm_has_no_prediction() -> None:
     ours.fit(rows, number(rows, target.column))
     absent = planted(num_parameters=None, weights_bytes=None, activation_peak_bytes=None)
     assert np.isnan(ours.predict(absent).value).all()
+
+
+def test_kinds_of_peaks_are_learnt_apart() -> None:
+    rows = planted()
+    predicted = {}
+    for key in ("memory_allocated", "memory_device"):
+        target, ours = find(key), Ours(find(key), "random")
+        ours.fit(rows, number(rows, target.column))
+        predicted[key] = ours.predict(rows).value
+    assert np.median(predicted["memory_device"] / predicted["memory_allocated"]) == pytest.approx(1.2, rel=0.02)
+
+
+def test_a_checkpoint_of_four_bits_keeps_its_tables_whole() -> None:
+    target = find("memory_allocated")
+    inputs = target.inputs(planted(weight_dtype="int4"))
+    terms = dict(zip(inputs.term_names, inputs.terms.T, strict=True))
+    tables = np.array([2 * hidden * vocabulary for _, hidden, _, vocabulary in LLMS.values()]).repeat(10)
+    assert terms["weights_bytes"] == pytest.approx(2.0 * tables)
+    assert (terms["quantized_bytes"] > 0).all()
+
+
+def test_a_tool_that_asks_the_driver_alone_has_coefficients_of_its_own() -> None:
+    rows = planted()
+    alone = np.arange(len(rows)) % 2
+    peaks = number(rows, "measured_memory_device_bytes") * np.where(alone, 1.5, 1.0)
+    rows = rows.append_column("is_allocator_counted", pa.array(1 - alone))
+    target = find("memory_device")
+    ours = Ours(target, "random")
+    ours.fit(rows, peaks)
+    assert np.median(np.abs(ours.predict(rows).value / peaks - 1)) < 0.02
+    assert ours.predict(planted()).value[alone == 0] == pytest.approx(ours.predict(rows).value[alone == 0])
+
+
+def noisy(groups: int, rows: int, spread: float, number_of: int) -> tuple[Errors, np.ndarray[Any, Any]]:
+    """Errors of groups that are wrong together, and those of one more group drawn alike."""
+    draw = np.random.default_rng(number_of)
+    logs = draw.normal(0, spread, (groups + 1, 1)) + draw.normal(0, spread / 3, (groups + 1, rows))
+    value = 10e9 * draw.uniform(0.5, 2.0, (groups, rows))
+    names = np.repeat(np.arange(groups), rows)
+    return Errors.of((value * np.exp(logs[:-1])).ravel(), value.ravel(), names), logs[-1]
+
+
+def test_the_chance_rises_with_the_capacity_and_is_never_certain() -> None:
+    errors, _ = noisy(6, 20, 0.05, 1)
+    capacity = np.geomspace(1e9, 80e9, 60)
+    found = errors.chance(np.full(60, 10e9), capacity)
+    assert (np.diff(found) > 0).all()
+    assert 0 < found[0] < 0.01
+    assert 0.99 < found[-1] < 1
+    assert np.isnan(errors.chance(np.array([10e9, np.nan]), 20e9, np.array([False, True]))).all()
+
+
+def test_the_chance_is_what_happens() -> None:
+    """Of all capacities said to hold with a chance of 0.2 to 0.8, about that share holds for groups not seen."""
+    said, held = [], []
+    for number_of in range(200):
+        errors, left = noisy(8, 10, 0.05, number_of)
+        room = np.random.default_rng(number_of + 1000).normal(0, 0.06, len(left))
+        said.append(errors.chance(np.full(len(left), 10e9), 10e9 * np.exp(room)))
+        held.append(left <= room)
+    chance, is_held = np.concatenate(said), np.concatenate(held)
+    for least in (0.05, 0.2, 0.4, 0.6, 0.8):
+        some = (chance >= least) & (chance < least + 0.2)
+        assert is_held[some].mean() == pytest.approx(chance[some].mean(), abs=0.08)
+
+
+def test_no_more_than_the_stated_share_of_new_groups_exceeds_the_safe_bound() -> None:
+    exceeded = 0
+    for number_of in range(300):
+        errors, left = noisy(7, 12, 0.05, number_of)
+        exceeded += bool((10e9 * np.exp(left) > errors.safe(np.full(len(left), 10e9))).any())
+    assert exceeded / 300 < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
+
+
+def test_one_group_promises_nothing() -> None:
+    errors = Errors.of(np.array([1.0, 2.0]), np.array([1.0, 1.9]), ["only", "only"])
+    assert np.isinf(errors.safe(np.array([1.0]))).all()
+    assert np.isnan(errors.chance(np.array([1.0]), 8.0)).all()
+
+
+def test_errors_in_bytes_hold_for_small_llms_and_shares_for_large_ones() -> None:
+    value = np.array([1e9, 2e9, 4e9, 8e9])
+    errors = Errors.of(value + 0.5e9 * np.array([1, -1, 1, -1]), value, ["a", "b", "c", "d"])
+    safe = errors.safe(np.array([0.1e9, 100e9]))
+    assert safe[0] > 0.6e9
+    assert safe[1] > 100e9 * 1.5
+
+
+def test_the_errors_of_a_card_are_those_of_its_held_out_rows() -> None:
+    held = {"actual": [2.0, 4.0, 6.0], "value": [1.0, 4.0, 3.0], "fold": ["a", "a", "b"]}
+    assert Errors.of_card({"held_out": held}).logs == pytest.approx(np.log([2.0, 1.0, 2.0]))
+    assert Errors.of_card({"held_out": {}}).num_groups == 0
+
+
+@pytest.mark.parametrize(("capacity", "batch"), [(5.0, None), (20.0, 2), (45.0, 4), (1e3, 8)])
+def test_the_largest_batch_is_the_last_of_those_that_all_fit(capacity: float, batch: int | None) -> None:
+    assert largest([1, 2, 4, 8], np.array([10.0, 20.0, 40.0, 80.0]), capacity) == batch
