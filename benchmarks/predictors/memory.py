@@ -117,4 +117,6 @@ BOARDS = (
     Board("memory-fits-device", "the same by what the driver counts in a pass", "memory_device", "leave_model_out", SAFE, PUBLIC, named, run=safety),
     Board("memory-fits-device-generation", "the same by what the driver counts in a generation", "memory_device_generation", "leave_model_out", SAFE, PUBLIC, named, run=safety),
     Board("memory-fits-own", "the same on rows measured here", "memory_allocated", "leave_model_out", SAFE, OWN, run=safety),
+    Board("memory-training-llm", "Memory of training steps as published, LLM never seen", "memory_training", "leave_model_out"),
+    Board("memory-training-device", "the same, device never seen", "memory_training", "leave_device_out"),
 )  # fmt: skip

@@ -182,3 +182,37 @@ def test_the_errors_of_a_card_are_those_of_its_held_out_rows() -> None:
 @pytest.mark.parametrize(("capacity", "batch"), [(5.0, None), (20.0, 2), (45.0, 4), (1e3, 8)])
 def test_the_largest_batch_is_the_last_of_those_that_all_fit(capacity: float, batch: int | None) -> None:
     assert largest([1, 2, 4, 8], np.array([10.0, 20.0, 40.0, 80.0]), capacity) == batch
+
+
+def steps() -> pa.Table:
+    """Training steps whose peak is weights + 1.2 x gradients + 0.9 x optimizer + activations + 1 GB, divided by ZeRO or not."""
+    rows = []
+    for llm, (parameters, hidden, _, vocabulary) in LLMS.items():
+        for batch in (1, 2, 4, 8):
+            for optimizations, devices_of in (("[]", 1), ("[zero2]", 8), ("[zero3]", 8)):
+                sharded = {"[]": (1, 1), "[zero2]": (1, 8), "[zero3]": (8, 8)}[optimizations]
+                row: dict[str, Any] = {
+                    "run_id": f"{llm}-{batch}-{optimizations}", "llm_id": llm, "family": llm, "architecture": "decoder",
+                    "hardware_id": "a800-sxm-80gb", "num_devices": devices_of, "phase": "pretrain_step", "batch_size": batch,
+                    "input_tokens": 350, "weight_dtype": "bf16", "activation_dtype": "bf16", "optimizations": optimizations,
+                    "num_parameters": int(parameters), "num_layers": 32, "hidden_size": hidden, "num_kv_heads": 32,
+                    "vocab_size": vocabulary, "weights_bytes": 2 * parameters / sharded[0],
+                    "gradients_bytes": 2 * parameters / sharded[1], "optimizer_bytes": 12 * parameters / sharded[1],
+                    "logits_bytes": 4.0 * batch * 350 * vocabulary, "workspace_bytes": None,
+                    "activation_peak_bytes": 4.0 * batch * 350 * (vocabulary + 40 * hidden), "memory_peak_bytes": None,
+                }  # fmt: skip
+                row["measured_memory_peak_bytes"] = (
+                    row["weights_bytes"] + 1.2 * row["gradients_bytes"] + 0.9 * row["optimizer_bytes"]
+                    + row["activation_peak_bytes"] + 1e9
+                )  # fmt: skip
+                rows.append(row)
+    return devices.with_devices(pa.Table.from_pylist(rows))
+
+
+def test_what_a_training_step_holds_is_found_for_an_llm_never_seen() -> None:
+    target = find("memory_training")
+    rows, _ = tidy.tidy(target, steps())
+    found = evaluate.evaluate(target, rows, ["leave_model_out"], contenders=lambda target, split: [Ours(target, split)])
+    scores = {row["fold"]: row for row in found.scores()}
+    assert scores["all"]["num_rows"] == 48
+    assert scores["all"]["mape"] < 0.03

@@ -6,21 +6,28 @@ Rows are those of the query `training_memory`, or totals of `models.analytical.e
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import pyarrow as pa
 
-from models.learned.inputs import Array, Inputs, Labels, digest, joined, labels, number, optional
+from models.learned.inputs import Array, Inputs, Labels, Mask, digest, joined, labels, number, optional
 from models.learned.model import Variant
 from models.learned.subjects import devices
 from models.learned.targets import Target
 
 PASSES = ("forward", "prefill", "decode")
 GENERATIONS = ("generate",)
+STEPS = ("pretrain_step", "finetune_step")
 TERMS = (
     "weights_bytes", "quantized_bytes", "kv_cache_bytes", "returned_bytes", "activation_peak_bytes", "logits_bytes", "constant",
 )  # fmt: skip
 PRIORS = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
 """Coefficients where the rows cannot tell: everything held once, no memory beside."""
+STEP_TERMS = (
+    "weights_bytes", "gradients_bytes", "optimizer_bytes", "activation_peak_bytes", "logits_bytes", "workspace_bytes", "constant",
+)  # fmt: skip
+STEP_PRIORS = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
 UPCAST_BYTES = 4.0
 """Logits of fewer bytes an element are copied to fp32."""
 HEAD_COPIES = {"bart": 2.0}
@@ -93,6 +100,55 @@ def inference(rows: pa.Table) -> Inputs:
     )
 
 
+def training(rows: pa.Table) -> Inputs:
+    """Inputs of training steps: what one device holds of weights, gradients, optimizer, activations beside the logits, logits, and the
+    buffers that sharding gathers into, as the analytical model divides them by the run's optimizations; and a constant."""
+    phase, optimizations = labels(rows, "phase"), labels(rows, "optimizations")
+    batch, tokens, logits = number(rows, "batch_size"), number(rows, "input_tokens"), number(rows, "logits_bytes")
+    weights = number(rows, "weights_bytes")
+    gradients, optimizer, workspace = (
+        np.nan_to_num(number(rows, name)) for name in ("gradients_bytes", "optimizer_bytes", "workspace_bytes")
+    )
+    activations = np.maximum(number(rows, "activation_peak_bytes") - logits, 0.0)
+    device = labels(rows, "hardware_id")
+    sharding = Labels.of([_sharding(name) for name in optimizations.texts()])
+    held = [weights, gradients, optimizer, activations, logits]
+    return Inputs(
+        terms=np.column_stack([*held, workspace, np.ones(rows.num_rows)]),
+        term_names=STEP_TERMS,
+        priors=STEP_PRIORS,
+        keys=(joined(phase, sharding), phase),
+        features=np.column_stack([np.log(batch), np.log(tokens)]),
+        feature_names=("log_batch", "log_tokens"),
+        device_features=frozenset(),
+        ranges=np.column_stack([number(rows, "num_parameters"), batch, tokens]),
+        range_names=("num_parameters", "batch_size", "tokens"),
+        categories={"phase": phase, "architecture": labels(rows, "architecture"), "sharding": sharding},
+        groups={
+            "llm": labels(rows, "llm_id"),
+            "family": labels(rows, "family"),
+            "shape": _shape(rows),
+            "device": device,
+            "generation": devices.generation(rows),
+        },
+        content=digest(rows, (*CONTENT, "data_parallel", "optimizations", "lora_rank", "num_micro_batches")),
+        bound=np.sum(held, axis=0),
+        estimate=optional(rows, "memory_peak_bytes"),
+    )
+
+
+def step_doubts(rows: pa.Table) -> dict[str, Mask]:
+    """Steps that ran on a device that cannot hold what they are said to hold: they were run in another way than is stated."""
+    return {
+        "ran where the device cannot hold what they state": training(rows).bound > devices.device(rows, "memory_bytes")
+    }
+
+
+def _sharding(optimizations: str) -> str:
+    """How a step divides or moves what it holds, of the text of its optimizations."""
+    return "+".join(name for name in ("zero1", "zero2", "zero3", "fsdp", "offload") if name in optimizations) or "none"
+
+
 def _tokens(rows: pa.Table, phase: Labels) -> tuple[Array, Array]:
     """Tokens of one sequence, shape (n,): processed at once, attended to in the end.
 
@@ -119,18 +175,26 @@ def _shape(rows: pa.Table) -> Labels:
     return joined(*(labels(rows, name) for name in ("num_layers", "hidden_size", "num_kv_heads", "vocab_size")))
 
 
-def _target(key: str, what: str, metric: str, phases: tuple[str, ...]) -> Target:
+def _target(
+    key: str,
+    what: str,
+    metric: str,
+    phases: tuple[str, ...],
+    inputs: Callable[[pa.Table], Inputs] = inference,
+    doubts: Callable[[pa.Table], Mapping[str, Mask]] = lambda rows: {},
+) -> Target:
     return Target(
         key=key,
         what=what,
         metric=metric,
         unit="B",
         query="training_memory",
-        inputs=inference,
+        inputs=inputs,
         recipes={0: (Variant("linear"),)},
         dimensions=("random", "llm", "device"),
         splits=("leave_model_out", "leave_shape_out", "leave_device_out", "random"),
-        parameters={"phases": list(phases)},
+        parameters={"phases": list(phases), "source": None},
+        doubts=doubts,
     )
 
 
@@ -139,6 +203,7 @@ TARGETS = (
     _target("memory_allocated", "peak memory that torch allocates (on a CPU the resident set)", ALLOCATED, (*PASSES, *GENERATIONS)),
     _target("memory_reserved", "peak memory that torch's allocator holds in a pass", RESERVED, PASSES),
     _target("memory_reserved_generation", "the same in a generation, whose growing cache leaves holes", RESERVED, GENERATIONS),
+    _target("memory_training", "peak memory of a training step, as its source counts it", ALLOCATED, STEPS, training, step_doubts),
     _target("memory_device", "peak memory of the device as its driver counts it, in a pass", DEVICE, PASSES),
     _target("memory_device_generation", "the same in a generation, whose growing cache leaves holes", DEVICE, GENERATIONS),
 )  # fmt: skip

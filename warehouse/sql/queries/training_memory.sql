@@ -16,7 +16,7 @@ SELECT
     measured.hardware_id, measured.num_devices, measured.tensor_parallel, measured.pipeline_parallel, measured.data_parallel,
     measured.phase, measured.task, measured.batch_size, measured.input_tokens, measured.output_tokens, measured.context_tokens,
     measured.weight_dtype, measured.activation_dtype, measured.kv_dtype, measured.attention, measured.execution,
-    measured.framework, split_part(measured.framework_version, '+', 1) AS framework_version, measured.optimizations, measured.lora_rank, measured.other_load_ratio,
+    measured.framework, split_part(measured.framework_version, '+', 1) AS framework_version, measured.num_micro_batches, measured.optimizations::VARCHAR AS optimizations, measured.lora_rank, measured.other_load_ratio,
     measured.memory_peak_bytes IS NOT NULL AS is_allocator_counted,
     CASE WHEN measured.metric_definitions['memory_peak_bytes'] IN ('torch_max_allocated', 'rss_peak_delta', 'unstated_peak')
         THEN measured.memory_peak_bytes END AS measured_memory_peak_bytes,
