@@ -5,6 +5,8 @@ An external predictor enters the league by the same two methods: rows are those 
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -162,6 +164,31 @@ class Nearest:
 def all_of(target: Target, split: str) -> list[Contender]:
     """Ours first, then the four baselines."""
     return [Ours(target, split), Roofline(target), Estimate(target), Forest(), Nearest(target)]
+
+
+BASELINES = (Roofline.name, Estimate.name, Forest.name, Nearest.name)
+
+
+def named(spec: str) -> Callable[[], Contender]:
+    """An external contender by `module:Class`: a class that is made without arguments and has name, fit and predict.
+
+    Raises ValueError where there is none, or it lacks one of them.
+    """
+    module, _, name = spec.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"'{spec}' is no contender ({error}). Name it as module:Class, where `import module` works."
+        ) from None
+    missing = [part for part in ("name", "fit", "predict") if not hasattr(found, part)]
+    if missing:
+        raise ValueError(
+            f"'{spec}' lacks {', '.join(missing)}. A contender has `name`, `fit(rows, target)` and `predict(rows)` "
+            "(models/learned/contenders.py)."
+        )
+    made: Callable[[], Contender] = found
+    return made
 
 
 def balance(inputs: Inputs, group: str | None, most: float = 30.0) -> Array | None:

@@ -85,11 +85,11 @@ def evaluate(
         if not found:
             report(f"{target.key}: {split} has no two groups to tell apart")
         for fold in found:
-            for contender in contenders(target, split):
-                one = held_out(contender, questions, actual, fold)
-                evaluation.held.append(one)
-                said = score(one.actual, one.value, one.lower, one.upper)
-                report(f"{target.key}: {split}: {fold.name}: {contender.name}: {_shown(said)}")
+            several = [held_out(contender, questions, actual, fold) for contender in contenders(target, split)]
+            evaluation.held.extend(several)
+            report(
+                f"{target.key}: {split}: {fold.name} ({len(fold.outside)} rows): {', '.join(_shown(one) for one in several)}"
+            )
     return evaluation
 
 
@@ -184,8 +184,6 @@ def row_errors(evaluation: Evaluation, contender: str, split: str) -> Mapping[st
     return {name: np.concatenate([getattr(one, name) for one in several]) for name in ("rows", "actual", "value")}
 
 
-def _shown(said: Mapping[str, Any]) -> str:
-    if not said.get("num_rows"):
-        return "no answer"
-    covered = "" if said["coverage"] is None else f", {said['coverage']:.0%} covered"
-    return f"MAPE {said['mape']:.1%}, median {said['mdape']:.1%} over {said['num_rows']} rows{covered}"
+def _shown(one: Held) -> str:
+    said = score(one.actual, one.value, one.lower, one.upper)
+    return f"{one.contender} {said['mape']:.1%}" if said["num_rows"] else f"{one.contender} has no answer"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -96,20 +98,14 @@ def importances(fitted: model.Model, inputs: Inputs, actual: Array) -> pa.Table:
     for position, name in enumerate(inputs.feature_names):
         features = inputs.features.copy()
         features[:, position] = features[order, position]
-        found.append((name, group_of(name, inputs.device_features), error(_with(inputs, features=features)) - whole))
+        found.append((name, group_of(name, inputs.device_features), error(replace(inputs, features=features)) - whole))
     for position, name in enumerate(inputs.term_names):
         terms = inputs.terms.copy()
         terms[:, position] = terms[order, position]
-        found.append((name, "base", error(_with(inputs, terms=terms)) - whole))
+        found.append((name, "base", error(replace(inputs, terms=terms)) - whole))
     found.sort(key=lambda one: (-one[2], one[0]))
     names, groups, increases = zip(*found, strict=True)
     return pa.table({"feature": pa.array(names), "group": pa.array(groups), "increase": pa.array(increases)})
-
-
-def _with(inputs: Inputs, **values: Array) -> Inputs:
-    from dataclasses import replace
-
-    return replace(inputs, **values)  # type: ignore[arg-type]
 
 
 def residual_points(inputs: Inputs, rows: pa.Table, actual: Array, value: Array) -> pa.Table:
@@ -126,7 +122,7 @@ def slices(inputs: Inputs, rows: pa.Table, actual: Array, value: Array, lower: A
 
     Rows without a value are left out; coverage is NULL where no row has an interval. The worst of a dimension first.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     has_value = np.isfinite(value)
     ape, ratio = np.abs(value - actual) / actual, value / actual
     has_interval = np.isfinite(lower) & np.isfinite(upper)
@@ -165,8 +161,9 @@ def dimensions(inputs: Inputs, rows: pa.Table) -> dict[str, Labels]:
     size = inputs.ranges[:, 0]
     if np.isfinite(size).all() and len(size):
         edges = np.unique(np.quantile(size, [0.25, 0.5, 0.75], method="lower"))
-        names = tuple(
-            [*(f"{inputs.range_names[0]} <= {edge:g}" for edge in edges), f"{inputs.range_names[0]} > {edges[-1]:g}"]
+        names = (
+            *(f"{inputs.range_names[0]} <= {edge:g}" for edge in edges),
+            f"{inputs.range_names[0]} > {edges[-1]:g}",
         )
         found["size"] = Labels(np.searchsorted(edges, size, side="left").astype(np.int64), names)
     return found

@@ -143,9 +143,9 @@ class Predictor:
                 f"Known: {', '.join(subjects.TARGETS)}. {again}"
             )
         card.pop("format")
-        lists = {name: tuple(card.pop(name)) for name in ("llm_ids", "hardware_ids")}
         try:
-            return cls(**card, **lists, fitted=Fitted.from_dict(_inside(model, members)))
+            card |= {name: tuple(card[name]) for name in ("llm_ids", "hardware_ids")}
+            return cls(**card, fitted=Fitted.from_dict(_inside(model, members)))
         except (KeyError, TypeError) as error:
             raise ValueError(f"'{path.name}' lacks {error}. {again}") from None
 

@@ -78,7 +78,8 @@ def _masks(inputs: Inputs, split: str, size_limit: float | None) -> list[tuple[s
     labels = inputs.groups.get(LEAVE_OUT[split])
     if labels is None or len(labels.names) < 2:
         return []
-    blocks = [labels.names[start::MAX_FOLDS] for start in range(min(MAX_FOLDS, len(labels.names)))]
+    names = sorted(labels.names)
+    blocks = [names[start::MAX_FOLDS] for start in range(min(MAX_FOLDS, len(names)))]
     return [
         (", ".join(block) if len(block) < 4 else f"{block[0]} and {len(block) - 1} more", labels.among(block))
         for block in blocks

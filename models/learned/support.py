@@ -104,4 +104,4 @@ class Support:
 
 
 def _several(known: tuple[str, ...], most: int = 8) -> str:
-    return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
+    return ", ".join(sorted(known)[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")

@@ -64,11 +64,11 @@ class Problem:
             VERSION, contender, self.target.key, recipe, self.target.dimensions, content, _libraries(), *more
         )
 
-    def part(self, limit: int) -> Problem:
-        """At most so many of the rows, drawn by content."""
-        chosen = conformal.thinned(self.inputs, limit)
-        if len(chosen) == len(self.inputs):
+    def part(self, limit: int | None) -> Problem:
+        """At most so many of the rows, drawn by content; None for all."""
+        if limit is None or len(self.inputs) <= limit:
             return self
+        chosen = conformal.thinned(self.inputs, limit)
         return Problem(
             self.target, self.rows.take(pa.array(chosen)), self.inputs.take(chosen), self.actual[chosen], self.notes
         )
@@ -89,15 +89,19 @@ class Trained:
 
 def problem(target: Target, rows: pa.Table) -> Problem:
     """The tidy rows of a target. Raises ValueError with what is there and what is needed where they are too few."""
+    if rows.num_rows == 0 or np.isnan(number(rows, target.column)).all():
+        raise ValueError(
+            f"No rows to learn it from: nobody measured or published a {target.metric} ({target.what}) here."
+        )
     rows = devices.with_devices(rows)
     rows = rows.sort_by([(name, "ascending") for name in ("run_id", "row_index") if name in rows.column_names])
-    kept, notes = tidy.tidy(target, rows) if rows.num_rows else (rows, [])
+    kept, notes = tidy.tidy(target, rows)
     inputs, actual = target.inputs(kept), number(kept, target.column)
     groups = _first_groups(target, inputs)
     if len(inputs) < target.min_rows or len(groups) < target.min_groups:
         kind = splits.dimension(_first_split(target))
         raise ValueError(
-            f"Too little to learn {target.key} ({target.what}) from: {len(inputs)} different rows of {len(groups)} "
+            f"Too little to learn it from: {len(inputs)} different rows of {len(groups)} "
             f"{kind} groups ({', '.join(groups[:8]) or 'none'}) out of {rows.num_rows} rows; it needs {target.min_rows} of "
             f"{target.min_groups}. {' '.join(notes)}{' ' if notes else ''}Measure with `rooflake collect`, import published rows, "
             "or copy what another machine measured into the landing folder and run `rooflake load`."
@@ -138,12 +142,13 @@ def fit(
         scored.rows,
         scored_splits(scored) if which is None else which,
         contenders=contenders.all_of,
-        report=report,
+        report=report if len(asked.inputs) >= MANY_ROWS else lambda line: None,
     )
     scores = evaluation.scores()
     ids = {name: asked.id_of(name) for name in dict.fromkeys(one.contender for one in evaluation.held)}
     ids = {contenders.Ours.name: asked.predictor_id} | ids
-    report(f"{target.key}: fitting on {len(asked.inputs)} rows")
+    if len(asked.inputs) >= MANY_ROWS:
+        report(f"{target.key}: fitting on {len(asked.inputs)} rows")
     recipe = target.recipe(len(asked.inputs))
     weights = contenders.balance(asked.inputs, target.balance)
     fitted = Fitted.on(recipe, asked.inputs, np.log(asked.actual), target.dimensions, weights)
@@ -164,7 +169,7 @@ def fit(
     return Trained(
         predictor,
         [_predictor_row(predictor, name, identity) for name, identity in ids.items()],
-        [{"predictor_id": ids[row["contender"]]} | _without(_rounded(row), "contender") for row in scores],
+        [{"predictor_id": ids[row["contender"]]} | _without(rounded(row), "contender") for row in scores],
         _prediction_rows(scored, evaluation, ids),
     )
 
@@ -216,7 +221,7 @@ def _card(
         "scores": pooled,
         "worst_folds": {name: {what: _worst(ours, name, what) for what in ("mape", "coverage")} for name in found},
         "importances": [] if split is None else _importances(scored, split),
-        "slices": [] if split is None else [_rounded(row) for row in _slices(scored, evaluation, split).to_pylist()],
+        "slices": [] if split is None else [rounded(row) for row in _slices(scored, evaluation, split).to_pylist()],
         "held_out": held_out,
         "notes": [*asked.notes, *evaluation.leaks],
         "libraries": _libraries(),
@@ -254,8 +259,7 @@ def _held_out(scored: Problem, evaluation: evaluate.Evaluation, split: str) -> d
         for name, one in explain.dimensions(inputs, scored.rows.take(pa.array(ours["rows"][chosen]))).items()
     }
     numbers = {
-        name: [_digits(value) for value in ours[name][chosen].tolist()]
-        for name in ("actual", "value", "lower", "upper")
+        name: [digits(value) for value in ours[name][chosen].tolist()] for name in ("actual", "value", "lower", "upper")
     }
     return {
         "split": split,
@@ -286,7 +290,7 @@ def _importances(scored: Problem, split: str) -> list[dict[str, Any]]:
     outside = scored.inputs.take(fold.outside)
     chosen = conformal.thinned(outside, EXPLAINED_ROWS)
     found = explain.importances(fitted, outside.take(chosen), scored.actual[fold.outside][chosen])
-    return [_rounded(row) for row in found.to_pylist()]
+    return [rounded(row) for row in found.to_pylist()]
 
 
 def _predictor_row(predictor: Predictor, name: str, identity: str) -> dict[str, Any]:
@@ -319,7 +323,7 @@ def _prediction_rows(scored: Problem, evaluation: evaluate.Evaluation, ids: Mapp
     parts = []
     for one in evaluation.held:
         numbers = {
-            name: pa.array([_digits(value) for value in getattr(one, name).tolist()], pa.float64())
+            name: pa.array([digits(value) for value in getattr(one, name).tolist()], pa.float64())
             for name in ("value", "lower", "upper", "actual")
         }
         texts = {
@@ -365,17 +369,17 @@ def _libraries() -> dict[str, str]:
 
 
 def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
-    return _rounded({name: row.get(name) for name in SCORES})
+    return rounded({name: row.get(name) for name in SCORES})
 
 
 def _without(row: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != name}
 
 
-def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with its floats to nine significant digits: the last ones depend on the linear algebra library's threads."""
-    return {name: _digits(value) if isinstance(value, float) else value for name, value in row.items()}
+    return {name: digits(value) if isinstance(value, float) else value for name, value in row.items()}
 
 
-def _digits(value: float) -> float | None:
+def digits(value: float) -> float | None:
     return float(f"{value:.9g}") if np.isfinite(value) else None

@@ -3,5 +3,5 @@
 SELECT DISTINCT ON (metric)
     predictor_id, metric, name, method, artifact, snapshot_id, trained_at, num_rows, llm_ids, hardware_ids, features
 FROM predictors
-WHERE NOT is_baseline
+WHERE NOT is_baseline AND target IS NULL
 ORDER BY metric, trained_at DESC
