@@ -4,7 +4,7 @@
 
     t = t0 + ((compute / e_c)^p + (memory / e_m)^p)^(1/p),
 
-`linear` a non-negative sum of terms. Both have constants for every key that has rows enough, and for a key never seen the
+`linear` a non-negative sum of terms, `inverse` one over it. They have constants for every key that has rows enough, and for a key never seen the
 median (`power`) or the pooled fit (`linear`) of those that share its next level.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from models.learned.inputs import Array, Inputs
 
-Kind = Literal["bound", "estimate", "power", "linear", "nested"]
+Kind = Literal["bound", "estimate", "power", "linear", "sum", "nested", "inverse"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 POOLED = "*"
 """Key of the constants used where no other fits."""
@@ -97,14 +97,14 @@ def fit_nested(inputs: Inputs, log_target: Array, weights: Array | None = None) 
     """As `fit_linear`, but every key leans on the next one above, so that ten rows of a new stack already move what all rows say."""
     target = np.exp(log_target)
     found = {POOLED: _non_negative(inputs.terms, target, np.array(inputs.priors), weights)}
-    above = np.tile(np.array(found[POOLED]), (len(inputs), 1))
+    above, sizes = np.tile(np.array(found[POOLED]), (len(inputs), 1)), np.full(len(inputs), len(inputs))
     for level in reversed(inputs.keys):
         for code, key in enumerate(level.names):
             rows = np.flatnonzero(level.codes == code)
-            if len(rows) >= NESTED_ROWS:
+            if NESTED_ROWS <= len(rows) < sizes[rows[0]]:
                 part, some = inputs.terms[rows], _at(weights, rows)
                 found[key] = _non_negative(part, target[rows], above[rows[0]], some, LEANING_ROWS)
-                above[rows] = found[key]
+                above[rows], sizes[rows] = found[key], len(rows)
     return Linear(found)
 
 
@@ -129,6 +129,56 @@ def _non_negative(
     right = np.concatenate([root, strength * prior * scale])
     solution, _ = nnls(left, right)
     return tuple(float(value) for value in solution / scale)
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """A rate: one over a sum of terms, which are seconds for each unit of it."""
+
+    times: Linear
+
+    def log_values(self, inputs: Inputs) -> Array:
+        logs: Array = -self.times.log_values(inputs)
+        return logs
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "inverse", "times": self.times.to_dict()}
+
+
+SUM_SCALE = 0.1
+"""Errors up to it, in log space, count squared; larger ones linearly: a wrong row should not bend the others."""
+SUM_LEAN = 0.125
+"""What it costs a coefficient to differ from what it leans on by a unit of log: as much as an error of SUM_SCALE in so many rows of
+one."""
+
+
+def fit_sum(inputs: Inputs, log_target: Array, weights: Array | None = None) -> Linear:
+    """Coefficients that minimise errors of the log, robustly. Those of all rows lean on the priors, which must be positive, and those
+    of a key with ROWS_PER_TERM rows a term on those of all."""
+    found = {POOLED: _in_logs(inputs.terms, log_target, np.array(inputs.priors), weights)}
+    shared = np.array(found[POOLED])
+    enough = ROWS_PER_TERM * inputs.terms.shape[1]
+    for level in inputs.keys:
+        for code, key in enumerate(level.names):
+            rows = np.flatnonzero(level.codes == code)
+            if enough <= len(rows) < len(inputs) and key not in found:
+                found[key] = _in_logs(inputs.terms[rows], log_target[rows], shared, _at(weights, rows))
+    return Linear(found)
+
+
+def _in_logs(terms: Array, log_target: Array, prior: Array, weights: Array | None) -> tuple[float, ...]:
+    from scipy.optimize import least_squares
+
+    root = 1.0 if weights is None else np.sqrt(weights / weights.mean())
+    lean = np.sqrt(SUM_LEAN * len(terms))
+
+    def errors(logs: Array) -> Array:
+        wrong = root * (np.log(terms @ np.exp(logs)) - log_target) / SUM_SCALE
+        soft = np.sign(wrong) * np.sqrt(2.0 * (np.sqrt(1.0 + wrong * wrong) - 1.0))
+        return np.concatenate([soft, lean * (logs - np.log(prior))])
+
+    fitted = least_squares(errors, np.log(prior), max_nfev=60)
+    return tuple(float(value) for value in np.exp(fitted.x))
 
 
 # ---- a roofline with a soft corner
@@ -241,8 +291,12 @@ def fit(kind: Kind, inputs: Inputs, log_target: Array, weights: Array | None = N
     """Fit a base of a kind on n rows; `weights` (n,) or None for all alike."""
     if kind == "linear":
         return fit_linear(inputs, log_target, weights)
+    if kind == "sum":
+        return fit_sum(inputs, log_target, weights)
     if kind == "nested":
         return fit_nested(inputs, log_target, weights)
+    if kind == "inverse":
+        return Inverse(fit_linear(inputs, -log_target, weights))
     if kind == "power":
         return fit_power(inputs, log_target, weights)
     return Analytical(kind)
@@ -251,10 +305,16 @@ def fit(kind: Kind, inputs: Inputs, log_target: Array, weights: Array | None = N
 def from_dict(data: Mapping[str, Any]) -> Base:
     """A base from what its `to_dict` gave."""
     if data["kind"] == "linear":
-        return Linear({key: tuple(values) for key, values in data["coefficients"].items()})
+        return _linear(data)
+    if data["kind"] == "inverse":
+        return Inverse(_linear(data["times"]))
     if data["kind"] == "power":
         return Power({key: tuple(values) for key, values in data["constants"].items()})
     return Analytical(data["kind"])
+
+
+def _linear(data: Mapping[str, Any]) -> Linear:
+    return Linear({key: tuple(values) for key, values in data["coefficients"].items()})
 
 
 def _by_key(inputs: Inputs, constants: Mapping[str, tuple[float, ...]]) -> Array:

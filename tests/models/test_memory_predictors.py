@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from models.learned import evaluate, tidy
+from models.learned import answering, evaluate, tidy
 from models.learned.contenders import Ours
 from models.learned.fits import Errors, largest
-from models.learned.inputs import number
+from models.learned.inputs import Array, number
 from models.learned.subjects import devices, find
 
 CONTEXT_BYTES = 0.5e9
@@ -211,8 +212,57 @@ def steps() -> pa.Table:
 
 def test_what_a_training_step_holds_is_found_for_an_llm_never_seen() -> None:
     target = find("memory_training")
-    rows, _ = tidy.tidy(target, steps())
+    rows, notes = tidy.tidy(target, steps())
+    assert "12 of 48 rows ran where the device cannot hold what they state." in notes
     found = evaluate.evaluate(target, rows, ["leave_model_out"], contenders=lambda target, split: [Ours(target, split)])
     scores = {row["fold"]: row for row in found.scores()}
-    assert scores["all"]["num_rows"] == 48
+    assert scores["all"]["num_rows"] == 36
     assert scores["all"]["mape"] < 0.03
+
+
+def timed(rate_of: Callable[[Array, Array], Array]) -> pa.Table:
+    """Decode steps of the catalogue's LLMs at the rate that `rate_of` (bytes moved, layers) says."""
+    way = dict.fromkeys(("weight_dtype", "activation_dtype", "kv_dtype"), "fp16") | {
+        "framework": "pytorch",
+        "execution": "eager",
+    }
+    configs = [
+        {
+            "llm_id": llm,
+            "hardware_id": "a100-sxm-80gb",
+            "phase": "decode",
+            "batch_size": batch,
+            "context_tokens": context,
+        }
+        | way
+        for llm in ("opt-125m", "gpt2", "opt-350m", "opt-1.3b", "qwen2.5-0.5b", "llama-2-7b")
+        for batch in (1, 2, 4, 8, 16, 32)
+        for context in (256, 1024)
+    ]
+    rows = answering.questions(answering.configurations(configs), answering.Known())
+    rates = rate_of(number(rows, "bytes_moved"), number(rows, "num_layers"))
+    return rows.append_column("measured_achieved_bytes_per_s", pa.array(rates))
+
+
+def test_bandwidth_is_bytes_over_a_time_with_overheads() -> None:
+    target = find("bandwidth")
+    rows, _ = tidy.tidy(target, timed(lambda moved, layers: moved / (moved / 1500e9 + 20e-6 * layers)))
+    found = evaluate.evaluate(target, rows, ["leave_model_out"], contenders=lambda target, split: [Ours(target, split)])
+    score = next(row for row in found.scores() if row["fold"] == "all")
+    assert score["mape"] < 0.03
+    assert score["coverage"] is not None
+
+
+def test_a_constant_bandwidth_is_refused() -> None:
+    target = find("bandwidth")
+    rows = timed(lambda moved, layers: np.full(len(moved), 1500e9))
+    with pytest.raises(ValueError, match="A constant cannot be learnt, and its perfect score would say nothing"):
+        evaluate.check(target, target.inputs(rows), number(rows, target.column))
+
+
+def test_a_bandwidth_beyond_the_device_is_left_out() -> None:
+    target = find("bandwidth")
+    rows = timed(lambda moved, layers: np.where(moved > 1.5e10, 9e12, moved / (moved / 1500e9 + 20e-6 * layers)))
+    kept, notes = tidy.tidy(target, rows)
+    assert any("move more than 1.25 times what their bound can" in note for note in notes)
+    assert len(kept) < len(rows)

@@ -6,11 +6,19 @@ and gives `Inputs`; fitting and predicting share it.
 
 from __future__ import annotations
 
-from models.learned.subjects import kernels, memory, runs, vectors
+from models.learned.subjects import bandwidth, kernels, memory, runs, served, vectors
 from models.learned.targets import Target
 
 TARGETS: dict[str, Target] = {
-    target.key: target for target in (*kernels.TARGETS, *vectors.TARGETS, *runs.TARGETS, *memory.TARGETS)
+    target.key: target
+    for target in (
+        *kernels.TARGETS,
+        *vectors.TARGETS,
+        *runs.TARGETS,
+        *served.TARGETS,
+        *memory.TARGETS,
+        *bandwidth.TARGETS,
+    )
 }
 
 

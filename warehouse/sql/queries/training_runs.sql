@@ -21,6 +21,7 @@ SELECT
     measured.execution, measured.cache_implementation, measured.framework, measured.framework_version,
     measured.other_load_ratio, measured.hooks_overhead_ratio, measured.throttled_ratio,
     measured.latency_s AS measured_latency_s,
+    analytical.bytes_moved / measured.latency_s AS measured_achieved_bytes_per_s,
     measured.memory_peak_bytes AS measured_memory_peak_bytes,
     measured.memory_reserved_bytes AS measured_memory_reserved_bytes,
     measured.memory_process_bytes AS measured_memory_process_bytes,
