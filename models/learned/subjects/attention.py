@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from models.learned.inputs import Array, Inputs, Labels, digest, joined, labels, log, number, optional
 from models.learned.model import Recipe, Variant
-from models.learned.subjects import _estimates, devices
+from models.learned.subjects import _estimates, _memory, devices
 from models.learned.targets import Target
 
 BACKENDS = ("vllm", "tensorrt-llm", "sglang", "vidur")
@@ -144,7 +144,7 @@ def _inputs(rows: pa.Table, shape: _Shape, kernel: _Kernel) -> Inputs:
     kv_bytes, query_bytes = _bytes(rows, shape)
     moved = kv_bytes + query_bytes
     compute, memory = flops / top, moved / bandwidth
-    busy, read = kernel.flops / top, kernel.moved / bandwidth
+    busy, read = kernel.flops / top, _memory.seconds(rows, kernel.moved, moved)
     backend, dtype = labels(rows, "framework"), joined(activation, kv)
     features = {
         "log_compute": log(compute), "log_memory": log(memory), "log_busy": log(busy), "log_read": log(read),
