@@ -22,53 +22,42 @@ CONTENT = (
     "cache_implementation", "framework", "framework_version",
 )  # fmt: skip
 """What makes two runs the same question."""
+TERMS = ("layer_steps", "compute_s", "memory_s", "weights_s", "activation_s", "communication_s", "sequence_steps")
+FRAMEWORKS = ("pytorch", "vllm", "tensorrt-llm", "sglang", "llama.cpp", "deepspeed", "deepspeed-mii")
+EXECUTIONS = ("eager", "compiled", "graph")
+"""Ways to run that a correction tells apart; any other is told apart by its coefficients alone."""
 
 
 def latency(rows: pa.Table) -> Inputs:
     """Inputs of runs that process a batch from beginning to end.
 
     Terms, all fitted: a constant for every layer of every step, FLOPs and bytes at the datasheet's peaks, the part of the bytes that
-    is activations (eager code moves them more often than the model counts), transfers between devices.
+    is weights (a cache is read at another speed) and that is activations (moved more often than the model counts), transfers
+    between devices, and a constant for every sequence of every step that ends in a token.
     """
-    phase, framework = labels(rows, "phase"), labels(rows, "framework")
-    layers = number(rows, "num_layers") + np.nan_to_num(optional(rows, "num_encoder_layers"))
-    passes = steps(rows, phase)
-    compute, memory, bound = number(rows, "compute_s"), number(rows, "memory_s"), number(rows, "roofline_s")
-    activations = number(rows, "activation_bytes_read") + number(rows, "activation_bytes_written")
-    share = activations / number(rows, "bytes_moved")
-    transfers = np.nan_to_num(optional(rows, "communication_s"))
-    new_tokens = number(rows, "batch_size") * tokens(rows, phase)
+    phase, framework, execution = labels(rows, "phase"), labels(rows, "framework"), labels(rows, "execution")
     weight, activation = labels(rows, "weight_dtype"), labels(rows, "activation_dtype")
-    about_device = devices.features(rows, activation)
-    device, dtype = labels(rows, "hardware_id"), joined(weight, activation)
-    run_as = joined(framework, labels(rows, "execution"))
+    layers = number(rows, "num_layers") + np.nan_to_num(optional(rows, "num_encoder_layers"))
+    batch, passes = number(rows, "batch_size"), steps(rows, phase)
+    compute, memory, bound = number(rows, "compute_s"), number(rows, "memory_s"), number(rows, "roofline_s")
+    moved = number(rows, "bytes_moved")
+    weights = number(rows, "weight_bytes_read") / moved
+    activations = (number(rows, "activation_bytes_read") + number(rows, "activation_bytes_written")) / moved
+    transfers = np.nan_to_num(optional(rows, "communication_s"))
+    sampled = np.where(phase.mask("generate"), batch * passes, 0.0)
+    device, dtype, run_as = labels(rows, "hardware_id"), joined(weight, activation), joined(framework, execution)
+    names, values = zip(*_features(rows, phase).items(), strict=True)
     return Inputs(
-        terms=np.column_stack([layers * passes, compute, memory, memory * share, transfers]),
-        term_names=("layer_steps", "compute_s", "memory_s", "activation_s", "communication_s"),
-        priors=(0.0, 1.5, 1.5, 0.0, 1.0),
+        terms=np.column_stack(
+            [layers * passes, compute, memory, memory * weights, memory * activations, transfers, sampled]
+        ),
+        term_names=TERMS,
+        priors=(0.0, 1.5, 1.0, 0.5, 0.0, 1.0, 0.0),
         keys=(joined(device, run_as, dtype), joined(device, framework), run_as),
-        features=np.column_stack(
-            [
-                log(compute) - log(memory),
-                log(bound) - log(layers * passes),
-                log(new_tokens),
-                log(number(rows, "hidden_size")),
-                share,
-                about_device,
-            ]
-        ),
-        feature_names=(
-            "log_compute_over_memory",
-            "log_roofline_per_layer",
-            "log_new_tokens",
-            "log_hidden_size",
-            "activation_share",
-            *devices.FEATURES,
-        ),
+        features=np.column_stack([*values, devices.features(rows, activation)]),
+        feature_names=(*names, *devices.FEATURES),
         device_features=frozenset(devices.FEATURES),
-        ranges=np.column_stack(
-            [number(rows, "num_parameters"), number(rows, "batch_size"), attended(rows, phase), bound]
-        ),
+        ranges=np.column_stack([number(rows, "num_parameters"), batch, attended(rows, phase), bound]),
         range_names=("num_parameters", "batch_size", "tokens", "roofline_s"),
         categories={
             "phase": phase,
@@ -76,7 +65,7 @@ def latency(rows: pa.Table) -> Inputs:
             "weight_dtype": weight,
             "activation_dtype": activation,
             "num_devices": labels(rows, "num_devices"),
-            "execution": labels(rows, "execution"),
+            "execution": execution,
         },
         groups={
             "llm": labels(rows, "llm_id"),
@@ -90,6 +79,41 @@ def latency(rows: pa.Table) -> Inputs:
         bound=bound,
         estimate=optional(rows, "estimate_s"),
     )
+
+
+def _features(rows: pa.Table, phase: Labels) -> dict[str, Array]:
+    """What a correction depends on besides the device: sides of the ridge, sizes of kernels, shares of the traffic, how it was run."""
+    layers = number(rows, "num_layers") + np.nan_to_num(optional(rows, "num_encoder_layers"))
+    batch, passes = number(rows, "batch_size"), steps(rows, phase)
+    compute, memory, moved = number(rows, "compute_s"), number(rows, "memory_s"), number(rows, "bytes_moved")
+    cache = np.nan_to_num(optional(rows, "kv_bytes_read")) + np.nan_to_num(optional(rows, "kv_bytes_written"))
+    active, total = optional(rows, "num_active_parameters"), number(rows, "num_parameters")
+    active = np.where(np.isnan(active), total, active)
+    heads, kv_heads = optional(rows, "num_heads"), optional(rows, "num_kv_heads")
+    num_devices = np.where(np.isnan(optional(rows, "num_devices")), 1.0, optional(rows, "num_devices"))
+    generated = np.where(phase.mask("generate"), passes, 0.0)
+    found = {
+        "log_compute_over_memory": log(compute) - log(memory),
+        "log_roofline_per_layer": log(number(rows, "roofline_s")) - log(layers * passes),
+        "log_new_tokens": log(batch * tokens(rows, phase)),
+        "log_hidden_size": log(number(rows, "hidden_size")),
+        "activation_share": (number(rows, "activation_bytes_read") + number(rows, "activation_bytes_written")) / moved,
+        "weight_share": number(rows, "weight_bytes_read") / moved,
+        "cache_share": cache / moved,
+        "log_batch": log(batch),
+        "log_tokens": log(attended(rows, phase)),
+        "log_generated": np.log1p(generated),
+        "log_devices": np.log(num_devices),
+        "log_layers": log(layers),
+        "log_active_parameters": log(active),
+        "log_inactive": log(total / active),
+        "heads_per_cache": np.where(np.isfinite(kv_heads) & np.isfinite(heads), heads / kv_heads, 1.0),
+        "log_weights_per_device": log(number(rows, "weights_bytes") / num_devices),
+        "transfer_share": np.nan_to_num(optional(rows, "communication_s")) / (compute + memory),
+    }
+    for column, known in (("framework", FRAMEWORKS), ("execution", EXECUTIONS)):
+        found |= {f"is_{name}": labels(rows, column).mask(name).astype(np.float64) for name in known}
+    return found
 
 
 def doubts(rows: pa.Table) -> dict[str, Mask]:
@@ -132,7 +156,7 @@ TARGETS = (
         unit="s",
         query="training_runs",
         inputs=latency,
-        recipes={0: (Variant("linear", "gaussian", "work"),), 400: (Variant("linear", "trees"),)},
+        recipes={0: (Variant("nested", "gaussian", "work"),), 400: (Variant("nested", "trees"),)},
         dimensions=("random", "llm", "device", "backend"),
         splits=("leave_model_out", "leave_family_out", "leave_device_out", "leave_stack_out", "beyond_size", "random"),
         parameters={"phases": list(PHASES)},
