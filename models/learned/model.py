@@ -19,6 +19,8 @@ class Variant:
     base: bases.Kind
     residual: residuals.Kind = "none"
     features: residuals.Features = "all"
+    within: tuple[str, ...] = ()
+    """Groups of which a row must belong to one that was seen; elsewhere the base stands uncorrected."""
 
     def __str__(self) -> str:
         parts = [self.base, "" if self.residual == "none" else f" + {self.residual}"]
@@ -26,6 +28,35 @@ class Variant:
 
 
 Recipe = Sequence[Variant]
+
+
+@dataclass(frozen=True)
+class Within:
+    """A correction of rows whose groups were all seen, and none of others."""
+
+    seen: Mapping[str, tuple[str, ...]]
+    residual: residuals.Residual
+
+    def values(self, inputs: Inputs) -> Array:
+        """Correction to the log of the base; shape (n,)."""
+        is_seen = np.all([inputs.groups[name].among(known) for name, known in self.seen.items()], axis=0)
+        found = np.zeros(len(inputs))
+        if is_seen.any():
+            found[is_seen] = self.residual.values(inputs.take(is_seen))
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` makes it of again."""
+        return {
+            "kind": "within",
+            "seen": {name: list(known) for name, known in self.seen.items()},
+            "residual": self.residual.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Within:
+        """From what `to_dict` gave."""
+        return cls({name: tuple(known) for name, known in data["seen"].items()}, residuals.from_dict(data["residual"]))
 
 
 @dataclass(frozen=True)
@@ -58,7 +89,7 @@ class Model:
         """A model from what `to_dict` gave."""
         return cls(
             tuple(
-                (Variant(**part["variant"]), bases.from_dict(part["base"]), residuals.from_dict(part["residual"]))
+                (_variant(part["variant"]), bases.from_dict(part["base"]), _residual(part["residual"]))
                 for part in data["parts"]
             )
         )
@@ -75,5 +106,15 @@ def fit(recipe: Recipe, inputs: Inputs, log_target: Array, dimension: str, weigh
         base = fitted[variant.base]
         left = log_target - base.log_values(inputs)
         residual = residuals.fit(variant.residual, inputs, left, variant.features, dimension, weights)
+        if variant.within:
+            residual = Within({name: inputs.groups[name].names for name in variant.within}, residual)
         parts.append((variant, base, residual))
     return Model(tuple(parts))
+
+
+def _variant(data: Mapping[str, Any]) -> Variant:
+    return Variant(**{**data, "within": tuple(data.get("within", ()))})
+
+
+def _residual(data: Mapping[str, Any]) -> residuals.Residual:
+    return Within.from_dict(data) if data["kind"] == "within" else residuals.from_dict(data)
