@@ -146,7 +146,7 @@ def check(target: Target, inputs: Inputs, actual: Array) -> None:
     """Raise ValueError for what a predictor could only seem to learn: a constant, or a number derived from its own bound."""
     if len(actual) == 0:
         raise ValueError(
-            f"No rows to learn {target.key} from: no measured or published row has {target.metric} and its bound."
+            f"No rows to learn {target.key} from: no measured or published row has {target.metric} and its bound. {target.how}".strip()
         )
     if np.ptp(np.log(actual)) < 1e-6:
         raise ValueError(

@@ -44,6 +44,9 @@ class Target:
     doubts: Callable[[pa.Table], Mapping[str, Mask]] = lambda rows: {}
     """Rows in doubt by what is wrong with them, (n,) each: left out while enough others stay, and said in either case."""
 
+    how: str = ""
+    """How to get rows where a lake has none: a sentence."""
+
     def recipe(self, num_rows: int) -> Recipe:
         """The method for so many rows."""
         return self.recipes[max((least for least in self.recipes if least <= num_rows), default=min(self.recipes))]

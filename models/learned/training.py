@@ -91,7 +91,7 @@ def problem(target: Target, rows: pa.Table) -> Problem:
     """The tidy rows of a target. Raises ValueError with what is there and what is needed where they are too few."""
     if rows.num_rows == 0 or np.isnan(number(rows, target.column)).all():
         raise ValueError(
-            f"No rows to learn it from: nobody measured or published a {target.metric} ({target.what}) here."
+            f"No rows to learn it from: nobody measured or published a {target.metric} ({target.what}) here. {target.how}".strip()
         )
     rows = devices.with_devices(rows)
     rows = rows.sort_by([(name, "ascending") for name in ("run_id", "row_index") if name in rows.column_names])

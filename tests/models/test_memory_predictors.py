@@ -244,6 +244,63 @@ def timed(rate_of: Callable[[Array, Array], Array]) -> pa.Table:
     return rows.append_column("measured_achieved_bytes_per_s", pa.array(rates))
 
 
+def test_energy_is_power_over_the_time_of_each_part() -> None:
+    target = find("energy_token")
+    rows = timed(lambda moved, layers: moved)
+    watts, tokens = 400.0, number(rows, "batch_size")
+    joules = (
+        watts
+        / tokens
+        * (0.8 * number(rows, "compute_s") + 1.3 * number(rows, "memory_s") + 2e-5 * number(rows, "num_layers"))
+    )
+    rows, _ = tidy.tidy(target, rows.append_column("measured_energy_per_output_token_j", pa.array(joules)))
+    found = evaluate.evaluate(target, rows, ["leave_model_out"], contenders=lambda target, split: [Ours(target, split)])
+    score = next(row for row in found.scores() if row["fold"] == "all")
+    assert score["mape"] < 0.03
+
+
+@pytest.mark.parametrize(
+    ("key", "how"), [("energy_token", "local_profile --energy"), ("gemm_power", "a column `power`")]
+)
+def test_energy_that_nobody_measured_says_how_to_measure_it(key: str, how: str) -> None:
+    target = find(key)
+    inputs = find("energy_token").inputs(timed(lambda moved, layers: moved))
+    with pytest.raises(ValueError, match=how):
+        evaluate.check(target, inputs.take(np.zeros(len(inputs), np.bool_)), np.empty(0))
+
+
+def test_power_is_what_the_device_draws_at_rest_and_for_what_it_does() -> None:
+    target = find("gemm_power")
+    sizes = [(m, n, k) for m in (16, 256, 4096) for n in (1024, 8192) for k in (1024, 4096)]
+    shapes = [
+        {"m": m, "n": n, "k": k, "hardware_id": device}
+        for m, n, k in sizes
+        for device in ("a100-sxm-80gb", "h100-sxm", "l40s")
+    ]
+    common = {
+        "op_kind": "gemm",
+        "weight_dtype": "bf16",
+        "activation_dtype": "bf16",
+        "framework": "vllm",
+        "llm_id": None,
+        "batch_size": None,
+    }
+    rows = devices.with_devices(
+        pa.Table.from_pylist(
+            [common | {"source_id": "planted", "phase": None, "execution": None} | one for one in shapes]
+        )
+    )
+    terms = target.inputs(rows).terms
+    rows = rows.append_column("measured_power_w", pa.array(terms @ np.array([0.25, 0.5, 0.2])))
+    rows, _ = tidy.tidy(target, rows)
+    found = evaluate.evaluate(
+        target, rows, ["leave_device_out"], contenders=lambda target, split: [Ours(target, split)]
+    )
+    score = next(row for row in found.scores() if row["fold"] == "all")
+    assert score["num_rows"] == 36
+    assert score["mdape"] < 0.02
+
+
 def test_bandwidth_is_bytes_over_a_time_with_overheads() -> None:
     target = find("bandwidth")
     rows, _ = tidy.tidy(target, timed(lambda moved, layers: moved / (moved / 1500e9 + 20e-6 * layers)))

@@ -6,7 +6,7 @@ and gives `Inputs`; fitting and predicting share it.
 
 from __future__ import annotations
 
-from models.learned.subjects import bandwidth, kernels, memory, runs, served, vectors
+from models.learned.subjects import bandwidth, energy, kernels, memory, runs, served, vectors
 from models.learned.targets import Target
 
 TARGETS: dict[str, Target] = {
@@ -18,6 +18,7 @@ TARGETS: dict[str, Target] = {
         *served.TARGETS,
         *memory.TARGETS,
         *bandwidth.TARGETS,
+        *energy.TARGETS,
     )
 }
 

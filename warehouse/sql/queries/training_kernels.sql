@@ -9,8 +9,8 @@ SELECT
     kernels.batch_size, kernels.m, kernels.n, kernels.k, kernels.input_tokens, kernels.context_tokens,
     kernels.num_heads, kernels.num_kv_heads, kernels.head_dim, kernels.window_tokens, kernels.num_experts, kernels.num_active_experts,
     kernels.distribution, kernels.tensor_parallel, kernels.expert_parallel, kernels.num_devices, kernels.size_bytes,
-    kernels.flops, kernels.bytes_moved, kernels.roofline_s, kernels.power_w,
-    kernels.time_s AS measured_time_s
+    kernels.flops, kernels.bytes_moved, kernels.roofline_s,
+    kernels.time_s AS measured_time_s, kernels.power_w AS measured_power_w
 FROM kernels
 JOIN runs USING (run_id)
 WHERE runs.source_kind IN ('measured', 'published')
