@@ -63,23 +63,21 @@ class Fitted:
     def predict(self, inputs: Inputs) -> Answers:
         """Predict n rows. A row with an unseen category has a value and no interval: no error was ever measured there."""
         is_complete = inputs.is_complete
-        log_value = np.full(len(inputs), np.nan)
+        log_base, log_value = np.full((2, len(inputs)), np.nan)
         if is_complete.any():
-            log_value[is_complete] = self.fitted.log_values(inputs.take(is_complete))
+            complete = inputs if is_complete.all() else inputs.take(is_complete)
+            log_base[is_complete], log_value[is_complete] = self.fitted.logs(complete)
         unseen = self.support.unseen(inputs)
         width = self.intervals.half_widths(inputs, unseen)
         is_strange = _any(self.support.strange(inputs), len(inputs))
         is_known = is_complete & ~is_strange & np.isfinite(width)
         width = np.where(is_known, width, np.nan)
         value = np.exp(log_value)
-        base = np.full(len(inputs), np.nan)
-        if is_complete.any():
-            base[is_complete] = np.exp(self.fitted.log_bases(inputs.take(is_complete)))
         return Answers(
             value,
             value * np.exp(-width),
             value * np.exp(width),
-            base,
+            np.exp(log_base),
             inputs.bound,
             np.asarray(is_known & ~_any(self.support.beyond(inputs), len(inputs)), np.bool_),
             _any(unseen, len(inputs)),

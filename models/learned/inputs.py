@@ -34,8 +34,8 @@ class Labels:
 
     def take(self, index: Index) -> Labels:
         """The labels of some rows; names that none of them has are dropped."""
-        used, codes = np.unique(self.codes[index], return_inverse=True)
-        return Labels(codes.astype(np.int64), tuple(self.names[code] for code in used))
+        used, codes = _compact(self.codes[index], len(self.names))
+        return Labels(codes, tuple(self.names[code] for code in used))
 
     def texts(self) -> npt.NDArray[np.object_]:
         """The label of every row; shape (n,)."""
@@ -149,12 +149,25 @@ def labels(rows: pa.Table, name: str) -> Labels:
 
 def joined(*parts: Labels) -> Labels:
     """Labels of several put together as `a/b/c`."""
-    codes = np.zeros(len(parts[0]), np.int64)
-    for part in parts:
-        codes = codes * len(part.names) + part.codes
-    used, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    names = tuple("/".join(part.names[part.codes[row]] for part in parts) for row in first)
-    return Labels(inverse.reshape(len(codes)).astype(np.int64), names if len(used) else ())
+    whole = parts[0].take(np.arange(len(parts[0])))
+    for part in parts[1:]:
+        width = max(len(part.names), 1)
+        used, codes = _compact(whole.codes * width + part.codes, len(whole.names) * width)
+        whole = Labels(codes, tuple(f"{whole.names[code // width]}/{part.names[code % width]}" for code in used))
+    return whole
+
+
+def _compact(codes: npt.NDArray[np.int64], size: int) -> tuple[list[int], npt.NDArray[np.int64]]:
+    """Which of `size` codes occur, ascending, and the place of every code among them; without sorting where they are few."""
+    if size > _MOST_CODES:
+        used, places = np.unique(codes, return_inverse=True)
+        return used.tolist(), places.reshape(len(codes)).astype(np.int64)
+    is_used = np.zeros(size, np.bool_)
+    is_used[codes] = True
+    return np.flatnonzero(is_used).tolist(), (np.cumsum(is_used) - 1)[codes]
+
+
+_MOST_CODES = 1 << 20
 
 
 def digest(rows: pa.Table, names: Sequence[str]) -> npt.NDArray[np.uint64]:

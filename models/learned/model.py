@@ -67,14 +67,21 @@ class Model:
 
     def log_values(self, inputs: Inputs) -> Array:
         """Log of the target; shape (n,)."""
-        answers = [base.log_values(inputs) + residual.values(inputs) for _, base, residual in self.parts]
-        mean: Array = np.mean(answers, axis=0)
-        return mean
+        return self.logs(inputs)[1]
 
     def log_bases(self, inputs: Inputs) -> Array:
         """Log of the mean base alone, before any correction; shape (n,)."""
-        mean: Array = np.mean([base.log_values(inputs) for _, base, _ in self.parts], axis=0)
-        return mean
+        return self.logs(inputs)[0]
+
+    def logs(self, inputs: Inputs) -> tuple[Array, Array]:
+        """Logs of the mean base, before any correction, and of the target; shape (n,) each."""
+        known: dict[bases.Kind, Array] = {}
+        for variant, base, _ in self.parts:
+            if variant.base not in known:
+                known[variant.base] = base.log_values(inputs)
+        before: Array = np.mean([known[variant.base] for variant, _, _ in self.parts], axis=0)
+        after: Array = before + np.mean([residual.values(inputs) for _, _, residual in self.parts], axis=0)
+        return before, after
 
     def to_dict(self) -> dict[str, Any]:
         return {

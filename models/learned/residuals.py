@@ -87,8 +87,9 @@ class Trees:
         return leaves.of(self.booster)
 
     def values(self, inputs: Inputs) -> Array:
-        columns = [inputs.feature_names.index(name) for name in self.names]
-        return self.leaves.values(inputs.features[:, columns])
+        if self.names == inputs.feature_names:
+            return self.leaves.values(inputs.features)
+        return self.leaves.values(inputs.features[:, [inputs.feature_names.index(name) for name in self.names]])
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "trees", "names": list(self.names), "text": self.text}

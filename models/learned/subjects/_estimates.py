@@ -48,8 +48,9 @@ def constants(rows: pa.Table, names: tuple[str, ...]) -> Mapping[str, Array]:
 
 def _of(part: Labels, key: Labels) -> list[str]:
     """What a part of a joined key says for each of its names."""
-    _, first = np.unique(key.codes, return_index=True)
-    return [part.names[code] for code in part.codes[first]]
+    found = np.zeros(len(key.names), np.int64)
+    found[key.codes] = part.codes
+    return [part.names[code] for code in found]
 
 
 def _constants(hardware_id: str, architecture: str, kind: str, execution: str) -> estimate.Constants:

@@ -119,10 +119,13 @@ def _alignment(size: Array) -> Array:
 
 
 def _shape(n: Array, k: Array) -> Labels:
-    codes, inverse = np.unique(n * 2.0**24 + k, return_inverse=True)
-    return Labels(inverse.astype(np.int64), tuple(f"{int(one // 2**24)}x{int(one % 2**24)}" for one in codes))
+    found = pa.array((n * _WIDE + k).astype(np.int64)).dictionary_encode()
+    names = tuple(f"{one // _WIDE}x{one % _WIDE}" for one in found.dictionary.to_pylist())
+    return Labels(found.indices.to_numpy().astype(np.int64), names)
 
 
+_WIDE = 2**24
+"""More than any k."""
 TREES = (Variant("power", "trees"),)
 TARGETS = (
     Target(
