@@ -6,13 +6,27 @@ and gives `Inputs`; fitting and predicting share it.
 
 from __future__ import annotations
 
-from models.learned.subjects import bandwidth, energy, kernels, memory, runs, served, vectors
+from models.learned.subjects import (
+    attention,
+    bandwidth,
+    collectives,
+    energy,
+    experts,
+    kernels,
+    memory,
+    runs,
+    served,
+    vectors,
+)
 from models.learned.targets import Target
 
 TARGETS: dict[str, Target] = {
     target.key: target
     for target in (
         *kernels.TARGETS,
+        *attention.TARGETS,
+        *experts.TARGETS,
+        *collectives.TARGETS,
         *vectors.TARGETS,
         *runs.TARGETS,
         *served.TARGETS,

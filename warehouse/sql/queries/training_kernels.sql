@@ -3,7 +3,7 @@
 -- Parameters: $op_kinds, a list of kinds of ops; $phase, NULL for all; $source, a prefix of source ids, NULL for all.
 SELECT
     kernels.run_id, kernels.kernel_index AS row_index, runs.source_id, runs.source_kind, runs.collector,
-    runs.hardware_id, runs.framework, runs.framework_version, runs.execution, runs.weight_dtype, runs.activation_dtype, runs.kv_dtype,
+    runs.hardware_id, runs.framework, runs.framework_version, runs.execution, runs.interconnect, runs.weight_dtype, runs.activation_dtype, runs.kv_dtype,
     coalesce(list_contains(runs.optimizations, 'block_scales'), false) AS is_block_scaled,
     kernels.kernel, kernels.op_kind, kernels.name, kernels.implementation, kernels.phase, coalesce(kernels.llm_id, runs.llm_id) AS llm_id,
     kernels.batch_size, kernels.m, kernels.n, kernels.k, kernels.input_tokens, kernels.context_tokens,
