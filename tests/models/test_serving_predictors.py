@@ -140,6 +140,14 @@ def test_an_llm_or_device_nobody_knows_has_no_inputs_and_takes_none_from_others(
     assert served.ttft(rows).is_complete.tolist() == [True, False, False, False, False]
 
 
+def test_what_does_not_fit_is_no_server() -> None:
+    rows = table(row(llm_id="qwen3-235b-a22b", hardware_id="h200", weight_dtype="fp8", activation_dtype="fp8"))
+    assert not served.ttft(rows).is_complete.any()
+    assert served.ttft(
+        table(row(llm_id="qwen3-235b-a22b", hardware_id="h200", weight_dtype="fp8", tensor_parallel=4, num_devices=4))
+    ).is_complete.all()
+
+
 def test_four_bit_weights_multiply_in_sixteen_bits_where_the_device_has_no_units_for_them() -> None:
     hopper = served.tpot(table(row(weight_dtype="nvfp4", activation_dtype="nvfp4", kv_dtype=None)))
     stated = served.tpot(table(row(weight_dtype="nvfp4", activation_dtype="bf16", kv_dtype="bf16")))

@@ -38,7 +38,8 @@ _CONFIGURATION = (
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps of one replica; seconds, shape (n,) each, NaN where the catalogue lacks the LLM or device or the engine refuses.
+    """Steps of one replica; seconds, shape (n,) each, NaN where the catalogue lacks the LLM or device, where the engine refuses, and
+    where not even one sequence fits into memory.
 
     users: requests in flight a replica. decode, prefill: estimates of device time; the bounds beside them. host_s: what the estimate
     charges the host for one pass. slots: sequences that fit into memory.
@@ -325,7 +326,7 @@ def _answers(rows: pa.Table, users: Array, efficiency: float) -> Array:
         totals("decode", np.ones(len(users)), context_tokens=context),
     )
     prefill = totals("prefill", np.ones(len(users)), input_tokens=prompt)
-    return np.column_stack([
+    found: Array = np.column_stack([
         decode["estimate_s"] - decode["launch_s"],
         decode["roofline_s"],
         decode["compute_s"],
@@ -338,8 +339,10 @@ def _answers(rows: pa.Table, users: Array, efficiency: float) -> Array:
         prefill["compute_s"],
         prefill["memory_s"],
         decode["launch_s"],
-        np.maximum(decode["max_batch_size"], 1.0),
+        decode["max_batch_size"],
     ])  # fmt: skip
+    found[~(decode["max_batch_size"] >= 1.0)] = np.nan  # not even one sequence fits: no such server
+    return found
 
 
 _TOTALS = (
