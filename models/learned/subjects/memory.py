@@ -172,7 +172,10 @@ def _counting(rows: pa.Table) -> Labels:
 
 def _shape(rows: pa.Table) -> Labels:
     """LLMs of one architecture under several names."""
-    return joined(*(labels(rows, name) for name in ("num_layers", "hidden_size", "num_kv_heads", "vocab_size")))
+    sizes = ("num_layers", "hidden_size", "num_kv_heads", "vocab_size")
+    _, first, codes = np.unique(digest(rows, sizes), return_index=True, return_inverse=True)
+    names = rows.select(sizes).take(pa.array(first)).to_pylist()
+    return Labels(codes.astype(np.int64), tuple("/".join(str(one[size]) for size in sizes) for one in names))
 
 
 def _target(
