@@ -14,7 +14,19 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html
 from dashboard import api
 from dashboard import components as c
 from dashboard.data import Lake
-from dashboard.pages import compare, findings, layers, machine, overview, predict, roofline, run, serving, training
+from dashboard.pages import (
+    compare,
+    findings,
+    layers,
+    league,
+    machine,
+    overview,
+    predict,
+    roofline,
+    run,
+    serving,
+    training,
+)
 from warehouse.store import Home
 
 PAGES: tuple[ModuleType, ...] = (
@@ -26,6 +38,7 @@ PAGES: tuple[ModuleType, ...] = (
     machine,
     training,
     predict,
+    league,
     findings,
     run,
 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from etl import predict_cli
 from etl.options import (
     Format,
     FormatOption,
@@ -36,6 +37,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(predict_cli.app, name="predict")
 
 
 def _print_version(is_asked: bool) -> None:
@@ -294,48 +297,6 @@ def train(home: HomeOption = None) -> None:
         refused = twins.add(store, say).quarantined
         refused = refused | training.train(store, say).quarantined
     exit_if_refused(refused)
-
-
-@app.command()
-def predict(
-    llm: Annotated[str, typer.Option(help="LLM id or Hugging Face name.")],
-    hardware: Annotated[str | None, typer.Option(help="Device id; default: the one measured most.")] = None,
-    phase: Annotated[str, typer.Option(help="forward, prefill, decode or generate.")] = "prefill",
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
-    tokens: Annotated[
-        int, typer.Option(min=1, help="Input tokens; for a decoder's decode step, tokens attended to.")
-    ] = 512,
-    output_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tokens of generate; of an encoder-decoder, its decoder's in forward and decode."),
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="dtype of weights, activations and KV cache.")] = "fp32",
-    attention: Annotated[str, typer.Option(help="eager, sdpa, flash or paged.")] = "sdpa",
-    home: HomeOption = None,
-    format: Annotated[Format, typer.Option("--format", "-f", help="Output format.")] = Format.table,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; parquet needs one.")] = None,
-) -> None:
-    """Predict latency and peak memory of one configuration, with an interval, beside its analytical bound."""
-    from etl import output as writers
-    from etl import training
-    from warehouse.store import Home, open_store
-
-    writers.check(format.value, output)
-    config = training.configuration(
-        llm,
-        phase,
-        hardware_id=hardware,
-        batch_size=batch_size,
-        tokens=tokens,
-        output_tokens=output_tokens,
-        dtype=dtype,
-        attention=attention,
-    )
-    with open_store(Home.of(home), read_only=True) as store:
-        rows, notes = training.what_if(store, config)
-    writers.write(rows, format.value, output)
-    for note in notes:
-        say(note)
 
 
 HardwareOption = Annotated[

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import dash_mantine_components as dmc
+import numpy as np
 from dash import Dash, Input, Output, State, dcc, html
 
 from dashboard import components as c
-from dashboard import figures, text
+from dashboard import figures, predicting, text
+from dashboard import predict_figures as charts
 from dashboard.data import Lake
-from models.learned import Predictor, WhatIf, what_if
+from models.learned import answering
+from models.learned.answering import Answered
+from models.learned.predictor import Predictor
 from warehouse.metrics import BY_KEY
 from warehouse.schema import ATTENTIONS, config_id
 from warehouse.store import StoreError
@@ -23,7 +25,21 @@ METRICS = ("latency_s", "memory_peak_bytes")
 PHASES = ("forward", "prefill", "decode", "generate")
 DTYPES = ("fp32", "bf16", "fp16", "fp8", "int8", "int4")
 FORM = ("llm", "device", "phase", "batch_size", "input_tokens", "context_tokens", "output_tokens", "dtype", "attention")
-TRUST = ("metric", "split")
+TRUST = ("metric", "split", "by")
+HELD_OUT = {
+    "leave_model_out": "its LLM",
+    "leave_family_out": "its LLM family",
+    "leave_device_out": "its device",
+    "random": "that row",
+}
+INTERVALS = {
+    "same": "rows like those seen",
+    "unseen": "a group never seen",
+    "kernels": "its kernels",
+    "estimate": "the estimate's constants",
+}
+BY = ("llm", "family", "device", "phase", "backend", "size")
+"""Dimensions that errors are sliced by."""
 DEFAULTS = {"batch_size": 1, "input_tokens": 512, "context_tokens": 512, "output_tokens": 128}
 """What the form asks where a link is silent; a phase takes the counts it has and leaves the rest."""
 
@@ -40,9 +56,15 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             path=c.href(NAME),
         )
     form = read(lake, params, llms, devices, snapshot)
+    predictors = predicting.known(lake, snapshot).predictors
+    targets = predicting.targets(lake, snapshot) or [{"value": key, "label": BY_KEY[key].label} for key in METRICS]
+    asked = predicting.target_of(params.get("metric"), predictors)
     trust = {
-        "metric": c.chosen(params, "metric", METRICS, "latency_s"),
-        "split": c.chosen(params, "split", ["leave_model_out", "random"], "leave_model_out"),
+        "metric": c.chosen(
+            {**params, "metric": asked or ""}, "metric", [one["value"] for one in targets], targets[0]["value"]
+        ),
+        "split": c.chosen(params, "split", list(predicting.SPLIT_NAMES), "leave_model_out"),
+        "by": c.chosen(params, "by", BY, "llm"),
     }
     return c.page(
         "Predict",
@@ -65,14 +87,15 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
         dmc.Paper(
             dmc.Group(
                 [
-                    c.segments(NAME, "metric", "Metric", [(key, BY_KEY[key].label) for key in METRICS], trust["metric"]),
-                    c.segments(NAME, "split", "Held out", [("leave_model_out", "Whole LLMs"), ("random", "Random rows")], trust["split"]),
+                    c.select(NAME, "metric", "Predictor of", targets, trust["metric"], width=320),
+                    c.select(NAME, "split", "Held out", [{"value": key, "label": name} for key, name in predicting.SPLIT_NAMES.items()], trust["split"], width=260),
+                    c.select(NAME, "by", "Errors by", [{"value": key, "label": text.words(key)} for key in BY], trust["by"], width=150),
                 ],
                 gap="md",
             ),
             className="rl-controls", withBorder=True, p="sm",
         ),
-        c.loading(evidence(lake, str(trust["metric"]), str(trust["split"]), snapshot), "predict-evidence"),
+        c.loading(evidence(lake, str(trust["metric"]), str(trust["split"]), snapshot, str(trust["by"])), "predict-evidence"),
         snapshot=snapshot,
         path=c.href(NAME),
     )  # fmt: skip
@@ -108,7 +131,7 @@ def register(app: Dash, lake: Lake) -> None:
         prevent_initial_call=True,
     )
     def show_evidence(trust: dict[str, str]) -> c.Component:
-        return c.guarded(lambda: evidence(lake, trust["metric"], trust["split"], trust["snapshot"]))
+        return c.guarded(lambda: evidence(lake, trust["metric"], trust["split"], trust["snapshot"], trust["by"]))
 
 
 def read(
@@ -119,7 +142,7 @@ def read(
     snapshot: str | None,
 ) -> dict[str, Any]:
     """The form in the URL; without one, an LLM and device the predictors have seen."""
-    seen = (lake.rows("newest_predictors", snapshot) or [{}])[0]
+    seen = next((row for row in lake.rows("promoted_predictors", snapshot) if row["metric"] == "latency_s"), {})
     llm_ids, device_ids = [row["llm_id"] for row in llms], [row["hardware_id"] for row in devices]
     is_fresh = not any(name in params for name in FORM)
     architectures = {row["llm_id"]: row["architecture"] for row in llms}
@@ -177,19 +200,18 @@ def configuration(form: Mapping[str, Any], architecture: str) -> dict[str, Any]:
 
 
 def answer(lake: Lake, form: Mapping[str, Any], snapshot: str | None) -> list[c.Component]:
-    """Latency and memory: predicted, bound, and what was observed of the very same configuration."""
+    """Every metric: predicted, bound, estimate, what stands against it, and what was observed of the very same configuration."""
     architectures = {row["llm_id"]: row["architecture"] for row in lake.rows("llm_list", snapshot)}
     try:
         config = configuration(form, architectures.get(str(form["llm"])) or "decoder")
     except StoreError as error:
         return [c.nothing(str(error))]
-    predictors = load(lake, snapshot)
-    result = what_if(
-        predictors, config, hardware_rows=lake.query("device_list", snapshot).drop_columns(["num_runs", "num_observed"])
-    )
-    total = result.analytical
-    if total.get("roofline_s") is None:
-        return [c.nothing(f"The analytical model has no answer: {total.get('status_detail')}")]
+    known = predicting.known(lake, snapshot)
+    whole = answering.filled(config, lake.rows("usual_ways", snapshot))
+    answered = answering.answer(answering.configurations([whole]), known)
+    (total,) = answered.rows.to_pylist()
+    if not any(np.isfinite(column.value[0]) for column in answered.columns.values()):
+        return [c.nothing(f"There is no answer: {' '.join(answered.reasons('latency_s', 0))}")]
     observed = [
         row
         for row in lake.rows("same_config", snapshot, config_id=config_id(config))
@@ -197,70 +219,105 @@ def answer(lake: Lake, form: Mapping[str, Any], snapshot: str | None) -> list[c.
     ]
     parts: list[c.Component] = (
         []
-        if predictors
+        if known.predictors
         else [c.nothing("No predictor is trained yet: below are the bound and the estimate alone.", "rooflake train")]
     )
-    parts.append(
-        dmc.SimpleGrid(
-            [metric_card(key, result, observed, snapshot) for key in METRICS], cols={"base": 1, "lg": 2}, spacing="md"
-        )
-    )
-    parts.append(bound_card(total))
+    parts.append(assumed(config, whole))
+    cards = [metric_card(key, answered, observed, snapshot) for key in METRICS]
+    parts.append(dmc.SimpleGrid(cards, cols={"base": 1, "lg": 2}, spacing="md"))
+    parts.append(dmc.SimpleGrid([others_card(answered), bound_card(total)], cols={"base": 1, "lg": 2}, spacing="md"))
     return parts
 
 
-def metric_card(key: str, result: WhatIf, observed: Sequence[dict[str, Any]], snapshot: str | None) -> c.Component:
-    """One metric in a sentence and a chart."""
-    metric, rows = BY_KEY[key], answer_rows(key, result, observed, snapshot)
-    prediction = result.predictions.get(key)
-    alert = None
-    if prediction is not None and prediction.reason:
-        title = "Outside the data" if not prediction.is_supported else "Note"
-        alert = dmc.Alert(
-            prediction.reason,
-            title=title,
-            color="orange" if not prediction.is_supported else "blue",
-            variant="light",
-            p="sm",
-        )
-    name = "latency" if key == "latency_s" else "memory"
+def assumed(config: Mapping[str, Any], whole: Mapping[str, Any]) -> c.Component:
+    """What the form leaves open and was taken as it is usually run."""
+    added = {name: value for name, value in whole.items() if config.get(name) is None}
+    if not added:
+        return None
+    said = ", ".join(f"{text.words(name).lower()} {value}" for name, value in added.items())
+    return dmc.Text(f"Not asked in the form, taken as runs on this device usually are: {said}.", size="sm", c="dimmed")
+
+
+def metric_card(key: str, answered: Answered, observed: Sequence[dict[str, Any]], snapshot: str | None) -> c.Component:
+    """One metric in a sentence, what stands against it, a chart beside bound and observations, and how the value comes about."""
+    metric, column = BY_KEY[key], answered.columns[key]
+    reasons = answered.reasons(key, 0) if answered.known.predictors else []
+    steps = answered.breakdown(key, 0)
+    name = key.partition("_")[0]
     return c.card(
-        f"{metric.label}",
-        html.P(said(key, result), className="rl-lead"),
-        alert,
+        metric.label,
+        html.P(said(key, answered), className="rl-lead"),
+        verdict(answered, key, reasons),
         c.graph(
             f"predict-{name}",
-            figures.prediction(rows, metric),
+            figures.prediction(answer_rows(key, answered, observed, snapshot), metric),
             f"{metric.label}: predicted with its interval, bound and observed",
             min_width=280,
         ),
-    )
+        None
+        if steps is None
+        else html.Details(
+            [
+                html.Summary("From the bound to this value"),
+                c.graph(f"breakdown-{name}", charts.breakdown(steps.to_pylist(), metric), "Bound, base and corrections, step by step", min_width=280),
+            ],
+            open=True,
+        ),
+        about=None if column.said_by(0) is None else trusted(answered, key),
+    )  # fmt: skip
+
+
+def verdict(answered: Answered, key: str, reasons: Sequence[str]) -> c.Component:
+    """Whether a configuration is like what the predictor learnt from, in a coloured box; nothing where it is."""
+    column = answered.columns[key]
+    if not reasons:
+        return None
+    if column.said_by(0) is None:
+        title, colour = "Not predicted", "orange"
+    elif not column.is_supported[0]:
+        title, colour = "Outside the data", "orange"
+    else:
+        title, colour = "Never seen: " + ", ".join(answered.unseen_groups(key, 0)), "blue"
+    return dmc.Alert(" ".join(reasons), title=title, color=colour, variant="light", p="sm")
+
+
+def trusted(answered: Answered, key: str) -> str:
+    """Which predictor answers, and its score on what it never saw."""
+    said_by = str(answered.columns[key].said_by(0))
+    predictor = answered.known.predictors[said_by]
+    split, error = answering.score(predictor)
+    scored = "" if error is None else f", median error {_percent(error)} ({predicting.split_name(str(split)).lower()})"
+    return f"Predictor {said_by}: {predictor.method}{scored}."
 
 
 def answer_rows(
-    key: str, result: WhatIf, observed: Sequence[dict[str, Any]], snapshot: str | None
+    key: str, answered: Answered, observed: Sequence[dict[str, Any]], snapshot: str | None
 ) -> list[dict[str, Any]]:
     """Points of the chart: predicted, bound, estimate, and rows of the same configuration."""
+    column = answered.columns[key]
     rows: list[dict[str, Any]] = []
-    prediction = result.predictions.get(key)
-    if prediction is not None and prediction.value is not None:
+    if column.made_by[0] != answering.NOBODY and answering.MADE_BY[column.made_by[0]] in ("predictor", "kernels"):
+        name = "Predicted" if column.said_by(0) is not None else "Its kernels, predicted"
         rows.append(
             {
-                "name": "Predicted",
+                "name": name,
                 "kind": "predicted",
-                "value": prediction.value,
-                "lower": prediction.lower,
-                "upper": prediction.upper,
+                "value": _at(column.value),
+                "lower": _at(column.lower),
+                "upper": _at(column.upper),
             }
         )
-    bound = result.analytical.get("roofline_s" if key == "latency_s" else "memory_peak_bytes")
     name = "Analytical bound" if key == "latency_s" else "Analytical model"
+    bound = answered.rows.column(answering.BOUNDS[key])[0].as_py()
     rows.append({"name": name, "kind": "analytical", "value": bound, "lower": None, "upper": None})
-    if key == "latency_s" and result.analytical.get("estimate_s") is not None:
-        value, lower, upper = (result.analytical[f"estimate_{part}s"] for part in ("", "lower_", "upper_"))
-        rows.append(
-            {"name": "Analytical estimate", "kind": "analytical", "value": value, "lower": lower, "upper": upper}
+    if key == "latency_s":
+        value, lower, upper = (
+            answered.rows.column(f"estimate_{part}s")[0].as_py() for part in ("", "lower_", "upper_")
         )
+        if value is not None:
+            rows.append(
+                {"name": "Analytical estimate", "kind": "analytical", "value": value, "lower": lower, "upper": upper}
+            )
     rows += [
         {"name": row["source_kind"].capitalize(), "kind": row["source_kind"], "value": row[key], "lower": None, "upper": None,
          "link": c.href("run", snapshot, run_id=row["run_id"])}
@@ -270,22 +327,53 @@ def answer_rows(
     return rows
 
 
-def said(key: str, result: WhatIf) -> str:
+def said(key: str, answered: Answered) -> str:
     """The answer in a sentence."""
-    metric = BY_KEY[key]
-    prediction = result.predictions.get(key)
-    bound = result.analytical.get("roofline_s" if key == "latency_s" else "memory_peak_bytes")
-    shown = text.quantity(metric, bound)
+    metric, column = BY_KEY[key], answered.columns[key]
     word = "bound" if key == "latency_s" else "model"
-    if key == "latency_s" and result.analytical.get("estimate_s") is not None:
-        shown += f", its estimate {text.quantity(metric, result.analytical['estimate_s'])}"
-    if prediction is None or prediction.value is None:
-        return f"No prediction; the analytical {word} says {shown}."
-    value = text.quantity(metric, prediction.value)
-    if prediction.lower is None or prediction.upper is None:
-        return f"{value} predicted, without an interval; the analytical {word} says {shown}."
-    low, high = text.quantity(metric, prediction.lower), text.quantity(metric, prediction.upper)
-    return f"{value} predicted, with 90 % confidence between {low} and {high}; the analytical {word} says {shown}."
+    bound = answered.rows.column(answering.BOUNDS[key])[0].as_py()
+    shown = f"the analytical {word} says {text.quantity(metric, bound)}"
+    estimate = answered.rows.column("estimate_s")[0].as_py()
+    if key == "latency_s" and estimate is not None:
+        shown += f", its estimate {text.quantity(metric, estimate)}"
+    made_by = None if column.made_by[0] == answering.NOBODY else answering.MADE_BY[column.made_by[0]]
+    if made_by not in ("predictor", "kernels"):
+        return f"No prediction; {shown}."
+    value = text.quantity(metric, _at(column.value))
+    if _at(column.lower) is None or _at(column.upper) is None:
+        return f"{value} predicted, without an interval; {shown}."
+    kind = INTERVALS.get(str(column.interval[0]), "")
+    low, high = text.quantity(metric, _at(column.lower)), text.quantity(metric, _at(column.upper))
+    return f"{value} predicted{' from its kernels' if made_by == 'kernels' else ''}, with 90 % confidence between {low} and {high} ({kind}); {shown}."
+
+
+def others_card(answered: Answered) -> c.Component:
+    """What else follows: rates, other memories, energy, and whether it fits."""
+    pairs: list[tuple[str, Any]] = []
+    chance = _at(answered.chance_of_fitting())
+    if chance is not None:
+        pairs.append(("Fits in memory with probability", f"{100 * chance:.0f} %"))
+    for key, column in answered.columns.items():
+        value = _at(column.value)
+        if key in METRICS or value is None:
+            continue
+        low, high = _at(column.lower), _at(column.upper)
+        ends = (
+            ""
+            if low is None or high is None
+            else f", {text.quantity(BY_KEY[key], low)} to {text.quantity(BY_KEY[key], high)}"
+        )
+        how = {"predictor": "predicted", "kernels": "from predicted kernels"}.get(
+            answering.MADE_BY[column.made_by[0]], "analytical"
+        )
+        pairs.append(
+            (BY_KEY[key].label, [f"{text.quantity(BY_KEY[key], value)}{ends} ", html.Span(how, className="rl-quieter")])
+        )
+    return c.card(
+        "What follows",
+        c.facts(pairs),
+        about="Rates are amounts over the predicted time, with the ends of its interval.",
+    )
 
 
 def bound_card(total: Mapping[str, Any]) -> c.Component:
@@ -298,8 +386,8 @@ def bound_card(total: Mapping[str, Any]) -> c.Component:
     for key in ("max_context_tokens", "max_batch_size"):
         if total.get(key) is not None:
             pairs.insert(0, (text.words(key), text.count(total[key])))
-    if total.get("execution") is not None:
-        pairs.insert(0, ("Execution profile of the estimate", total["execution"]))
+    if total.get(answering.PROFILE) is not None:
+        pairs.insert(0, ("Execution profile of the estimate", total[answering.PROFILE]))
     if total.get("bound") is not None:
         pairs.insert(0, ("Bound by", total["bound"]))
     if total.get("is_fitting") is not None:
@@ -307,43 +395,99 @@ def bound_card(total: Mapping[str, Any]) -> c.Component:
     return c.card("What the analytical model says", c.facts(pairs), about=total.get("status_detail"))
 
 
-def evidence(lake: Lake, metric_key: str, split: str, snapshot: str | None) -> list[c.Component]:
-    """Scores, predicted against actual, residuals, features."""
-    metric = BY_KEY[metric_key]
-    everyone = lake.rows("score_list", snapshot, fold="all")
-    scores = [row for row in everyone if row["metric"] == metric_key and row["source_id"] is None]
-    published = [published_card(everyone, snapshot)] if any(row["source_id"] is not None for row in everyone) else []
-    predictions = lake.query("prediction_list", snapshot, metric=metric_key, split=split)
-    if not scores and predictions.num_rows == 0:
+def evidence(lake: Lake, key: str, split: str, snapshot: str | None, by: str = "llm") -> list[c.Component]:
+    """How far to trust a predictor: what it said of rows held out, coverage, where it errs, what it leans on, scores beside baselines.
+
+    `key`: a target, or the metric of a predictor that has none.
+    """
+    everyone = lake.rows("score_list", snapshot)
+    published = [row for row in everyone if row["source_id"] is not None and row["fold"] == "all"]
+    others = [published_card(published, snapshot)] if published else []
+    mine = [
+        row
+        for row in everyone
+        if row["source_id"] is None
+        and key in (row["target"], row["metric"])
+        and row["population"] in (None, predicting.LAKE)
+    ]
+    predictor = predicting.known(lake, snapshot).predictors.get(key)
+    metric = predicting.metric_of(key if predictor is None else predictor.metric)
+    if not mine and predictor is None:
         return [
             c.nothing(f"No predictor of {metric.label.lower()} has been trained on this lake.", "rooflake train"),
-            *published,
+            *others,
         ]
-    held = "an LLM it has never seen" if split == "leave_model_out" else "rows drawn at random (for reference only)"
-    parts: list[c.Component] = [
-        c.card("Scores", score_table(scores), tools=c.exports("score_list", snapshot, metric=metric_key),
-               about="Leaving whole LLMs out is the honest score; the random split stands beside it for reference.")
-    ]  # fmt: skip
-    if predictions.num_rows:
-        name = metric_key.partition("_")[0]
+    rows = points(lake, predictor, metric.key, split, snapshot)
+    pooled = [row for row in mine if row["fold"] == "all"]
+    folds = [row for row in mine if row["fold"] != "all" and row["split"] == split and not row["is_baseline"]]
+    about = f"{text.count(len(rows))} rows, each predicted by a model that had not seen {HELD_OUT.get(split, 'it')}."
+    parts: list[c.Component] = []
+    if rows:
         parts.append(
             dmc.SimpleGrid(
                 [
-                    c.card("Predicted against actual",
-                           c.graph(f"scatter-{name}", figures.predicted_against_actual(predictions, metric), "Predicted against actual"),
-                           about=f"Every point is {held}.", tools=c.exports("prediction_list", snapshot, metric=metric_key, split=split)),
-                    c.card("Residuals by LLM", c.graph(f"residuals-{name}", figures.residuals(predictions, metric), "Predicted over actual by LLM"),
+                    c.card("Predicted against actual", c.graph("held-out", charts.held_out(rows, metric), "Predicted against actual, with intervals"),
+                           about=about, tools=c.exports("prediction_list", snapshot, metric=metric.key, split=split)),
+                    c.card("Residuals", c.graph("residuals", charts.residuals(rows, metric), "Predicted over actual against predicted"),
                            about="1 is right, 2 is twice too much."),
+                    c.card("How often how wrong", c.graph("histogram", charts.residual_histogram(rows), "Histogram of errors"),
+                           about="Left of 0 it predicted too little."),
+                    c.card("What the 90 % interval held", c.graph("coverage", charts.coverage(folds), "Coverage by fold"),
+                           about="A dot a held-out part; the line is what was promised. Red is below 80 %.",
+                           tools=c.exports("score_list", snapshot, metric=metric.key)),
                 ],
                 cols={"base": 1, "lg": 2}, spacing="md",
             )
         )  # fmt: skip
-    return [*parts, predictor_card(lake, metric_key, snapshot), *published]
+    if predictor is not None:
+        parts += [card_of(predictor, by)]
+    parts.append(
+        c.card("Scores", score_table(pooled), tools=c.exports("score_list", snapshot, metric=metric.key, fold="all"),
+               about="The same rows for all. Whole LLMs, devices or sizes held out are the honest scores; the random split stands beside them for reference.")
+    )  # fmt: skip
+    return [*parts, predictor_card(lake, key, predictor, snapshot), *others]
+
+
+def points(
+    lake: Lake, predictor: Predictor | None, metric: str, split: str, snapshot: str | None
+) -> list[dict[str, Any]]:
+    """Held-out rows with actual, value, lower, upper, label: those in the lake, else those that the artifact keeps."""
+    rows = lake.rows("prediction_list", snapshot, metric=metric, split=split)
+    mine = [
+        row
+        for row in rows
+        if not row["is_baseline"] and (predictor is None or row["predictor_id"] == predictor.predictor_id)
+    ]
+    if mine:
+        return [
+            row
+            | {
+                "label": f"{row['llm_name'] or row['fold'] or ''} on {row['device'] or 'its device'}, {row['phase'] or ''}, batch {row['batch']}"
+            }
+            for row in mine
+        ]
+    kept = {} if predictor is None else predictor.card.get("held_out") or {}
+    if kept.get("split") != split:
+        return []
+    columns = {name: kept[name] for name in ("actual", "value", "lower", "upper", "fold")}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def card_of(predictor: Predictor, by: str) -> c.Component:
+    """Where a predictor errs and what it leans on, from its card."""
+    slices, weights = predictor.card.get("slices") or [], predictor.card.get("importances") or []
+    return dmc.SimpleGrid(
+        [
+            c.card("Where it errs", c.graph("slices", charts.slices(slices, by), f"Error by {by}"), about=f"Error of held-out rows by {text.words(by).lower()}."),
+            c.card("What it leans on", c.graph("importances", charts.importances(weights), "Importances"),
+                   about="Each feature in turn is shuffled among rows it never saw."),
+        ],
+        cols={"base": 1, "lg": 2}, spacing="md",
+    )  # fmt: skip
 
 
 def score_table(scores: Sequence[dict[str, Any]]) -> c.Component:
     """One line per predictor and split."""
-    names = {"leave_model_out": "whole LLMs held out", "random": "random rows held out"}
     rows = [
         html.Tr(
             [
@@ -354,7 +498,7 @@ def score_table(scores: Sequence[dict[str, Any]]) -> c.Component:
                     ],
                     scope="row",
                 ),
-                html.Td(names.get(row["split"], text.words(row["split"]).lower())),
+                html.Td(predicting.split_name(row["split"]).lower()),
                 *(
                     html.Td(_percent(row[key]), className="rl-number")
                     for key in ("mdape", "mape", "p90_ape", "coverage")
@@ -408,42 +552,29 @@ def is_degenerate(score: Mapping[str, Any]) -> bool:
     return score["rmse"] == 0 or score["r2"] == 1
 
 
-def predictor_card(lake: Lake, metric_key: str, snapshot: str | None) -> c.Component:
-    """What the predictor is made of."""
-    rows = [row for row in lake.rows("newest_predictors", snapshot) if row["metric"] == metric_key]
-    if not rows:
-        return c.nothing("No artifact of this metric.", "rooflake train")
-    row = rows[0]
+def predictor_card(lake: Lake, key: str, predictor: Predictor | None, snapshot: str | None) -> c.Component:
+    """What the predictor is made of, from its card."""
+    if predictor is None:
+        return c.nothing("The artifact of this predictor is not in the home folder.", "rooflake train")
+    card = predictor.card
     pairs = [
-        ("Method", row["method"]), ("Trained", text.moment(row["trained_at"])), ("Training rows", text.count(row["num_rows"])),
-        ("Lake snapshot", dcc.Link(str(row["snapshot_id"]), href=c.href(NAME, row["snapshot_id"]), className="rl-link") if row["snapshot_id"] is not None else text.ABSENT),
-        ("LLMs", ", ".join(row["llm_ids"] or [])), ("Devices", ", ".join(row["hardware_ids"] or [])), ("Artifact", html.Code(row["artifact"])),
+        ("Method", predictor.method), ("Trained", predictor.trained_at[:16].replace("T", " ")), ("Training rows", text.count(predictor.num_rows)),
+        ("Lake snapshot", dcc.Link(str(predictor.snapshot_id), href=c.href(NAME, predictor.snapshot_id), className="rl-link") if predictor.snapshot_id is not None else text.ABSENT),
+        ("LLMs", _several(predictor.llm_ids)), ("Devices", _several(predictor.hardware_ids)), ("Artifact", html.Code(predictor.file_name)),
     ]  # fmt: skip
-    artifact = load(lake, snapshot).get(metric_key)
-    notes = (
-        html.Ul([html.Li(note) for note in artifact.notes], className="rl-notes")
-        if artifact is not None and artifact.notes
-        else None
-    )
-    return c.card("The predictor", c.facts(pairs), notes, html.Details([html.Summary(f"{len(row['features'] or [])} features"), html.P(", ".join(row["features"] or []))]),
-                  tools=c.exports("predictor_list", snapshot))  # fmt: skip
+    notes = html.Ul([html.Li(note) for note in predictor.notes], className="rl-notes") if predictor.notes else None
+    features = card.get("features") or []
+    return c.card("The predictor", c.facts(pairs), notes, html.Details([html.Summary(f"{len(features)} features"), html.P(", ".join(features))]),
+                  about=card.get("what"), tools=c.exports("predictor_list", snapshot))  # fmt: skip
 
 
-def load(lake: Lake, snapshot: str | None) -> dict[str, Predictor]:
-    """The newest predictor of each metric whose artifact is in the home folder."""
-    folder = lake.home.predictors
-    found = {}
-    for row in lake.rows("newest_predictors", snapshot):
-        path = folder / str(row["artifact"])
-        if row["artifact"] is not None and path.exists():
-            found[row["metric"]] = _artifact(path, path.stat().st_mtime_ns)
-    return found
+def _several(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-@lru_cache(maxsize=16)
-def _artifact(path: Path, _: int) -> Predictor:
-    """An artifact, read again when its file changes."""
-    return Predictor.load(path)
+def _at(values: Any) -> float | None:
+    """The one number of an array of one configuration; None for NaN."""
+    return None if np.isnan(values[0]) else float(values[0])
 
 
 def _architecture(llms: Sequence[dict[str, Any]], llm_id: str | None) -> str | None:

@@ -5,7 +5,7 @@ Columnar: thousands of configurations at once, reasons as sentences for those th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from models.analytical import evaluate
 from models.analytical.devices import HardwareRows, device_rows
+from models.learned import fits
 from models.learned.contenders import Ours
 from models.learned.fitted import Answers
 from models.learned.inputs import Array, Mask, labels, number, optional
@@ -63,6 +64,10 @@ WAYS = ("framework", "framework_version", "execution", "cache_implementation")
 
 PHASES = ("forward", "prefill", "decode", "generate", "serve", "pretrain_step", "finetune_step")
 """Phases that are answered."""
+CONFIGURATION = tuple(name for name in (*schema.CONFIGURATION_NAMES, *WAYS) if name not in RUN_SHAPES)
+"""Columns of a question that make its configuration."""
+PROFILE = "estimate_execution"
+"""Column of questions: the execution profile that the estimate assumes; `execution` is what was asked, NULL where nothing was."""
 FILLED = ("framework", "execution", "cache_implementation", "attention", "weight_dtype", "activation_dtype", "kv_dtype")
 """What `filled` completes."""
 
@@ -138,12 +143,35 @@ class Answered:
     def chance_of_fitting(self) -> Array:
         """Probability that the peak memory is at most the device's, by the least hopeful of MEMORY; shape (n,).
 
-        The interval read as a log-normal distribution; 1 or 0 where there is none, NaN where memory or device are unknown.
+        From the predictor's errors on LLMs left out (`fits`); without them the interval is read as a log-normal distribution. 1 or 0
+        where there is no interval either, NaN where memory or device are unknown.
         """
         capacity = devices.device(self.rows, "memory_bytes")
-        known = [self.columns[name] for name in MEMORY if name in self.columns]
-        chances = [chance(memory.value, memory.upper, capacity) for memory in known]
-        return np.asarray(np.fmin.reduce([np.full(len(self), np.nan), *chances]), np.float64)
+        chances = [np.full(len(self), np.nan)]
+        for column in (self.columns[name] for name in MEMORY if name in self.columns):
+            found = chance(column.value, column.upper, capacity)
+            for mask, errors in self._errors(column):
+                better = _smooth_chance(errors, column.value[mask], capacity[mask])
+                found[mask] = np.where(np.isfinite(better), better, found[mask])
+            chances.append(found)
+        return np.asarray(np.fmin.reduce(chances), np.float64)
+
+    def safe(self, metric: str) -> Array:
+        """What a peak stays within with 95 % confidence, shape (n,): by the worst errors on LLMs never seen (`fits`) where the
+        predictor's card has them, else the upper end of the interval, else the value alone."""
+        column = self.columns[metric]
+        found = np.where(np.isfinite(column.upper), column.upper, column.value)
+        for mask, errors in self._errors(column):
+            bound = errors.safe(column.value[mask])
+            found[mask] = np.where(np.isfinite(bound), bound, found[mask])
+        return np.asarray(found, np.float64)
+
+    def _errors(self, column: Column) -> Iterator[tuple[Mask, fits.Errors]]:
+        """Of every predictor that answers rows inside its data, those rows and its errors on groups left out."""
+        for place, key in enumerate(column.predictors):
+            mask = (column.by == place) & np.isfinite(column.upper)
+            if mask.any():
+                yield mask, fits.Errors.of_card(self.known.predictors[key].card)
 
     def table(self, row: int | None = None) -> pa.Table:
         """One row a configuration and metric, of one configuration or of all; columns as in ANSWER_COLUMNS."""
@@ -161,7 +189,8 @@ class Answered:
         metric, target = table.column("metric").to_pylist(), table.column("target").to_pylist()
         scores = {key: score(self.known.predictors[key]) for key in {*target} - {None}}
         found = pa.table(
-            {name: self.rows.column(name).take(at) for name in IDENTITY if name in self.rows.column_names}
+            {"config_row": at}
+            | {name: self.rows.column(name).take(at) for name in IDENTITY if name in self.rows.column_names}
             | {name: table.column(name) for name in table.column_names if name != "config_row"}
             | {
                 "unit": pa.array([metrics.metric(name).unit for name in metric]),
@@ -283,11 +312,10 @@ def configurations(configs: Sequence[Mapping[str, Any]]) -> pa.Table:
 
     Raises ValueError for a key that is no configuration column, and for a value that is no value of it.
     """
-    known = (*schema.CONFIGURATION_NAMES, *WAYS)
     names = dict.fromkeys(name for config in configs for name in config)
-    strange = [name for name in names if name not in known]
+    strange = [name for name in names if name not in CONFIGURATION]
     if strange:
-        raise ValueError(f"{', '.join(strange)}: no column of a configuration. Known: {', '.join(known)}.")
+        raise ValueError(f"{', '.join(strange)}: no column of a configuration. Known: {', '.join(CONFIGURATION)}.")
     columns = {}
     for name in names:
         column, values = schema.RUNS.column(name), [config.get(name) for config in configs]
@@ -299,6 +327,17 @@ def configurations(configs: Sequence[Mapping[str, Any]]) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ValueError(f"{name} must be {column.type}: {error}") from None
     return pa.table(columns)
+
+
+def canonical(config: Mapping[str, Any], known: Known) -> dict[str, Any]:
+    """A configuration with LLM and device by their ids, where it has an alias or another case. Raises UnknownEntryError."""
+    found = dict(config)
+    own_llms, own_devices = {llm.llm_id for llm in known.llms}, device_rows(known.hardware)
+    if found.get("llm_id") is not None and found["llm_id"] not in own_llms:
+        found["llm_id"] = catalog.find_llm(found["llm_id"]).llm_id
+    if found.get("hardware_id") is not None and found["hardware_id"] not in own_devices:
+        found["hardware_id"] = catalog.find_hardware(found["hardware_id"]).hardware_id
+    return found
 
 
 def filled(config: Mapping[str, Any], ways: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -325,7 +364,7 @@ def questions(configs: pa.Table, known: Known) -> pa.Table:
         for name in WAYS
     }
     rows = totals.drop_columns([name for name in (*WAYS, *RUN_SHAPES) if name in totals.column_names])
-    for name, values in asked.items():
+    for name, values in {**asked, PROFILE: totals.column("execution")}.items():
         rows = rows.append_column(name, values)
     for name in absent:
         if name not in RUN_SHAPES:
@@ -365,6 +404,24 @@ def chance(value: Array, upper: Array, limit: Array) -> Array:
         found = ndtr(np.log(limit / value) / deviation)
         certain = np.where(np.isnan(value) | np.isnan(limit), np.nan, (value <= limit) * 1.0)
     return np.asarray(np.where(np.isfinite(deviation) & (deviation > 0), found, certain), np.float64)
+
+
+def _smooth_chance(errors: fits.Errors, value: Array, capacity: Array) -> Array:
+    """`fits.Errors.chance`; of many rows between GRID values of capacity over value, for it depends on nothing else; shape (n,)."""
+    if len(value) <= GRID:
+        return errors.chance(value, capacity)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        room = np.log(capacity / value)
+    known = room[np.isfinite(room)]
+    if len(known) == 0:
+        return np.full(len(value), np.nan)
+    grid = np.linspace(known.min(), known.max(), GRID)
+    near = np.union1d(grid, np.linspace(-1.0, 1.0, GRID))
+    return np.asarray(np.interp(room, near, errors.chance(np.ones(len(near)), np.exp(near)), left=np.nan), np.float64)
+
+
+GRID = 256
+"""Points between which the chance of fitting is interpolated."""
 
 
 def _shape(llm_id: str, brought: Mapping[str, Llm]) -> Mapping[str, Any]:

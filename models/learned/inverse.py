@@ -171,6 +171,8 @@ def judge(answered: Answered, limits: Limits) -> Verdict:
 
 def worst(answered: Answered, metric: str) -> Array:
     """The pessimistic end of a metric's interval, the value where it has none; shape (n,)."""
+    if metric in answering.MEMORY:
+        return answered.safe(metric)
     column = answered.columns[metric]
     end = column.lower if metrics.metric(metric).better == "higher" else column.upper
     return np.asarray(np.where(np.isfinite(end), end, column.value), np.float64)

@@ -91,11 +91,12 @@ def test_a_prediction_stands_beside_its_bound(home, tmp_path):
     words = ("--llm", "gpt2", "--phase", "decode", "--tokens", 128, "--batch-size", 2)
     answer = predict(home, *words, "-f", "parquet", "-o", path)
     assert answer.returncode == 0, answer.stderr
-    assert "gpt2 on test-cpu." in answer.stderr
+    assert "decode of gpt2 on test-cpu, batch 2: fits in memory with probability" in answer.stderr
     rows = {row["metric"]: row for row in pq.read_table(path).to_pylist()}
-    assert rows["latency_s"]["analytical"] == pytest.approx(4 * 124e6 / 2e10, rel=0.2)
-    assert rows["latency_s"]["lower_90"] < rows["latency_s"]["predicted"] < rows["latency_s"]["upper_90"]
-    assert rows["latency_s"]["predicted"] == pytest.approx(4 * 124e6 / 16e9 + 2e-3 * 1.125, rel=0.2)
+    assert rows["latency_s"]["made_by"] == "predictor"
+    assert rows["latency_s"]["bound"] == pytest.approx(4 * 124e6 / 2e10, rel=0.2)
+    assert rows["latency_s"]["lower"] < rows["latency_s"]["value"] < rows["latency_s"]["upper"]
+    assert rows["latency_s"]["value"] == pytest.approx(4 * 124e6 / 16e9 + 2e-3 * 1.125, rel=0.2)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_prediction_stands_beside_its_bound(home, tmp_path):
         (["--llm", "gpt2", "--phase", "banana"], "'banana' is not a phase. Known: forward, prefill, decode, generate"),
         (["--llm", "gpt2", "-f", "parquet"], "Parquet is binary: name a file with --output FILE."),
         (["--llm", "bert-base", "--phase", "decode"], "an encoder has no decode: it has forward."),
-        (["--llm", "gpt2", "--dtype", "fp64"], "prefill of gpt2 on test-cpu has no analytical value: "),
+        (["--llm", "gpt2", "--dtype", "fp64"], "prefill of gpt2 on test-cpu, batch 1 has no answer: "),
     ],
 )
 def test_what_cannot_be_predicted_is_a_sentence(home, words, sentence):
