@@ -147,7 +147,7 @@ class Inverse:
 
 SUM_SCALE = 0.1
 """Errors up to it, in log space, count squared; larger ones linearly: a wrong row should not bend the others."""
-SUM_LEAN = 0.125
+SUM_LEAN = 0.5
 """What it costs a coefficient to differ from what it leans on by a unit of log: as much as an error of SUM_SCALE in so many rows of
 one."""
 

@@ -96,7 +96,15 @@ def _inputs(rows: pa.Table, metric: str) -> Inputs:
         "steps": steps.decode,
         "start": 1e-2 * one,
     }
-    token = {"step": steps.decode, "stall": steady.stall_s, "host": 1e-3 * one}
+    weight = labels(rows, "weight_dtype")
+    stored, multiplied = devices.dtype_bytes(weight), devices.dtype_bytes(labels(rows, "activation_dtype"))
+    is_widened = (stored < 1.0) & (multiplied > stored)
+    token = {
+        "step": np.where(is_widened, 0.0, steps.decode),
+        "widened": np.where(is_widened, steps.decode, 0.0),
+        "stall": steady.stall_s,
+        "host": 1e-3 * one,
+    }
     waited = steps.prefill + steps.host_s + steady.admission_s + steady.queue_s + BURST_SHARE * waves.queue_s
     spent = steps.decode + steps.host_s + steady.stall_s
     terms, estimate, bound = {
@@ -109,7 +117,6 @@ def _inputs(rows: pa.Table, metric: str) -> Inputs:
         ),
     }[metric]
     shapes = _shapes(rows)
-    weight = labels(rows, "weight_dtype")
     degrees = {name: optional(rows, name) for name in _DEGREES}
     numbers = {
         "log_users": log(steps.users),
@@ -131,8 +138,8 @@ def _inputs(rows: pa.Table, metric: str) -> Inputs:
         "log_slots_over_users": np.minimum(log(steps.slots) - log(steps.users), 3.0),
         **{f"log_{name}": log(values) for name, values in degrees.items()},
         **shapes.numbers,
-        "weight_bytes": devices.dtype_bytes(weight),
-        "activation_bytes": devices.dtype_bytes(labels(rows, "activation_dtype")),
+        "weight_bytes": stored,
+        "activation_bytes": multiplied,
         "engine": _codes(labels(rows, "framework")),
     }
     about_device = devices.features(rows, labels(rows, "activation_dtype"))
@@ -163,9 +170,11 @@ def _inputs(rows: pa.Table, metric: str) -> Inputs:
 
 
 _PRIORS = {
-    "prefill": 1.0, "queue": BURST_SHARE, "admission": 1.0, "steps": 3.0, "start": 2.0, "step": 1.0, "stall": 1.0, "host": 0.7,
+    "prefill": 1.0, "queue": BURST_SHARE, "admission": 1.0, "steps": 3.0, "start": 2.0, "step": 1.0, "widened": 1.3, "stall": 1.0,
+    "host": 0.7,
 }  # fmt: skip
-"""What rows of an engine never seen weigh a term with before any row says otherwise."""
+"""What a term weighs before any row says otherwise. `widened` is the step of an engine that widens weights of 4 bits before it
+multiplies: its kernels are further from the bandwidth than those that read what they multiply."""
 _ENGINES = ("vllm", "sglang", "tensorrt-llm")
 
 
