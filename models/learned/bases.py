@@ -89,8 +89,8 @@ def fit_linear(inputs: Inputs, log_target: Array, weights: Array | None = None) 
 
 NESTED_ROWS = 4
 """In a nested base a key has its own coefficients from this many rows."""
-LEANING_ROWS = 0.3
-"""And leans on those above it by as much as so many rows."""
+NESTED_LEAN = 0.1
+"""And leans on those above it by as much as an error of one in so many rows."""
 
 
 def fit_nested(inputs: Inputs, log_target: Array, weights: Array | None = None) -> Linear:
@@ -103,7 +103,7 @@ def fit_nested(inputs: Inputs, log_target: Array, weights: Array | None = None) 
             rows = np.flatnonzero(level.codes == code)
             if NESTED_ROWS <= len(rows) < sizes[rows[0]]:
                 part, some = inputs.terms[rows], _at(weights, rows)
-                found[key] = _non_negative(part, target[rows], above[rows[0]], some, LEANING_ROWS)
+                found[key] = _non_negative(part, target[rows], above[rows[0]], some, NESTED_LEAN)
                 above[rows], sizes[rows] = found[key], len(rows)
     return Linear(found)
 
@@ -185,6 +185,8 @@ def _in_logs(terms: Array, log_target: Array, prior: Array, weights: Array | Non
 
 POWER_ROWS = 12
 """A key has its own roofline from this many rows."""
+LEANING_ROWS = 3
+"""The same where it leans on others."""
 MAX_POWER_ROWS = 1500
 """Rows of a key that its roofline is fitted on: evenly spaced ones beyond it. Four constants need no more."""
 OWN_ROWS = 400
@@ -223,11 +225,11 @@ def fit_power(inputs: Inputs, log_target: Array, weights: Array | None = None) -
     sizes = np.bincount(first.codes, minlength=len(first.names))
     for code in np.argsort(-sizes, kind="stable"):
         rows = np.flatnonzero(first.codes == code)
-        if len(rows) < POWER_ROWS:
-            break
         parents = [level.names[level.codes[rows[0]]] for level in inputs.keys[1:]]
         alike = next((m[parent] for parent, m in zip(parents, above, strict=True) if parent in m), None)
         prior = np.median(alike, axis=0) if alike and len(rows) < OWN_ROWS else None
+        if len(rows) < (POWER_ROWS if prior is None else LEANING_ROWS):
+            continue
         chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), MAX_POWER_ROWS)).astype(np.intp)]
         constants = _fit_corner(compute[chosen], memory[chosen], log_target[chosen], _at(weights, chosen), prior)
         found[first.names[code]] = constants

@@ -195,7 +195,7 @@ def test_what_was_never_seen_is_named(rows: pa.Table) -> None:
     for column, value, said in (
         ("execution", "compiled", "execution 'compiled' is in no training row (seen: eager)."),
         ("weight_dtype", "int4", "weight dtype 'int4' is in no training row (seen: fp32)."),
-        ("num_devices", 2, "num devices '2' is in no training row (seen: 1)."),
+        ("num_devices", 2, "2 num devices is outside the training rows (1 to 1)."),
         ("batch_size", 512, "512 sequences a batch is outside the training rows (1 to 16)."),
         (
             "hardware_id",

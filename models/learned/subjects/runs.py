@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from models.learned.inputs import Array, Inputs, Labels, Mask, digest, joined, labels, log, number, optional
+from models.learned.inputs import UNSTATED, Array, Inputs, Labels, Mask, digest, joined, labels, log, number, optional
 from models.learned.model import Variant
 from models.learned.subjects import devices
 from models.learned.targets import Target
@@ -17,13 +17,14 @@ from warehouse import schema
 
 PHASES = ("forward", "prefill", "decode", "generate")
 CONTENT = (
-    "llm_id", "hardware_id", "num_devices", "tensor_parallel", "pipeline_parallel", "phase", "batch_size", "input_tokens",
-    "output_tokens", "context_tokens", "weight_dtype", "activation_dtype", "kv_dtype", "attention", "optimizations", "execution",
+    "llm_id", "hardware_id", "num_devices", "tensor_parallel", "pipeline_parallel", "data_parallel", "phase", "batch_size", "input_tokens",
+    "output_tokens", "context_tokens", "weight_dtype", "activation_dtype", "kv_dtype", "attention", "optimizations", "lora_rank", "execution",
     "cache_implementation", "framework", "framework_version",
 )  # fmt: skip
 """What makes two runs the same question."""
 TERMS = ("layer_steps", "compute_s", "memory_s", "weights_s", "activation_s", "communication_s", "sequence_steps")
 FRAMEWORKS = ("pytorch", "vllm", "tensorrt-llm", "sglang", "llama.cpp", "deepspeed", "deepspeed-mii")
+SCHEMES = ("gptq", "awq")
 EXECUTIONS = ("eager", "compiled", "graph")
 """Ways to run that a correction tells apart; any other is told apart by its coefficients alone."""
 
@@ -45,7 +46,8 @@ def latency(rows: pa.Table) -> Inputs:
     activations = (number(rows, "activation_bytes_read") + number(rows, "activation_bytes_written")) / moved
     transfers = np.nan_to_num(optional(rows, "communication_s"))
     sampled = np.where(phase.mask("generate"), batch * passes, 0.0)
-    device, dtype, run_as = labels(rows, "hardware_id"), joined(weight, activation), joined(framework, execution)
+    device, run_as = labels(rows, "hardware_id"), joined(framework, execution)
+    scheme = quantisation(rows)
     names, values = zip(*_features(rows, phase).items(), strict=True)
     return Inputs(
         terms=np.column_stack(
@@ -53,18 +55,19 @@ def latency(rows: pa.Table) -> Inputs:
         ),
         term_names=TERMS,
         priors=(0.0, 1.5, 1.0, 0.5, 0.0, 1.0, 0.0),
-        keys=(joined(device, run_as, dtype), joined(device, framework), run_as),
+        keys=(joined(device, run_as, weight, activation, scheme), joined(device, framework), run_as),
         features=np.column_stack([*values, devices.features(rows, activation)]),
         feature_names=(*names, *devices.FEATURES),
         device_features=frozenset(devices.FEATURES),
-        ranges=np.column_stack([number(rows, "num_parameters"), batch, attended(rows, phase), bound]),
-        range_names=("num_parameters", "batch_size", "tokens", "roofline_s"),
+        ranges=np.column_stack(
+            [number(rows, "num_parameters"), batch, attended(rows, phase), optional(rows, "num_devices"), bound]
+        ),
+        range_names=("num_parameters", "batch_size", "tokens", "num_devices", "roofline_s"),
         categories={
             "phase": phase,
             "architecture": labels(rows, "architecture"),
             "weight_dtype": weight,
             "activation_dtype": activation,
-            "num_devices": labels(rows, "num_devices"),
             "execution": execution,
         },
         groups={
@@ -75,7 +78,7 @@ def latency(rows: pa.Table) -> Inputs:
             "backend": framework,
             "stack": joined(device, framework),
         },
-        content=digest(rows, CONTENT),
+        content=digest(rows.append_column("scheme", pa.array(scheme.texts())), (*CONTENT, "scheme")),
         bound=bound,
         estimate=optional(rows, "estimate_s"),
     )
@@ -132,6 +135,13 @@ def doubts(rows: pa.Table) -> dict[str, Mask]:
     return found
 
 
+def quantisation(rows: pa.Table) -> Labels:
+    """How weights were quantised, where the checkpoint's name says it: kernels of one width differ several times between methods."""
+    served = labels(rows, "served_model_name")
+    schemes = [next((one for one in SCHEMES if one in name.lower()), UNSTATED) for name in served.names]
+    return Labels.of(np.array([*schemes, UNSTATED], dtype=object)[served.codes])
+
+
 def steps(rows: pa.Table, phase: Labels) -> Array:
     """Passes through the layers: one, or one for each generated token; shape (n,)."""
     return np.where(phase.mask("generate"), optional(rows, "output_tokens"), 1.0)
@@ -157,10 +167,23 @@ TARGETS = (
         query="training_runs",
         inputs=latency,
         recipes={0: (Variant("nested", "gaussian", "work"),), 400: (Variant("nested", "trees"),)},
-        dimensions=("random", "llm", "device", "backend"),
+        dimensions=("random", "llm", "device", "backend", "beyond_size"),
         splits=("leave_model_out", "leave_family_out", "leave_device_out", "leave_stack_out", "beyond_size", "random"),
         parameters={"phases": list(PHASES)},
         min_groups=3,
+        doubts=doubts,
+    ),
+    Target(
+        key="training_step",
+        what="time of one training step",
+        metric="latency_s",
+        unit="s",
+        query="training_runs",
+        inputs=latency,
+        recipes={0: (Variant("estimate"), Variant("estimate", "gaussian", "work"))},
+        dimensions=("random", "llm", "device"),
+        splits=("leave_model_out", "leave_device_out", "random"),
+        parameters={"phases": ["pretrain_step", "finetune_step"]},
         doubts=doubts,
     ),
 )

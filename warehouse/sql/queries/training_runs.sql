@@ -18,7 +18,7 @@ SELECT
     measured.batch_size, measured.input_tokens, measured.output_tokens, measured.context_tokens, measured.prefix_tokens,
     measured.weight_dtype, measured.activation_dtype, measured.kv_dtype, measured.attention, measured.optimizations::VARCHAR AS optimizations,
     measured.optimizer_dtype, measured.gradient_dtype, measured.lora_rank, measured.num_micro_batches,
-    measured.execution, measured.cache_implementation, measured.framework, measured.framework_version,
+    measured.execution, measured.cache_implementation, measured.served_model_name, measured.framework, measured.framework_version,
     measured.other_load_ratio, measured.hooks_overhead_ratio, measured.throttled_ratio,
     measured.latency_s AS measured_latency_s,
     analytical.bytes_moved / measured.latency_s AS measured_achieved_bytes_per_s,
