@@ -153,7 +153,7 @@ def residual_histogram(rows: Sequence[Row]) -> go.Figure:
     figure.add_vline(x=0, line={"color": BUSY_COLOUR, "dash": "dot"})
     styled(figure, height=360)
     figure.update_layout(showlegend=False, bargap=0.04)
-    figure.update_xaxes(title="Predicted over actual, less 1 (%); the ends hold what is beyond")
+    figure.update_xaxes(title="Error (%)")
     figure.update_yaxes(title="Rows")
     return figure
 
@@ -173,7 +173,7 @@ def coverage(folds: Sequence[Row]) -> go.Figure:
         )
     )  # fmt: skip
     figure.add_vline(x=100 * NOMINAL, line={"color": BUSY_COLOUR, "dash": "dot"})
-    styled(figure, height=max(220, 110 + 28 * len(rows)))
+    styled(figure, height=max(220, 110 + max(28, 20 * _lines(names)) * len(rows)))
     figure.update_layout(showlegend=False)
     figure.update_xaxes(title="Inside the 90 % interval (%)", range=[min(50.0, 100 * rows[0]["coverage"] - 5), 102])
     figure.update_yaxes(showgrid=True, type="category", categoryorder="array", categoryarray=names)
@@ -193,7 +193,7 @@ def slices(rows: Sequence[Row], dimension: str) -> go.Figure:
             customdata=[[None, f"<b>{row['label']}</b><br>{label} {100 * row[key]:.1f} %<br>{text.plural(row['num_rows'], 'row')}, bias {100 * row['bias']:+.1f} %"] for row in mine],
             hovertemplate="%{customdata[1]}<extra></extra>",
         )  # fmt: skip
-    styled(figure, height=max(240, 120 + 34 * len(mine)))
+    styled(figure, height=max(240, 120 + max(34, 18 * _lines(names)) * len(mine)))
     figure.update_layout(barmode="group", bargap=0.3)
     figure.update_xaxes(title="Absolute error (%)", rangemode="tozero")
     figure.update_yaxes(showgrid=False, type="category", categoryorder="array", categoryarray=names[::-1])
@@ -210,13 +210,13 @@ def importances(rows: Sequence[Row]) -> go.Figure:
     for place, group in enumerate(groups):
         part = [row for row in mine if row["group"] == group]
         figure.add_bar(
-            x=[100 * row["increase"] for row in part], y=[text.words(row["feature"]) for row in part], orientation="h", name=group,
+            x=[100 * row["increase"] for row in part], y=[feature_name(row["feature"]) for row in part], orientation="h", name=group,
             marker={"color": GROUP_COLOURS[place % len(GROUP_COLOURS)]},
             hovertemplate="%{y}: +%{x:.1f} points of error<extra></extra>",
         )  # fmt: skip
-    names = list(dict.fromkeys(text.words(row["feature"]) for row in mine))
+    names = list(dict.fromkeys(feature_name(row["feature"]) for row in mine))
     styled(figure, height=max(240, 130 + 26 * len(mine)))
-    figure.update_xaxes(title="Error added when it is shuffled (points of MAPE)", rangemode="tozero")
+    figure.update_xaxes(title="Error added (points)", rangemode="tozero")
     figure.update_yaxes(showgrid=False, type="category", categoryorder="array", categoryarray=names[::-1])
     return figure
 
@@ -248,7 +248,7 @@ def league(rows: Sequence[Row], score: str) -> go.Figure:
             marker={"symbol": "line-ns-open", "size": 18, "color": "#343a40", "line": {"width": 2}}, hovertemplate="goal %{x:.3g} %<extra></extra>",
         )  # fmt: skip
     values = [100 * row[score] for row in rows]
-    styled(figure, height=max(260, 150 + 40 * len(boards)))
+    styled(figure, height=max(260, 150 + max(34, 20 * _lines([*names.values()])) * len(boards)))
     figure.update_xaxes(title="Error (%)", type="log", **log_ticks(values))
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=[names[board] for board in boards][::-1])
     return figure
@@ -276,6 +276,16 @@ def forecasts(rows: Sequence[Row]) -> go.Figure:
     figure.update_xaxes(title="Predicted / measured")
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1], showgrid=False)
     return figure
+
+
+def feature_name(name: str) -> str:
+    """A feature in words."""
+    return name.replace("_", " ")
+
+
+def _lines(names: Sequence[str]) -> int:
+    """Lines of the longest of wrapped names."""
+    return max(name.count("<br>") + 1 for name in names)
 
 
 def _by_verdict() -> Sequence[tuple[str, str, Any]]:

@@ -166,7 +166,7 @@ def notes(answered: Answered) -> list[str]:
             said[f"{name}: {detail}"] = None
         chance = answered.chance_of_fitting()[row]
         if not math.isnan(chance):
-            said[f"{name}: fits in memory with probability {chance:.0%}."] = None
+            said[f"{name}: fits in memory with probability {certainty(chance)}."] = None
         for metric, column in answered.columns.items():
             if math.isnan(column.value[row]) or metric in answering.RATES:
                 continue
@@ -276,6 +276,11 @@ def measured_most(store: Store, predictors: Mapping[str, Predictor]) -> str:
             "(`rooflake demo`, `rooflake collect local_profile`) and run `rooflake train`."
         )
     return str(rows[0]["hardware_id"]) if rows else min(seen)
+
+
+def certainty(chance: float) -> str:
+    """A probability in words: never quite 0 or 100 %."""
+    return "above 99%" if chance > 0.99 else "below 1%" if chance < 0.01 else f"{chance:.0%}"
 
 
 def order_of(value: Any) -> tuple[bool, Any]:

@@ -17,6 +17,14 @@ from warehouse.metrics import BY_KEY
 NAME, TITLE, MENU = "league", "League", "who predicts best"
 STATE = ("split", "score", "snapshot")
 SCORES = {"mdape": "Median error", "mape": "Mean error", "p90_ape": "90th percentile"}
+GOAL_WORDS = {
+    "mdape": "median error",
+    "mape": "mean error",
+    "p90_ape": "90th percentile",
+    "r2": "R²",
+    "r2_log": "R² of logs",
+    "coverage": "inside the interval",
+}
 OURS = "rooflake"
 MOST_BOARDS = 24
 """Boards that one chart has room for; the table has them all."""
@@ -62,7 +70,8 @@ def content(lake: Lake, state: Mapping[str, Any]) -> list[c.Component]:
     """The board, coverage by fold, the table, and forecasts."""
     snapshot, score = state["snapshot"], str(state["score"])
     split = c.free(state["split"])
-    rows = [named(row) for row in lake.rows("league", snapshot) if split is None or row["split"] == split]
+    known = predicting.boards(lake)
+    rows = [named(row, known, score) for row in lake.rows("league", snapshot) if split is None or row["split"] == split]
     parts: list[c.Component] = []
     if rows:
         boards = list(dict.fromkeys(row["board"] for row in rows))
@@ -82,18 +91,44 @@ def content(lake: Lake, state: Mapping[str, Any]) -> list[c.Component]:
     return [*parts, forecasts_card(lake, snapshot)]
 
 
-def named(row: Row) -> dict[str, Any]:
-    """A row with its board in words: what is predicted, of which rows, and what was held out."""
-    what = str(row["name"]).partition(":")[0]
-    where = "" if row["board"] in (None, predicting.LAKE) else f" [{row['board']}]"
-    is_ours = row["is_baseline"] is False and row["source_id"] is None and row["artifact"] is not None
-    contender = OURS if is_ours or row["contender"] == OURS else row["contender"]
+def named(row: Row, known: Mapping[str, Row], score: str) -> dict[str, Any]:
+    """A row with its board in words (what is predicted, of which rows, what was held out), and the goal of a score where it has one."""
+    board = known.get(str(row["board"]), {})
+    where = "" if row["board"] in (None, predicting.LAKE) else f" ({row['board']})"
+    title = (
+        board.get("title")
+        or f"{predicting.target_name(row['target'])}{where}, {predicting.split_name(row['split'], inside=True)}"
+    )
+    is_ours = not row["is_baseline"] and row["source_id"] is None and row["artifact"] is not None
+    goals = board.get("goals") or []
+    wanted = next((goal["most"] for goal in goals if goal["score"] == score), None)
+    contender = OURS if is_ours else row["contender"]
+    judged = [verdict(goal, row) for goal in goals] if contender == OURS else []
     return {
         **row,
-        "board": f"{what}{where}: {predicting.split_name(row['split'])}",
+        "board": title,
         "contender": contender,
-        "goal": None,
+        "goal": wanted,
+        "goals": "; ".join(one for one in judged if one) or None,
     }
+
+
+def verdict(goal: Row, row: Row) -> str | None:
+    """A goal and whether it was met: mean error at most 5 %: met. None for a score that the lake does not keep."""
+    value = row.get(goal["score"])
+    if value is None:
+        return None
+    limits = [
+        (sign, goal[side]) for sign, side in (("at most", "most"), ("at least", "least")) if goal[side] is not None
+    ]
+    is_met = all(value <= limit if sign == "at most" else value >= limit for sign, limit in limits)
+    words = " and ".join(f"{sign} {shown(goal['score'], limit)}" for sign, limit in limits)
+    return f"{GOAL_WORDS.get(goal['score'], goal['score'])} {words}: {'met' if is_met else 'missed'}"
+
+
+def shown(score: str, value: float) -> str:
+    """A score as people read it: a share in per cent, R2 as it is."""
+    return text.number(value) if score.startswith("r2") else f"{text.number(100 * value)} %"
 
 
 def summary(rows: Sequence[Row], score: str) -> str:
@@ -127,14 +162,14 @@ def table_card(rows: Sequence[Row], snapshot: str | None) -> c.Component:
         {
             "board": row["board"], "contender": row["contender"], "num_rows": row["num_rows"],
             **{key: None if row[key] is None else 100 * row[key] for key in (*SCORES, "coverage")},
-            "r2": row["r2"], "num_refused": row["num_refused"],
+            "r2": row["r2"], "num_refused": row["num_refused"], "goals": row["goals"],
         }
         for row in rows
     ]  # fmt: skip
     columns = [
         c.text_column("board", "Question", width=380), c.text_column("contender", "Contender"), c.number_column("num_rows", "Rows"),
         *(c.number_column(key, f"{label} (%)") for key, label in SCORES.items()), c.number_column("coverage", "Interval covers (%)"),
-        c.number_column("r2", "R²"), c.number_column("num_refused", "Without an answer"),
+        c.number_column("r2", "R²"), c.number_column("num_refused", "Without an answer"), c.text_column("goals", width=320),
     ]  # fmt: skip
     return html.Details(
         [

@@ -38,7 +38,14 @@ INTERVALS = {
     "kernels": "its kernels",
     "estimate": "the estimate's constants",
 }
-BY = ("llm", "family", "device", "phase", "backend", "size")
+BY_NAMES = {
+    "llm": "LLM",
+    "family": "family",
+    "device": "device",
+    "phase": "phase",
+    "backend": "framework",
+    "size": "size",
+}
 """Dimensions that errors are sliced by."""
 DEFAULTS = {"batch_size": 1, "input_tokens": 512, "context_tokens": 512, "output_tokens": 128}
 """What the form asks where a link is silent; a phase takes the counts it has and leaves the rest."""
@@ -64,7 +71,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             {**params, "metric": asked or ""}, "metric", [one["value"] for one in targets], targets[0]["value"]
         ),
         "split": c.chosen(params, "split", list(predicting.SPLIT_NAMES), "leave_model_out"),
-        "by": c.chosen(params, "by", BY, "llm"),
+        "by": c.chosen(params, "by", list(BY_NAMES), "llm"),
     }
     return c.page(
         "Predict",
@@ -89,7 +96,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
                 [
                     c.select(NAME, "metric", "Predictor of", targets, trust["metric"], width=320),
                     c.select(NAME, "split", "Held out", [{"value": key, "label": name} for key, name in predicting.SPLIT_NAMES.items()], trust["split"], width=260),
-                    c.select(NAME, "by", "Errors by", [{"value": key, "label": text.words(key)} for key in BY], trust["by"], width=150),
+                    c.select(NAME, "by", "Errors by", [{"value": key, "label": name[:1].upper() + name[1:]} for key, name in BY_NAMES.items()], trust["by"], width=150),
                 ],
                 gap="md",
             ),
@@ -286,7 +293,9 @@ def trusted(answered: Answered, key: str) -> str:
     said_by = str(answered.columns[key].said_by(0))
     predictor = answered.known.predictors[said_by]
     split, error = answering.score(predictor)
-    scored = "" if error is None else f", median error {_percent(error)} ({predicting.split_name(str(split)).lower()})"
+    scored = (
+        "" if error is None else f", median error {_percent(error)} ({predicting.split_name(str(split), inside=True)})"
+    )
     return f"Predictor {said_by}: {predictor.method}{scored}."
 
 
@@ -352,7 +361,7 @@ def others_card(answered: Answered) -> c.Component:
     pairs: list[tuple[str, Any]] = []
     chance = _at(answered.chance_of_fitting())
     if chance is not None:
-        pairs.append(("Fits in memory with probability", f"{100 * chance:.0f} %"))
+        pairs.append(("Fits in memory with probability", certainty(chance)))
     for key, column in answered.columns.items():
         value = _at(column.value)
         if key in METRICS or value is None:
@@ -431,7 +440,7 @@ def evidence(lake: Lake, key: str, split: str, snapshot: str | None, by: str = "
                     c.card("Residuals", c.graph("residuals", charts.residuals(rows, metric), "Predicted over actual against predicted"),
                            about="1 is right, 2 is twice too much."),
                     c.card("How often how wrong", c.graph("histogram", charts.residual_histogram(rows), "Histogram of errors"),
-                           about="Left of 0 it predicted too little."),
+                           about="Left of 0 it predicted too little; the ends hold what is beyond."),
                     c.card("What the 90 % interval held", c.graph("coverage", charts.coverage(folds), "Coverage by fold"),
                            about="A dot a held-out part; the line is what was promised. Red is below 80 %.",
                            tools=c.exports("score_list", snapshot, metric=metric.key)),
@@ -478,7 +487,7 @@ def card_of(predictor: Predictor, by: str) -> c.Component:
     slices, weights = predictor.card.get("slices") or [], predictor.card.get("importances") or []
     return dmc.SimpleGrid(
         [
-            c.card("Where it errs", c.graph("slices", charts.slices(slices, by), f"Error by {by}"), about=f"Error of held-out rows by {text.words(by).lower()}."),
+            c.card("Where it errs", c.graph("slices", charts.slices(slices, by), f"Error by {by}"), about=f"Error of held-out rows by {BY_NAMES[by]}."),
             c.card("What it leans on", c.graph("importances", charts.importances(weights), "Importances"),
                    about="Each feature in turn is shuffled among rows it never saw."),
         ],
@@ -498,7 +507,7 @@ def score_table(scores: Sequence[dict[str, Any]]) -> c.Component:
                     ],
                     scope="row",
                 ),
-                html.Td(predicting.split_name(row["split"]).lower()),
+                html.Td(predicting.split_name(row["split"], inside=True)),
                 *(
                     html.Td(_percent(row[key]), className="rl-number")
                     for key in ("mdape", "mape", "p90_ape", "coverage")
@@ -566,6 +575,11 @@ def predictor_card(lake: Lake, key: str, predictor: Predictor | None, snapshot: 
     features = card.get("features") or []
     return c.card("The predictor", c.facts(pairs), notes, html.Details([html.Summary(f"{len(features)} features"), html.P(", ".join(features))]),
                   about=card.get("what"), tools=c.exports("predictor_list", snapshot))  # fmt: skip
+
+
+def certainty(chance: float) -> str:
+    """A probability in words: never quite 0 or 100 %."""
+    return "more than 99 %" if chance > 0.99 else "less than 1 %" if chance < 0.01 else f"{100 * chance:.0f} %"
 
 
 def _several(names: Sequence[str], most: int = 12) -> str:

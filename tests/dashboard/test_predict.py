@@ -55,7 +55,7 @@ def test_an_answer_has_its_interval_and_says_of_what(planted_lake: Lake) -> None
     shown = said(asked(planted_lake))
     assert "with 90 % confidence between" in shown
     assert "(rows like those seen)" in shown
-    assert "Predictor latency: planted, median error 2.1 % (whole llms held out)." in shown
+    assert "Predictor latency: planted, median error 2.1 % (whole LLMs held out)." in shown
     assert "From the bound to this value" in shown
     assert "Fits in memory with probability" in shown
 
@@ -110,15 +110,32 @@ def test_a_link_by_metric_finds_the_predictor_of_it(planted_lake: Lake) -> None:
 def test_the_league_has_every_contender_and_what_the_intervals_held(planted_lake: Lake) -> None:
     shown = said(league.layout(planted_lake, {}))
     assert "Ours has the least mean error of all contenders in 4 of 4 comparisons." in shown
-    assert "Whole LLMs held out" in shown
+    assert "Latency, whole LLMs held out" in shown
     assert "roofline bound" in shown
     assert "rooflake predict MODEL --hardware ID --publish NOTE" in shown
+
+
+def test_goals_of_boards_stand_beside_what_was_reached(planted_lake: Lake) -> None:
+    goals = [
+        {"score": "mape", "most": 0.05, "least": None, "note": ""},
+        {"score": "r2", "most": None, "least": 0.99, "note": ""},
+    ]
+    kept = {"lake": {"title": "All of it", "goals": goals}}
+    path = planted_lake.home.path / "league.json"
+    path.write_text(json.dumps(kept))
+    shown = said(league.content(planted_lake, {"split": "any", "score": "mape", "snapshot": None}))
+    path.write_text("no json")
+    without = said(league.content(planted_lake, {"split": "any", "score": "mape", "snapshot": None}))
+    path.unlink()
+    assert "mean error at most 5 %: met; R² at least 0.99: missed" in shown
+    assert "All of it" in shown
+    assert "All of it" not in without
 
 
 def test_one_split_leaves_the_others_out(planted_lake: Lake) -> None:
     shown = said(league.content(planted_lake, {"split": "random", "score": "mdape", "snapshot": None}))
     assert "in 2 of 2 comparisons" in shown
-    assert ": Whole LLMs held out" not in shown
+    assert ", whole LLMs held out" not in shown
 
 
 def test_a_league_without_scores_says_what_fills_it(empty_lake: Lake) -> None:
