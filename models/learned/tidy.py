@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from models.learned import splits
 from models.learned.conformal import thinned
-from models.learned.inputs import Array, Index, Inputs, Labels, Mask, number
+from models.learned.inputs import Array, Index, Inputs, Labels, Mask, digest, labels, number
 from models.learned.targets import Target
 
 FASTER = 1.25
 """A value faster than its bound by more than this factor is a fault of the row (or of the catalogue), not a measurement."""
 MIN_COPIED = 50
-"""Rows of two devices with equal values, to the last digit, from which one is a copy of the other."""
+"""Rows of two devices with equal values, to the last digit, from which one is a copy of the other; rows that tell a campaign."""
+COMPARED = 50_000
+"""About so many rows are compared between devices, drawn by what they ask."""
+LONG_S = 1e-4
+"""Bounds from which launches do not matter."""
+SHIFTED = 2.0
+"""Factor between two campaigns' shares of the bound from which they measured different things."""
 
 
 def tidy(target: Target, rows: pa.Table, *, limit: int | None = None) -> tuple[pa.Table, list[str]]:
@@ -59,6 +66,8 @@ def tidy(target: Target, rows: pa.Table, *, limit: int | None = None) -> tuple[p
             f"The {int(is_copy.sum())} rows of {copy} hold the times of {of} to the last digit: they are left out."
         )
         kept, actual, inputs = kept[~is_copy], actual[~is_copy], inputs.take(~is_copy)
+    if target.unit == "s":
+        notes += shifts(inputs, actual, labels(rows.take(pa.array(kept)), "source_id"))
     one = _one_each(inputs, actual)
     _note(notes, len(kept) - len(one), len(rows), "repeat the question of another row: the median stays")
     kept, inputs = kept[one], inputs.take(one)
@@ -67,28 +76,31 @@ def tidy(target: Target, rows: pa.Table, *, limit: int | None = None) -> tuple[p
     return rows.take(pa.array(kept[few])), notes
 
 
-def shifts(inputs: Inputs, actual: Array, campaign: Labels, shape: Labels) -> list[str]:
-    """Pairs of campaigns (a source, a version) that timed the same shapes on the same device and differ by more than half."""
+def shifts(inputs: Inputs, actual: Array, campaign: Labels) -> list[str]:
+    """Campaigns (sources) that share a base's key, so that one roofline is fitted to both, and reach very different shares of it.
+
+    Compared are medians of bound / time over rows that take long enough for launches not to matter, MIN_COPIED of each campaign.
+    """
     found = []
-    for device in inputs.groups["device"].names:
-        here = np.flatnonzero(inputs.groups["device"].mask(device))
-        names = campaign.take(here).names
-        logs = np.log(actual[here])
-        medians = []
-        for name in names:
-            rows = campaign.take(here).mask(name)
-            medians.append(dict(zip(shape.take(here).texts()[rows], logs[rows], strict=True)))
-        for first in range(len(names)):
-            for second in range(first + 1, len(names)):
-                common = medians[first].keys() & medians[second].keys()
-                if len(common) < MIN_COPIED:
-                    continue
-                ratio = float(np.exp(np.median([medians[first][one] - medians[second][one] for one in common])))
-                if not 1 / 1.5 < ratio < 1.5:
-                    found.append(
-                        f"On {device} {names[first]} is {ratio:.2f} times {names[second]} over {len(common)} shapes that both timed: "
-                        "two campaigns, not one device. Learn from one of them."
-                    )
+    key = inputs.keys[0]
+    is_long = inputs.bound >= LONG_S
+    efficiency = inputs.bound / actual
+    for code, name in enumerate(key.names):
+        here = np.flatnonzero(is_long & (key.codes == code))
+        several = campaign.take(here)
+        medians = {
+            one: (float(np.median(efficiency[here[several.mask(one)]])), int(several.mask(one).sum()))
+            for one in several.names
+            if several.mask(one).sum() >= MIN_COPIED
+        }
+        if len(medians) < 2:
+            continue
+        slow, fast = min(medians, key=lambda one: medians[one]), max(medians, key=lambda one: medians[one])
+        if medians[fast][0] > SHIFTED * medians[slow][0]:
+            found.append(
+                f"On {name} the {medians[slow][1]} long rows of {slow} reach {medians[slow][0]:.2f} of their bound, the "
+                f"{medians[fast][1]} of {fast} {medians[fast][0]:.2f}: two campaigns, not one device. Learn from one of them."
+            )
     return found
 
 
@@ -101,15 +113,15 @@ def _is_enough(target: Target, inputs: Inputs, is_kept: Mask) -> bool:
 
 
 def _copies(inputs: Inputs, actual: Array) -> Sequence[tuple[str, str]]:
-    """Pairs of devices (copy, original) whose values agree to the last digit wherever both have the shape."""
+    """Pairs of devices (copy, original) whose values agree to the last digit wherever both have the question."""
     devices = inputs.groups.get("device")
-    if devices is None or len(devices.names) < 2 or "shape" not in inputs.groups:
+    if devices is None or len(devices.names) < 2:
         return []
-    shapes = inputs.groups["shape"]
-    tables = []
-    for code in range(len(devices.names)):
-        rows = np.flatnonzero(devices.codes == code)
-        tables.append(dict(zip(shapes.codes[rows].tolist(), actual[rows].tolist(), strict=True)))
+    questions = _questions(inputs)
+    drawn = np.flatnonzero(questions % np.uint64(1 + len(questions) // COMPARED) == 0)
+    tables: list[dict[int, float]] = [{} for _ in devices.names]
+    for row in drawn:
+        tables[devices.codes[row]][int(questions[row])] = float(actual[row])
     found: list[tuple[str, str]] = []
     for second in range(1, len(tables)):
         for first in range(second):
@@ -121,6 +133,14 @@ def _copies(inputs: Inputs, actual: Array) -> Sequence[tuple[str, str]]:
                 found.append((devices.names[second], devices.names[first]))
                 break
     return found
+
+
+def _questions(inputs: Inputs) -> npt.NDArray[np.uint64]:
+    """What a row asks of whichever device: its quantities, categories and backend; shape (n,)."""
+    columns = {str(place): values for place, values in enumerate(inputs.ranges.T)}
+    named = inputs.categories | {name: inputs.groups[name] for name in ("backend", "llm") if name in inputs.groups}
+    table = pa.table(columns | {name: pa.array(one.texts()) for name, one in named.items()})
+    return digest(table, table.column_names)
 
 
 def _one_each(inputs: Inputs, actual: Array) -> Index:
