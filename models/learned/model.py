@@ -21,6 +21,8 @@ class Variant:
     features: residuals.Features = "all"
     within: tuple[str, ...] = ()
     """Groups of which a row must belong to one that was seen; elsewhere the base stands uncorrected."""
+    num_trees: int | None = None
+    """Trees of the correction, where a subject needs other than `residuals.NUM_TREES`."""
 
     def __str__(self) -> str:
         parts = [self.base, "" if self.residual == "none" else f" + {self.residual}"]
@@ -112,7 +114,9 @@ def fit(recipe: Recipe, inputs: Inputs, log_target: Array, dimension: str, weigh
             fitted[variant.base] = bases.fit(variant.base, inputs, log_target, weights)
         base = fitted[variant.base]
         left = log_target - base.log_values(inputs)
-        residual = residuals.fit(variant.residual, inputs, left, variant.features, dimension, weights)
+        residual = residuals.fit(
+            variant.residual, inputs, left, variant.features, dimension, weights, variant.num_trees
+        )
         if variant.within:
             residual = Within({name: inputs.groups[name].names for name in variant.within}, residual)
         parts.append((variant, base, residual))
