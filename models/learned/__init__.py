@@ -1,22 +1,11 @@
-"""Trained predictors: the analytical model extrapolates, learning corrects, and every number comes with how wrong it was.
+"""Trained predictors: physics extrapolates, learning corrects, and every number comes with how wrong it was.
 
-Arrow tables in, plain dataclasses out. Training needs scikit-learn; predicting needs numpy.
+Arrow tables in, plain dataclasses out. `TARGETS` says what can be predicted, `train` makes a `Predictor` of rows, `answering` asks
+several of them about configurations. Training needs LightGBM and scikit-learn; predicting needs numpy, and LightGBM for trees.
 """
 
-from models.learned.features import METRICS, Metric, with_llm_shapes
-from models.learned.first_predictor import Prediction, Predictor, predict
-from models.learned.first_training import Trained, train
-from models.learned.whatif import WhatIf, what_if
+from models.learned.predictor import Predictor
+from models.learned.subjects import TARGETS, find
+from models.learned.training import Trained, train
 
-__all__ = [
-    "METRICS",
-    "Metric",
-    "Prediction",
-    "Predictor",
-    "Trained",
-    "WhatIf",
-    "predict",
-    "train",
-    "what_if",
-    "with_llm_shapes",
-]
+__all__ = ["TARGETS", "Predictor", "Trained", "find", "train"]

@@ -109,7 +109,7 @@ def test_a_published_gemm_takes_its_shape_from_its_only_operator(tmp_path: Any) 
 
 def test_microbenchmarks_are_in_no_comparison_and_train_nothing(bench_lake: Lake) -> None:
     benches = {row["run_id"] for row in measured_lake.microbench()}
-    for query in ("training_rows", "roofline_runs", "variants", "scaling", "status_grid", "training_steps"):
+    for query in ("training_runs", "roofline_runs", "variants", "scaling", "status_grid", "training_steps"):
         assert not benches & set(bench_lake.query(query).column("run_id").to_pylist())
     for query in ("untwinned_configurations", "workloads", "memory_boundary"):
         assert "microbench" not in bench_lake.query(query).column("phase").to_pylist()

@@ -8,7 +8,6 @@ from command_line import rooflake
 from sample_rows import run
 
 from etl import training, twins
-from models import learned
 from warehouse import parquet
 from warehouse.store import Home, open_store
 
@@ -40,13 +39,13 @@ def home(tmp_path_factory):
     assert "18 analytical twins of 18 configurations." in loaded.stderr
     trained = rooflake("train", "--home", place.path)
     assert trained.returncode == 0, trained.stderr
-    assert "latency_s: median error" in trained.stderr
+    assert "18 rows: median error leave_model_out" in trained.stderr
     return place.path
 
 
 def test_loaded_measurements_meet_their_bound(home):
     with open_store(home, read_only=True) as store:
-        rows = store.query("training_rows").to_pylist()
+        rows = store.query("training_runs").to_pylist()
     assert len(rows) == 18
     assert all(0 < row["roofline_s"] < row["measured_latency_s"] for row in rows)
 
@@ -66,7 +65,7 @@ def test_training_brings_the_bounds_that_loading_did_not(tmp_path):
     answer = rooflake("train", "--home", tmp_path)
     assert answer.returncode == 0
     assert "2 analytical twins of 2 configurations." in answer.stderr
-    assert "Too little to train latency_s on: 2 configurations of 1 LLMs" in answer.stderr
+    assert "latency: Too little to learn it from: 2 different rows of 1 llm groups" in answer.stderr
 
 
 def test_what_the_load_of_twins_and_of_scores_refuses_is_reported(tmp_path):
@@ -114,49 +113,3 @@ def test_what_cannot_be_predicted_is_a_sentence(home, words, sentence):
     assert sentence in answer.stderr
     assert "Traceback" not in answer.stderr
     assert answer.stdout == ""
-
-
-CHOICES = {
-    "hardware_id": None, "batch_size": 1, "tokens": 64, "output_tokens": None, "dtype": "fp32", "attention": "sdpa",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("llm", "phase", "choices", "message"),
-    [
-        ("gpt2", "decode", {"dtype": "fp99"}, r"'fp99' is not a dtype\. Known: fp64, fp32"),
-        ("gpt2", "decode", {"attention": "foo"}, r"'foo' is not an attention implementation\. Known: eager, sdpa"),
-        ("gpt2", "generate", {}, r"generate of gpt2 \(decoder\) needs the decoder's tokens: --output-tokens"),
-        ("t5-small", "forward", {}, r"forward of t5-small \(encoder_decoder\) needs the decoder's tokens"),
-        ("gpt2", "prefill", {"output_tokens": 8}, r"prefill of gpt2 \(decoder\) has no output tokens"),
-    ],
-)
-def test_values_a_configuration_cannot_have_are_refused(llm, phase, choices, message):
-    with pytest.raises(ValueError, match=message):
-        training.configuration(llm, phase, **CHOICES | choices)
-
-
-@pytest.mark.parametrize(
-    ("llm", "phase", "output_tokens", "lengths"),
-    [
-        ("gpt2", "prefill", None, (64, None, None)),
-        ("gpt2", "decode", None, (None, None, 64)),
-        ("gpt2", "generate", 8, (64, 8, None)),
-        ("t5-small", "forward", 8, (64, 8, None)),
-        ("t5-small", "decode", 8, (64, None, 8)),
-        ("t5-small", "prefill", None, (64, None, None)),
-    ],
-)
-def test_lengths_are_the_columns_that_measurements_use(llm, phase, output_tokens, lengths):
-    config = training.configuration(llm, phase, **CHOICES | {"output_tokens": output_tokens})
-    assert tuple(config.get(name) for name in ("input_tokens", "output_tokens", "context_tokens")) == lengths
-
-
-def test_the_reason_of_no_prediction_is_the_analytical_one(home):
-    with open_store(home, read_only=True) as store:
-        artifacts = store.query("newest_predictors").to_pylist()
-    predictors = {row["metric"]: learned.Predictor.load(home / "predictors" / row["artifact"]) for row in artifacts}
-    config = {"llm_id": "bert-base", "hardware_id": "test-cpu", "phase": "decode", "batch_size": 1, "context_tokens": 8}
-    answer = learned.what_if(predictors, config, hardware_rows=[DEVICE])
-    assert answer.latency.value is None
-    assert answer.latency.reason == "an encoder has no decode: it has forward."

@@ -1,4 +1,4 @@
-"""From landed rows to a prediction: the query `training_rows` on a real lakehouse, then train and predict."""
+"""The query `training_runs` on a real lakehouse: each measured run beside its bound, once, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from models.analytical import evaluate
-from models.learned import train, what_if
+from models.learned import find, train, training
 from warehouse import parquet, schema
 from warehouse.store import open_store
 
@@ -89,22 +89,30 @@ def rows(tmp_path: Path) -> pa.Table:
     parquet.land(tmp_path / "landing", "rows", {"hardware": [DEVICE], "runs": [*measured, *analytical, *strangers]})
     with open_store(tmp_path) as store:
         assert not store.load().quarantined
-        assert store.query("training_rows", hardware_id="h100-sxm").num_rows == 0
-        found = store.query("training_rows", hardware_id="test-cpu")
-        assert found.equals(store.query("training_rows"))
+        assert store.query("training_runs", hardware_id="h100-sxm").num_rows == 0
+        found = store.query("training_runs", hardware_id="test-cpu")
+        assert found.equals(store.query("training_runs"))
     return found
 
 
-def test_each_measured_run_meets_its_bound_once(rows: pa.Table) -> None:
-    assert rows["run_id"].to_pylist() == [*(f"measured-{index:03d}" for index in range(32)), "no-bound"]
-    first, alone = rows.slice(0, 1).to_pylist()[0], rows.slice(32).to_pylist()[0]
+def test_each_measured_and_published_run_meets_its_bound_once(rows: pa.Table) -> None:
+    ids = rows["run_id"].to_pylist()
+    assert ids == sorted(["generated", *(f"measured-{index:03d}" for index in range(32)), "no-bound", "printed"])
+    by_id = {row["run_id"]: row for row in rows.to_pylist()}
+    first, alone = by_id["measured-000"], by_id["no-bound"]
     assert first["measured_latency_s"] == 1e-3 + first["compute_s"] / 0.6 + first["memory_s"] / 0.8
     assert first["measured_memory_peak_bytes"] == first["memory_peak_bytes"] + 1e8
-    assert (first["num_layers"], first["architecture"], first["hardware_kind"]) == (12, "decoder", "cpu")
-    assert (alone["measured_latency_s"], alone["roofline_s"], alone["num_layers"]) == (1.0, None, 12)
+    assert (first["num_layers"], first["architecture"], first["has_twin"], first["has_llm"]) == (
+        12,
+        "decoder",
+        True,
+        True,
+    )
+    assert (alone["roofline_s"], alone["num_layers"], alone["has_twin"]) == (None, 12, False)
+    assert by_id["printed"]["source_kind"] == "published"
 
 
-def test_other_ways_to_run_a_configuration_are_not_learned_from(tmp_path: Path) -> None:
+def test_how_a_configuration_was_run_stands_beside_it(tmp_path: Path) -> None:
     config = configurations()[0]
     ways: list[dict[str, Any]] = [
         {"execution": "eager", "cache_implementation": "dynamic"}, {"execution": "graph"}, {"execution": "compiled"},
@@ -114,7 +122,13 @@ def test_other_ways_to_run_a_configuration_are_not_learned_from(tmp_path: Path) 
     parquet.land(tmp_path / "landing", "rows", {"hardware": [DEVICE], "runs": rows})
     with open_store(tmp_path) as store:
         store.load()
-        assert store.query("training_rows").column("run_id").to_pylist() == ["way-0"]
+        found = store.query("training_runs")
+    names = ("execution", "cache_implementation", "num_devices")
+    assert [tuple(row[name] for name in names) for row in found.to_pylist()] == [
+        ("eager", "dynamic", 1), ("graph", None, 1), ("compiled", None, 1), (None, "static", 1), (None, None, 2)
+    ]  # fmt: skip
+    contents = find("latency").inputs(training.devices.with_devices(found)).content
+    assert len(set(contents)) == 5
 
 
 def test_the_newest_revision_of_the_engine_counts(tmp_path: Path) -> None:
@@ -129,7 +143,7 @@ def test_the_newest_revision_of_the_engine_counts(tmp_path: Path) -> None:
     parquet.land(tmp_path / "landing", "rows", {"hardware": [DEVICE], "runs": rows})
     with open_store(tmp_path) as store:
         store.load()
-        (found,) = store.query("training_rows").to_pylist()
+        (found,) = store.query("training_runs").to_pylist()
         untwinned = [
             store.query("untwinned_configurations", revision=name).num_rows
             for name in (None, "2026-11-22T07", "2026-11-23")
@@ -138,31 +152,9 @@ def test_the_newest_revision_of_the_engine_counts(tmp_path: Path) -> None:
     assert untwinned == [0, 0, 1]
 
 
-def test_an_empty_lake_has_no_training_rows_and_says_what_to_do(tmp_path: Path) -> None:
+def test_an_empty_lake_has_no_training_rows_and_says_so(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.load()
-        nothing = store.query("training_rows")
-    with pytest.raises(ValueError, match=r"0 configurations of 0 LLMs.*rooflake collect local_profile"):
-        train(nothing, "latency_s", snapshot_id=None, trained_at=NOW)
-
-
-@pytest.mark.parametrize("metric", ["latency_s", "memory_peak_bytes"])
-def test_from_landed_rows_to_a_prediction_for_another_llm(rows: pa.Table, metric: Any) -> None:
-    trained = train(rows, metric, snapshot_id=3, trained_at=NOW)
-    assert trained.predictor.notes[0] == f"1 of 33 measured rows lack {metric} or their analytical row."
-    (pooled,) = [
-        row
-        for row in trained.scores
-        if (row["predictor_id"], row["split"], row["fold"])
-        == (trained.predictor.predictor_id, "leave_model_out", "all")
-    ]
-    assert pooled["mdape"] < 0.05
-    config = configurations()[0] | {"llm_id": "opt-350m"}
-    answer = what_if({metric: trained.predictor}, config, hardware_rows=[DEVICE])
-    bound, prediction = answer.analytical, answer.predictions[metric]
-    expected = {
-        "latency_s": 1e-3 + bound["compute_s"] / 0.6 + bound["memory_s"] / 0.8,
-        "memory_peak_bytes": bound["memory_peak_bytes"] + 1e8,
-    }
-    assert prediction.is_supported, prediction.reason
-    assert prediction.value == pytest.approx(expected[metric], rel=0.1)
+        nothing = store.query("training_runs")
+    with pytest.raises(ValueError, match="No rows to learn it from: nobody measured or published a latency_s"):
+        train(find("latency"), nothing, snapshot_id=None, trained_at=NOW)
