@@ -107,6 +107,27 @@ def test_a_checkpoint_of_four_bits_keeps_its_tables_whole() -> None:
     assert (terms["quantized_bytes"] > 0).all()
 
 
+def test_a_pass_of_an_encoder_decoder_returns_keys_and_values_of_both_sides() -> None:
+    target = find("memory_allocated")
+    inputs = target.inputs(planted(architecture="encoder_decoder", output_tokens=64))
+    terms = dict(zip(inputs.term_names, inputs.terms.T, strict=True))
+    rows = planted()
+    tokens = number(rows, "input_tokens") + 64
+    expected = number(rows, "batch_size") * tokens * 2 * number(rows, "num_layers") * number(rows, "hidden_size") * 2.0
+    assert terms["crossed_bytes"] == pytest.approx(expected)
+    assert (terms["returned_bytes"] == 0).all()
+    assert (target.inputs(planted(architecture="encoder")).terms[:, [3, 4]] == 0).all()
+
+
+def test_logits_are_held_as_often_as_the_head_makes_them() -> None:
+    target = find("memory_allocated")
+    once, twice = (target.inputs(planted(family=family)) for family in ("t5", "bart"))
+    place = once.term_names.index("logits_bytes")
+    assert twice.terms[:, place] == pytest.approx(2 * once.terms[:, place])
+    whole = target.inputs(planted(activation_dtype="fp32", weight_dtype="fp32"))
+    assert once.terms[:, place] == pytest.approx(3 * whole.terms[:, place]), "fp16 logits keep a copy in fp32"
+
+
 def test_a_tool_that_asks_the_driver_alone_has_coefficients_of_its_own() -> None:
     rows = planted()
     alone = np.arange(len(rows)) % 2

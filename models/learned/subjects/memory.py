@@ -20,9 +20,10 @@ PASSES = ("forward", "prefill", "decode")
 GENERATIONS = ("generate",)
 STEPS = ("pretrain_step", "finetune_step")
 TERMS = (
-    "weights_bytes", "quantized_bytes", "kv_cache_bytes", "returned_bytes", "activation_peak_bytes", "logits_bytes", "constant",
+    "weights_bytes", "quantized_bytes", "kv_cache_bytes", "returned_bytes", "crossed_bytes", "activation_peak_bytes",
+    "logits_bytes", "constant",
 )  # fmt: skip
-PRIORS = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+PRIORS = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
 """Coefficients where the rows cannot tell: everything held once, no memory beside."""
 STEP_TERMS = (
     "weights_bytes", "gradients_bytes", "optimizer_bytes", "activation_peak_bytes", "logits_bytes", "workspace_bytes", "constant",
@@ -44,8 +45,9 @@ def inference(rows: pa.Table) -> Inputs:
     """Inputs of passes and generations without gradients.
 
     Terms, in bytes of one device: what is stored in the activations' dtype (of quantised weights the embedding table and the head),
-    what is quantised (scales and zero points are a share of it), KV cache, the keys and values that a forward pass returns,
-    activations beside the logits, logits with their copies, and a constant: context, libraries, workspace.
+    what is quantised (scales and zero points are a share of it), KV cache, the keys and values that a forward pass returns, of a
+    decoder and of an encoder-decoder (there for the tokens of both sides), activations beside the logits, logits with their copies,
+    and a constant: context, libraries, workspace.
     """
     phase, weight, activation = (labels(rows, name) for name in ("phase", "weight_dtype", "activation_dtype"))
     element, stored = devices.dtype_bytes(activation), devices.dtype_bytes(weight)
@@ -58,7 +60,8 @@ def inference(rows: pa.Table) -> Inputs:
     tables = 2 * number(rows, "vocab_size") * number(rows, "hidden_size") / ranks
     upcast = 1.0 + np.where(element < UPCAST_BYTES, UPCAST_BYTES, 0.0) / element
     kept = 2 * number(rows, "num_layers") * number(rows, "num_kv_heads") * number(rows, "head_dim") / ranks
-    is_returned = phase.mask("forward") & labels(rows, "architecture").mask("decoder")
+    architecture = labels(rows, "architecture")
+    returned = np.where(phase.mask("forward"), batch * processed * kept * element, 0.0)
     device = labels(rows, "hardware_id")
     return Inputs(
         terms=np.column_stack(
@@ -66,7 +69,8 @@ def inference(rows: pa.Table) -> Inputs:
                 np.where(is_quantized, tables * element, weights),
                 np.where(is_quantized, np.maximum(weights - tables * stored, 0.0), 0.0),
                 cache,
-                np.where(is_returned, batch * processed * kept * element, 0.0),
+                np.where(architecture.mask("decoder"), returned, 0.0),
+                np.where(architecture.mask("encoder_decoder"), returned, 0.0),
                 np.maximum(number(rows, "activation_peak_bytes") - logits, 0.0),
                 logits * upcast * labels(rows, "family").lookup(HEAD_COPIES, 1.0),
                 np.ones(rows.num_rows),
@@ -82,7 +86,7 @@ def inference(rows: pa.Table) -> Inputs:
         range_names=("num_parameters", "batch_size", "tokens"),
         categories={
             "phase": phase,
-            "architecture": labels(rows, "architecture"),
+            "architecture": architecture,
             "weight_dtype": weight,
             "activation_dtype": activation,
             "num_devices": labels(rows, "num_devices"),
