@@ -1,4 +1,4 @@
-"""Whole runs: LLM-Inference-Bench, sets as small as those of bhavana-iitbbs, optimum-benchmark on an A100, training steps."""
+"""Whole runs: LLM-Inference-Bench, sets as small as those of bhavana-iitbbs, optimum-benchmark on an A100, training steps; and modules."""
 
 from __future__ import annotations
 
@@ -202,5 +202,6 @@ BOARDS = (
     Board("hf-forward-llm", "optimum-benchmark, forward passes on an A100, LLM never seen", "latency", "leave_model_out", (Goal("r2", least=0.975),), HF, forwards),
     Board("hf-forward-random", "the same, random rows", "latency", "random", (), HF, forwards),
     Board("training-step-llm", "Training steps, LLM never seen", "training_step", "leave_model_out"),
+    Board("module-llm", "Modules timed here, LLM never seen", "module_time", "leave_model_out", (), {"source": OWN["source"]}),
     Board("training-step-device", "Training steps, device never seen", "training_step", "leave_device_out"),
 )  # fmt: skip

@@ -19,12 +19,12 @@ DEVICES = {"cpu-a": (1e11, 2e10), "gpu-b": (1e14, 1e12)}
 
 
 def planted(
-    num_llms: int = 6,
+    num_llms: int = 5,
     *,
     noise: float = 0.03,
     devices_of: tuple[str, ...] = ("cpu-a",),
     batches: tuple[int, ...] = (1, 4, 16),
-    lengths: tuple[int, ...] = (64, 256, 1024),
+    lengths: tuple[int, ...] = (64, 1024),
     seed: int = 0,
 ) -> pa.Table:
     """Training rows of a known law: 0.2 ms a layer, FLOPs at 20 to 80 % of the peak depending on the tokens, 70 % of the bandwidth."""
@@ -77,12 +77,11 @@ def times(rows: pa.Table, factors: list[float]) -> pa.Table:
     return changed(rows, measured_latency_s=list(number(rows, "measured_latency_s") * np.array(factors)))
 
 
-def ours(rows: pa.Table, which: str, *, with_baselines: bool = False) -> evaluate.Evaluation:
+def ours(rows: pa.Table, which: str, key: str = "latency") -> evaluate.Evaluation:
     """Ours on one split of tidy rows."""
     return evaluate.evaluate(
-        find("latency"), rows, [which],
-        contenders=contenders.all_of if with_baselines else lambda target, split: [contenders.Ours(target, split)],
-    )  # fmt: skip
+        find(key), rows, [which], contenders=lambda target, split: [contenders.Ours(target, split)]
+    )
 
 
 def pooled(found: evaluate.Evaluation, contender: str = contenders.Ours.name) -> dict[str, Any]:
@@ -97,11 +96,15 @@ def rows() -> pa.Table:
 
 
 def test_a_planted_law_is_recovered_for_llms_never_seen(rows: pa.Table) -> None:
-    found = ours(rows, "leave_model_out", with_baselines=True)
-    assert pooled(found)["mdape"] < 0.06  # the noise alone gives 0.02
+    target = find("latency")
+    others = (contenders.Roofline(target), contenders.Estimate(target), contenders.Forest())
+    found = evaluate.evaluate(
+        target, rows, ["leave_model_out"], contenders=lambda target, split: [contenders.Ours(target, split), *others]
+    )
+    assert pooled(found)["mdape"] < 0.08  # the noise alone gives 0.02
     assert pooled(found)["r2_log"] > 0.99
-    for name in ("roofline bound", "analytical estimate", "random forest of bhavana-iitbbs"):
-        assert pooled(found, name)["mdape"] > 3 * pooled(found)["mdape"]
+    for other in others:
+        assert pooled(found, other.name)["mdape"] > 3 * pooled(found)["mdape"]
 
 
 def test_each_device_has_its_own_coefficients() -> None:
@@ -141,7 +144,7 @@ def test_no_question_and_no_llm_is_on_both_sides_of_a_fold(rows: pa.Table) -> No
 
 
 def test_a_constant_or_a_derived_target_is_refused(rows: pa.Table) -> None:
-    with pytest.raises(ValueError, match=r"latency is 0\.5 s in all 108 rows"):
+    with pytest.raises(ValueError, match=r"latency is 0\.5 s in all 60 rows"):
         ours(changed(rows, measured_latency_s=0.5), "random")
     for column in ("roofline_s", "estimate_s"):
         derived = changed(rows, measured_latency_s=[2 * value for value in rows[column].to_pylist()])
@@ -154,23 +157,23 @@ def test_latencies_of_a_busy_machine_are_left_out_with_a_note(rows: pa.Table) ->
     slowed = times(rows, [20.0 if is_slow else 1.0 for is_slow in every_fourth])
     busy = changed(slowed, other_load_ratio=[0.5 if one else 0.1 for one in every_fourth])
     kept, notes = tidy(find("latency"), busy)
-    assert kept.num_rows == 81
-    assert notes == ["27 of 108 rows were measured while other processes kept the machine busy."]
+    assert kept.num_rows == 45
+    assert notes == ["15 of 60 rows were measured while other processes kept the machine busy."]
     assert pooled(ours(kept, "leave_model_out"))["mdape"] < 0.06
 
 
 def test_a_machine_that_is_always_busy_is_learnt_as_it_is_and_said(rows: pa.Table) -> None:
     kept, notes = tidy(find("latency"), changed(rows, other_load_ratio=0.5))
-    assert kept.num_rows == 108
+    assert kept.num_rows == 60
     assert notes == [
-        "108 of 108 rows were measured while other processes kept the machine busy.",
-        "108 of these are used all the same: too little is left without them.",
+        "60 of 60 rows were measured while other processes kept the machine busy.",
+        "60 of these are used all the same: too little is left without them.",
     ]
 
 
 def test_an_unknown_load_is_no_reason_to_leave_a_row_out(rows: pa.Table) -> None:
     kept, notes = tidy(find("latency"), changed(rows, other_load_ratio=None))
-    assert (kept.num_rows, notes) == (108, [])
+    assert (kept.num_rows, notes) == (60, [])
 
 
 def test_rows_without_an_analytical_row_are_left_out_with_the_reason(rows: pa.Table) -> None:
@@ -178,10 +181,10 @@ def test_rows_without_an_analytical_row_are_left_out_with_the_reason(rows: pa.Ta
     has_llm = [index != 0 for index in range(rows.num_rows)]
     bare = changed(rows, **holes, has_twin=[index > 2 for index in range(rows.num_rows)], has_llm=has_llm)
     kept, notes = tidy(find("latency"), bare)
-    assert kept.num_rows == 105
+    assert kept.num_rows == 57
     assert notes == [
-        "1 of 108 rows name no LLM of the catalogue: they have no analytical row.",
-        "2 of 108 rows have no analytical row: what they ran is stated too little, or beyond the analytical model.",
+        "1 of 60 rows name no LLM of the catalogue: they have no analytical row.",
+        "2 of 60 rows have no analytical row: what they ran is stated too little, or beyond the analytical model.",
     ]
 
 
@@ -214,3 +217,61 @@ def test_what_was_never_seen_is_named(rows: pa.Table) -> None:
 def test_a_table_without_a_needed_column_is_refused(rows: pa.Table) -> None:
     with pytest.raises(ValueError, match="no column 'compute_s'"):
         find("latency").inputs(rows.drop_columns(["compute_s"]))
+
+
+# ---- modules
+
+
+def modules(num_llms: int = 5, noise: float = 0.02) -> pa.Table:
+    """Projections and norms whose law is known: 50 us a call, 60 % of the peak, 50 % of the bandwidth."""
+    random = np.random.default_rng(1)
+    rows = []
+    for llm in range(num_llms):
+        width = 256 * (llm + 2)
+        for batch in (1, 2, 8):
+            for kind, flops, moved in (
+                ("o_proj", 2.0 * batch * 512 * width**2, 4.0 * (width**2 + 2 * batch * 512 * width)),
+                ("norm", None, 8.0 * batch * 512 * width),
+            ):
+                time_s = 5e-5 + (flops or 0.0) / 1e11 / 0.6 + moved / 2e10 / 0.5
+                rows.append(
+                    {
+                        "llm_id": f"llm-{llm}", "family": f"family-{llm}", "hardware_id": "cpu-a", "framework": "pytorch",
+                        "framework_version": "2.8", "execution": "eager", "weight_dtype": "fp32", "activation_dtype": "fp32",
+                        "op_kind": kind, "class_name": kind, "batch_size": batch, "flops": flops, "bytes_moved": moved,
+                        "other_load_ratio": 0.0, "measured_time_s": time_s * np.exp(noise * random.standard_normal()),
+                    }
+                )  # fmt: skip
+    device = {"hardware_id": "cpu-a", "peak_fp32_flops_per_s": 1e11, "memory_bandwidth_bytes_per_s": 2e10}
+    return devices.with_devices(pa.Table.from_pylist(rows), [device])
+
+
+def test_the_time_of_a_module_is_recovered_for_llms_never_seen() -> None:
+    target = find("module_time")
+    rows, notes = tidy(target, modules())
+    assert (rows.num_rows, notes) == (30, [])
+    assert pooled(ours(rows, "leave_model_out", "module_time"))["mdape"] < 0.05
+
+
+def test_a_module_without_products_needs_its_bytes() -> None:
+    rows = modules()
+    holes = [
+        None if kind == "norm" else value
+        for kind, value in zip(*(rows[name].to_pylist() for name in ("op_kind", "bytes_moved")), strict=True)
+    ]
+    kept, notes = tidy(find("module_time"), changed(rows, bytes_moved=holes))
+    assert kept["op_kind"].unique().to_pylist() == ["o_proj"]
+    assert notes == ["15 of 30 rows lack a number that the bound is made of (device, LLM or shape unknown)."]
+
+
+# ---- training steps
+
+
+def test_a_training_step_starts_from_the_estimate_of_its_work(rows: pa.Table) -> None:
+    """Steps that take 1.3 times their estimate, whatever the LLM."""
+    steps = changed(rows, phase="pretrain_step")
+    noise = np.exp(0.02 * np.random.default_rng(0).standard_normal(rows.num_rows))
+    steps = changed(steps, measured_latency_s=list(1.3 * number(rows, "estimate_s") * noise))
+    found = ours(steps, "leave_model_out", "training_step")
+    assert pooled(found)["mdape"] < 0.2
+    assert pooled(found)["mdape"] < 1.0 - 1.0 / 1.3
