@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from models.analytical import estimate
-from models.learned.subjects import _estimates, devices
+from models.learned.subjects import _estimates, devices, find
 
 
 def products(**columns: Any) -> pa.Table:
@@ -47,3 +47,46 @@ def test_an_unknown_device_has_the_constants_of_any() -> None:
     rows = products(m=[1], hardware_id=["nobody-knows-it"])
     anyone = next(one for one in estimate.shipped() if one["device_class"] == "any" and one["execution"] == "eager")
     assert _estimates.constants(rows, ("kernel_s",))["kernel_s"] == pytest.approx([anyone["kernel_s"]])
+
+
+def test_products_of_other_scales_and_versions_are_other_questions_with_a_base_of_their_own() -> None:
+    rows = products(
+        m=[64] * 4, n=[4096] * 4, k=[4096] * 4, hardware_id="h100-sxm",
+        weight_dtype=["fp8", "fp8", "fp8", "bf16"], activation_dtype=["fp8", "fp8", "fp8", "bf16"],
+        is_block_scaled=[False, True, False, False], framework_version=["1", "1", "2", "1"],
+    )  # fmt: skip
+    inputs = find("gemm_time").inputs(rows)
+    assert len(set(inputs.content.tolist())) == 4
+    assert len(inputs.keys[0].names) == 4
+    assert len(inputs.categories["dtype"].names) == 3
+
+
+def test_the_bound_of_a_product_is_flops_over_the_peak_or_bytes_over_the_bandwidth() -> None:
+    rows = products(m=[1, 8192], n=[4096, 8192], k=[4096, 8192])
+    inputs = find("gemm_time").inputs(rows)
+    assert inputs.bound[0] == pytest.approx(2 * (4096 * 4096 + 4096 + 4096) / 2.039e12, rel=1e-3)
+    assert inputs.bound[1] == pytest.approx(2 * 8192**3 / 312e12, rel=1e-3)
+    assert (inputs.estimate > inputs.bound).all()
+
+
+def test_rows_to_predict_need_no_column_that_only_tables_have() -> None:
+    rows = products(m=[64], n=[4096], k=[4096]).drop_columns(
+        ["op_kind", "framework_version", "implementation", "execution"]
+    )
+    inputs = find("gemm_time").inputs(rows)
+    assert inputs.is_complete.all()
+    assert np.isnan(inputs.features[0, inputs.feature_names.index("kind")])
+
+
+def test_a_product_on_a_device_nobody_knows_is_incomplete() -> None:
+    inputs = find("gemm_time").inputs(products(m=[64], n=[64], k=[64], hardware_id="nobody-knows-it"))
+    assert not inputs.is_complete.any()
+
+
+def test_alignment_padding_and_waves_are_those_of_the_shape() -> None:
+    inputs = find("gemm_time").inputs(products(m=[100], n=[256], k=[30]))
+    value = dict(zip(inputs.feature_names, inputs.features[0], strict=True))
+    assert value["padding_m_64"] == pytest.approx(1.28)
+    assert (value["alignment_m"], value["alignment_n"], value["alignment_k"]) == (4.0, 8.0, 2.0)
+    assert value["waves_128x128"] == pytest.approx(np.log(2 / 108))
+    assert value["k_per_resident_tile"] == pytest.approx(np.log(30 * 2 / 108))
