@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import sample_rows
 
 from models.learned import bases, model, queueing, tidy
 from models.learned.inputs import Labels
 from models.learned.model import Variant
 from models.learned.subjects import devices, served
+from warehouse import parquet
+from warehouse.store import open_store
 
 
 def load(users: float, tokens: float, step_s: float, prefill_s: float, slots: float = np.inf) -> queueing.Load:
@@ -163,6 +167,45 @@ def test_the_same_configuration_is_the_same_question_whatever_its_llm_is_called(
     )
     assert found.content[0] == found.content[1] != found.content[2]
     assert served.ttft(table(row())).content[0] != found.content[2]
+
+
+# ---- the query
+
+
+def printed(run_id: str, ttft_s: float, **values: Any) -> dict[str, Any]:
+    """A load as the silicon sample prints it."""
+    start = {
+        "source_kind": "published", "source_id": "aiconfigurator/a", "source_cell": run_id, "llm_id": "deepseek-r1",
+        "hardware_id": "h200", "phase": "serve", "framework": "sglang", "concurrency": 8, "input_tokens": 1024, "output_tokens": 64,
+        "ttft_s": ttft_s, "tpot_s": 0.01, "latency_s": None, "batch_size": None, "context_tokens": None, "attention": None,
+    }  # fmt: skip
+    return sample_rows.run(run_id, **(start | values))
+
+
+def test_degrees_are_taken_apart_and_times_printed_twice_count_once(tmp_path: Path) -> None:
+    rows = [
+        printed("both_tp8_ep8", 1.0, tensor_parallel=64, data_parallel=1, expert_parallel=8, num_devices=64),
+        printed(
+            "again", 1.0, tensor_parallel=8, data_parallel=1, expert_parallel=8, num_devices=8, llm_id="deepseek-v3"
+        ),
+        printed("replicas", 2.0, tensor_parallel=4, data_parallel=4, expert_parallel=16, num_devices=16),
+        printed("alone", 3.0, tensor_parallel=1, data_parallel=64, expert_parallel=8, num_devices=64),
+        printed("said_epnone", 4.0, tensor_parallel=4, data_parallel=1, expert_parallel=2, num_devices=4),
+        printed("apart", 5.0, tensor_parallel=8, num_prefill_devices=8, num_decode_devices=32, num_devices=40),
+        printed("unsaid", 6.0, tensor_parallel=8, num_devices=None),
+        printed("open", 7.0, concurrency=None, request_rate_per_s=2.0),
+    ]
+    with open_store(tmp_path) as store:
+        parquet.write("runs", rows, tmp_path / "landing" / "runs" / "rows.parquet")
+        store.load()
+        found = store.query("training_served", disaggregated=False).to_pylist()
+        apart = store.query("training_served", disaggregated=True).to_pylist()
+    names = ("num_devices", "tensor_parallel", "data_parallel", "expert_parallel")
+    assert {one["measured_ttft_s"]: tuple(one[name] for name in names) for one in found} == {
+        1.0: (8, 8, 1, 8), 2.0: (4, 1, 4, 4), 3.0: (8, 1, 8, 8), 4.0: (4, 4, 1, 2),
+    }  # fmt: skip
+    assert [(one["run_id"], one["tensor_parallel"], one["data_parallel"]) for one in apart] == [("apart", 8, 4)]
+    assert found[0]["measured_e2el_s"] == pytest.approx(found[0]["measured_ttft_s"] + 63 * 0.01)
 
 
 # ---- learning
