@@ -56,7 +56,7 @@ class Fitted:
         inner = next((name for name in dimensions if name in inputs.groups), next(iter(inputs.groups)))
         return cls(
             model.fit(recipe, inputs, log_target, inner, weights),
-            Support.of(inputs),
+            Support.of(inputs, dimensions),
             conformal.fit(recipe, inputs, log_target, dimensions, weights),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,8 @@ class Support:
     ranges: Mapping[str, tuple[float, float]]
 
     @classmethod
-    def of(cls, inputs: Inputs) -> Support:
-        """The support of training rows."""
+    def of(cls, inputs: Inputs, dimensions: Sequence[str]) -> Support:
+        """The support of training rows. Shapes are many: theirs are remembered only where an interval is calibrated for new ones."""
         ranges = {
             name: (float(np.nanmin(values)), float(np.nanmax(values)))
             for name, values in zip(inputs.range_names, inputs.ranges.T, strict=True)
@@ -40,7 +40,7 @@ class Support:
         }
         return cls(
             {name: labels.names for name, labels in inputs.categories.items()},
-            {name: labels.names for name, labels in inputs.groups.items() if name != "shape"},
+            {name: labels.names for name, labels in inputs.groups.items() if name != "shape" or name in dimensions},
             ranges,
         )
 
