@@ -77,7 +77,7 @@ def configurations(
         added = {name: whole[name] for name in whole if config.get(name) is None}
         if added:
             said[
-                f"{phase} on {hardware_id}: not stated, so as usual: {', '.join(f'{name} {value}' for name, value in added.items())}."
+                f"{phase}{f' on {hardware_id}' if hardware_id else ''}: not stated, so as usual: {', '.join(f'{name} {value}' for name, value in added.items())}."
             ] = None
         found.append(whole)
     for line in said:
@@ -157,27 +157,27 @@ INTERVALS = {
 
 
 def notes(answered: Answered) -> list[str]:
-    """Sentences on what stands against each answer, P(fits), and what could not be answered; each once."""
-    said = dict[str, None]()
-    for row in range(min(len(answered), answering.MOST_EXPLAINED)):
-        name = answered.named(row)
-        detail = answered.rows.column("status_detail")[row].as_py()
-        if detail:
-            said[f"{name}: {detail}"] = None
-        chance = answered.chance_of_fitting()[row]
-        if not math.isnan(chance):
-            said[f"{name}: fits in memory with probability {certainty(chance)}."] = None
+    """Sentences on what stands against each answer, P(fits), and what could not be answered; what several share stands once."""
+    shown = min(len(answered), answering.MOST_EXPLAINED)
+    said: dict[str, list[int]] = {}
+    chances = answered.chance_of_fitting()
+    for row in range(shown):
+        found = [answered.rows.column("status_detail")[row].as_py() or ""]
+        if not math.isnan(chances[row]):
+            found.append(f"Fits in memory with probability {certainty(chances[row])}.")
         for metric, column in answered.columns.items():
-            if math.isnan(column.value[row]) or metric in answering.RATES:
-                continue
-            groups = answered.unseen_groups(metric, row)
-            for reason in answered.reasons(metric, row):
-                said[f"{name}: {metrics.metric(metric).label}: {reason}"] = None
-            if groups and column.interval[row] == "unseen":
-                said[
-                    f"{name}: {metrics.metric(metric).label}: the interval is that of an unseen {' and '.join(groups)}."
-                ] = None
-    return list(said)
+            if metric not in answering.RATES and not math.isnan(column.value[row]):
+                found += [f"{metrics.metric(metric).label}: {reason}" for reason in answered.reasons(metric, row)]
+        for sentence in dict.fromkeys(one for one in found if one):
+            said.setdefault(sentence, []).append(row)
+    return [f"{_who(answered, rows, shown)}: {sentence}" for sentence, rows in said.items()]
+
+
+def _who(answered: Answered, rows: Sequence[int], total: int) -> str:
+    """Which configurations a sentence is about."""
+    if len(rows) == 1:
+        return answered.named(rows[0])
+    return f"All {total}" if len(rows) == total else f"{len(rows)} of {total}, such as {answered.named(rows[0])}"
 
 
 def refusal(answered: Answered) -> str | None:
@@ -442,7 +442,12 @@ def cheapest_said(found: pa.Table, limits: Mapping[str, float]) -> str:
         f"{metrics.metric(name).label} {quantity(name, first[f'{name}_worst'])} at the pessimistic end ({first[f'{name}_made_by']})"
         for name in limits
     ]
-    return f"{first['num_devices']} x {first['hardware_id']} {price}{': ' if ends else ''}{', '.join(ends)}."
+    memory = (
+        ""
+        if first["memory_peak_bytes_made_by"] == "predictor"
+        else " Its memory is the analytical model's, without an interval."
+    )
+    return f"{first['num_devices']} x {first['hardware_id']} {price}{': ' if ends else ''}{', '.join(ends)}.{memory}"
 
 
 def largest_said(found: pa.Table) -> str:

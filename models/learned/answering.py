@@ -143,8 +143,8 @@ class Answered:
     def chance_of_fitting(self) -> Array:
         """Probability that the peak memory is at most the device's, by the least hopeful of MEMORY; shape (n,).
 
-        From the predictor's errors on LLMs left out (`fits`); without them the interval is read as a log-normal distribution. 1 or 0
-        where there is no interval either, NaN where memory or device are unknown.
+        From the predictor's errors on LLMs left out (`fits`); without them the interval is read as a log-normal distribution. NaN
+        where there is no interval, for the analytical model alone promises nothing, and where the device's memory is unknown.
         """
         capacity = devices.device(self.rows, "memory_bytes")
         chances = [np.full(len(self), np.nan)]
@@ -341,16 +341,28 @@ def canonical(config: Mapping[str, Any], known: Known) -> dict[str, Any]:
 
 
 def filled(config: Mapping[str, Any], ways: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A configuration with what it leaves open of FILLED as it is usually run: by the first of `ways` (query `usual_ways`) that agrees
-    with all it states of phase, device and FILLED; of another device where this one was never measured so. As it is without one."""
-    open_names = [name for name in FILLED if config.get(name) is None]
-    stated = {name: config[name] for name in ("phase", *FILLED) if config.get(name) is not None}
-    fitting = [way for way in ways if all(way[name] == value for name, value in stated.items())]
-    here = [way for way in fitting if way["hardware_id"] == config.get("hardware_id")]
-    way = next(iter(here or fitting), None)
+    """A configuration with what it leaves open of FILLED as it is usually run: by that one of `ways` (query `usual_ways`, the most
+    frequent first) of its phase, software and execution which shares its device, then most of what else it states. As it is without."""
+    stated = [name for name in FILLED if config.get(name) is not None]
+    way = max(
+        (
+            way
+            for way in ways
+            if all(way[name] == config[name] for name in ("phase", *_DECIDING) if config.get(name) is not None)
+        ),
+        key=lambda way: (
+            way["hardware_id"] == config.get("hardware_id"),
+            sum(way[name] == config[name] for name in stated),
+        ),
+        default=None,
+    )
     if way is None:
         return dict(config)
-    return dict(config) | {name: way[name] for name in open_names if way[name] is not None}
+    return dict(config) | {name: way[name] for name in FILLED if name not in stated and way[name] is not None}
+
+
+_DECIDING = ("framework", "execution")
+"""What a usual way must share with a question that states it."""
 
 
 def questions(configs: pa.Table, known: Known) -> pa.Table:
@@ -402,8 +414,7 @@ def chance(value: Array, upper: Array, limit: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         deviation = np.log(upper / value) / DEVIATIONS
         found = ndtr(np.log(limit / value) / deviation)
-        certain = np.where(np.isnan(value) | np.isnan(limit), np.nan, (value <= limit) * 1.0)
-    return np.asarray(np.where(np.isfinite(deviation) & (deviation > 0), found, certain), np.float64)
+    return np.asarray(np.where(np.isfinite(deviation) & (deviation > 0), found, np.nan), np.float64)
 
 
 def _smooth_chance(errors: fits.Errors, value: Array, capacity: Array) -> Array:

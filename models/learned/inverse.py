@@ -106,14 +106,15 @@ class Objective:
         except ValueError:
             return float("inf")
         found = row[self.metric]
-        if found is None or row["chance_of_fitting"] == 0.0:
+        if found is None or row["is_fitting"] is False:
             return float("inf")
         worst = found["value"] if found["upper"] is None else found["upper"]
         return float(worst if metrics.metric(self.metric).better != "higher" else -(found["lower"] or found["value"]))
 
     def predict(self, configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """For every architecture latency_s, memory_peak_bytes and energy_per_output_token_j, each with value, lower, upper and
-        made_by or None, and chance_of_fitting, num_parameters and the reason where there is no answer.
+        made_by or None, and num_parameters, chance_of_fitting, is_fitting (the likelier; by the analytical model without a chance) and the
+        reason where there is no answer.
 
         Raises ValueError for a config.json that makes no sense.
         """
@@ -123,11 +124,13 @@ class Objective:
         chances = answered.chance_of_fitting()
         parameters = answered.rows.column("num_parameters").to_pylist()
         details = answered.rows.column("status_detail").to_pylist()
+        fitting = answered.rows.column("is_fitting").to_pylist()
         return [
             {name: _said(column, row) for name, column in answered.columns.items()}
             | {
                 "num_parameters": parameters[row],
                 "chance_of_fitting": None if np.isnan(chances[row]) else float(chances[row]),
+                "is_fitting": fitting[row] if np.isnan(chances[row]) else bool(chances[row] >= 0.5),
                 "reason": details[row],
             }
             for row in range(len(shapes))
@@ -244,10 +247,16 @@ def _broken(name: str, value: float, limit: float) -> str:
         return f"Nothing is known about {name} of it."
     if np.isnan(limit):
         return "The device's memory is not in the catalogue."
-    least = "at least" if metric.better == "higher" else "at most"
-    shown, allowed = (f"{one * metric.display_factor:.4g} {metric.display_unit}".strip() for one in (value, limit))
-    there = "the device has" if name == MEMORY else f"{least}"
-    return f"{metric.label} may reach {shown}, {there} {allowed}{'' if name == MEMORY else ' is allowed'}."
+    shown, allowed = (_quantity(one * metric.display_factor, metric.display_unit) for one in (value, limit))
+    if name == MEMORY:
+        return f"{metric.label} may reach {shown}, the device has {allowed}."
+    if metric.better == "higher":
+        return f"{metric.label} may be as little as {shown}, at least {allowed} is asked."
+    return f"{metric.label} may reach {shown}, at most {allowed} is allowed."
+
+
+def _quantity(value: float, unit: str) -> str:
+    return f"{value:,.0f} {unit}".strip() if value >= 1000 else f"{value:.4g} {unit}".strip()
 
 
 def _said(column: answering.Column, row: int) -> dict[str, Any] | None:

@@ -90,7 +90,7 @@ def test_a_prediction_stands_beside_its_bound(home, tmp_path):
     words = ("--llm", "gpt2", "--phase", "decode", "--tokens", 128, "--batch-size", 2)
     answer = predict(home, *words, "-f", "parquet", "-o", path)
     assert answer.returncode == 0, answer.stderr
-    assert "decode of gpt2 on test-cpu, batch 2: fits in memory with probability" in answer.stderr
+    assert "decode of gpt2 on test-cpu, batch 2: Fits in memory with probability" in answer.stderr
     rows = {row["metric"]: row for row in pq.read_table(path).to_pylist()}
     assert rows["latency_s"]["made_by"] == "predictor"
     assert rows["latency_s"]["bound"] == pytest.approx(4 * 124e6 / 2e10, rel=0.2)

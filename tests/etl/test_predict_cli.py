@@ -191,6 +191,7 @@ def test_what_is_left_open_is_filled_by_the_nearest_usual_way() -> None:
     assert answering.filled(asked, ways)["framework"] == "vllm"
     assert answering.filled(asked | {"hardware_id": "l4"}, ways)["framework"] == "sglang"
     assert answering.filled(asked | {"framework": "tgi"}, ways) == asked | {"framework": "tgi"}
+    assert answering.filled(asked | {"weight_dtype": "int4"}, ways)["execution"] == "engine"
     assert "cache_implementation" not in answering.filled(asked, ways)
 
 
