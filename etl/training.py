@@ -36,15 +36,19 @@ EVALUATION = "evaluation"
 def train(store: Store, report: Report, targets: Sequence[str] | None = None) -> LoadReport:
     """Train every target that has rows, or some; save the artifacts, load their scores, promote those that are not worse.
 
-    A line a target; too few rows is a line, not an error. Rows that were learnt from already are not learnt from again. An artifact
+    Too few rows are a line, not an error; targets without any are named together at the end. Rows that were learnt from already are not learnt from again. An artifact
     is whole before any row names it, so that a killed training leaves nothing half done. Returns what the load did.
     """
     store.home.predictors.mkdir(parents=True, exist_ok=True)
     snapshot, answering = store.snapshot_id(), promoted(store, report)
+    without: list[str] = []
     for target in _targets(targets):
         try:
             asked = training.problem(target, rows(store, target))
         except ValueError as error:
+            if targets is None and isinstance(error, training.NoRowsError):
+                without.append(target.key)
+                continue
             report(f"{target.key}: {error}")
             continue
         batch: dict[str, Any] = {}
@@ -66,6 +70,8 @@ def train(store: Store, report: Report, targets: Sequence[str] | None = None) ->
             batch = {"promotions": [decision], **batch}
         if batch:
             parquet.land(store.home.landing, f"predictor-{predictor.predictor_id}", batch)
+    if without:
+        report(f"No rows here to learn from for {', '.join(without)}.")
     return store.load()
 
 

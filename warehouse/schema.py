@@ -758,7 +758,8 @@ PREDICTORS = Table(
         Column(
             "population",
             _S,
-            "rows it learnt from and is scored on: `lake` for those of a lakehouse, else the key of a board of the league",
+            "rows it learnt from and is scored on: `lake` for those of a lakehouse, `evaluation` where only scores were asked for, else the "
+            "key of a board of the league",
         ),
         Column("method", _S, "algorithm", is_required=True),
         Column("features", pa.list_(_S), "feature names"),

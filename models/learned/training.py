@@ -41,6 +41,10 @@ SCORES = (
 Report = Callable[[str], None]
 
 
+class NoRowsError(ValueError):
+    """Nobody measured or published what is to be predicted."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is to be learnt: the tidy rows of a target in the order of their content, and what was said about the others."""
@@ -90,7 +94,7 @@ class Trained:
 def problem(target: Target, rows: pa.Table) -> Problem:
     """The tidy rows of a target. Raises ValueError with what is there and what is needed where they are too few."""
     if rows.num_rows == 0 or np.isnan(number(rows, target.column)).all():
-        raise ValueError(
+        raise NoRowsError(
             f"No rows to learn it from: nobody measured or published a {target.metric} ({target.what}) here. {target.how}".strip()
         )
     rows = devices.with_devices(rows)
@@ -175,14 +179,17 @@ def fit(
 
 
 def scored_splits(asked: Problem) -> list[str]:
-    """The target's splits that its rows have two groups for; of MANY_ROWS or more the first leave-out split and the random one."""
-    known = [split for split in asked.target.splits if splits.folds(asked.inputs, split)]
+    """The target's splits that its rows have two groups for, and that hold out other rows than those before them; of MANY_ROWS or
+    more the first leave-out split and the random one."""
+    known: dict[frozenset[bytes], str] = {}
+    for split in asked.target.splits:
+        held_out = frozenset(fold.outside.tobytes() for fold in splits.folds(asked.inputs, split))
+        if held_out:
+            known.setdefault(held_out, split)
+    found = list(known.values())
     if len(asked.inputs) < MANY_ROWS:
-        return known
-    return [
-        *[split for split in known if split in splits.LEAVE_OUT][:1],
-        *[split for split in known if split == splits.RANDOM],
-    ]
+        return found
+    return [*[one for one in found if one in splits.LEAVE_OUT][:1], *[one for one in found if one == splits.RANDOM]]
 
 
 def method(target: Target, num_rows: int) -> str:
