@@ -1,4 +1,4 @@
-"""Prefect flows. Deploy them by module entrypoint: `etl.flows.refresh` (never by file path).
+"""Prefect flows. Deploy them by module entrypoint: `etl.flows.refresh`, `etl.flows.retrain` (never by file path).
 
 They run with no server (Prefect starts one for the process), against `prefect server start`, and in work pools. A task is a
 whole sweep of a plan, never one configuration. Sweeps run one after another: two measurements never share a device.
@@ -75,10 +75,10 @@ def lint_sources(home: str, report: Callable[[str], None]) -> LoadReport:
 
 
 @task(cache_policy=NO_CACHE)
-def train_predictors(home: str, report: Callable[[str], None]) -> LoadReport:
-    """Train on the measured rows of the lake; too few rows is a sentence, not a failure."""
+def train_predictors(home: str, report: Callable[[str], None], targets: list[str] | None = None) -> LoadReport:
+    """Train on the rows of the lake and promote what is no worse; too few rows is a sentence, not a failure."""
     with open_store(home) as store:
-        return training.train(store, report)
+        return training.train(store, report, targets)
 
 
 @flow(name="refresh", log_prints=False)
@@ -143,6 +143,23 @@ def refresh(plan: str = "starter", home: str = "rooflake-data") -> dict[str, Any
     if failures:
         raise RuntimeError("Some of the plan failed; what the rest collected is loaded.\n" + "\n".join(failures))
     return {"snapshot_id": snapshot, "sweeps": summary, "totals": totals}
+
+
+@flow(name="retrain", log_prints=False)
+def retrain(home: str = "rooflake-data", targets: list[str] | None = None) -> dict[str, Any]:
+    """Load what landed, give it its bounds, and train every target, or some, whose rows have changed; for a schedule of its own.
+
+    A predictor takes over only where its leave-out scores are no worse. Returns what was said and who answers by target.
+    """
+    said: list[str] = []
+    failures = _quarantined(load_landing(home))
+    failures += _quarantined(add_twins(home, said.append))
+    failures += _quarantined(train_predictors(home, said.append, targets))
+    with open_store(home, read_only=True) as store:
+        answering = {row["target"]: row["predictor_id"] for row in store.query("promoted_predictors").to_pylist()}
+    if failures:
+        raise RuntimeError("Some rows were refused; the rest is loaded and learnt from.\n" + "\n".join(failures))
+    return {"said": said, "promoted": answering}
 
 
 def _quarantined(loaded: LoadReport) -> list[str]:
