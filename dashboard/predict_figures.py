@@ -163,7 +163,7 @@ def coverage(folds: Sequence[Row]) -> go.Figure:
     rows = sorted((row for row in folds if row["coverage"] is not None), key=lambda row: row["coverage"])
     if not rows:
         return empty("No fold of this split has intervals.")
-    names = [wrapped(row["fold"], 34) for row in rows]
+    names = [wrapped(row["fold"], 28) for row in rows]
     colours = [FAULT_COLOUR if row["coverage"] < LEAST_COVERAGE else KIND_COLOURS["predicted"] for row in rows]
     figure = go.Figure(
         go.Scatter(
@@ -227,7 +227,7 @@ def league(rows: Sequence[Row], score: str) -> go.Figure:
     if not rows:
         return empty("No board has this score yet.")
     boards = list(dict.fromkeys(row["board"] for row in rows))
-    names = {board: wrapped(board, 40) for board in boards}
+    names = {board: wrapped(board, 28) for board in boards}
     figure = go.Figure()
     known = [*CONTENDERS, *sorted({row["contender"] for row in rows} - CONTENDERS.keys())]
     for contender in known:

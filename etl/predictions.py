@@ -442,11 +442,8 @@ def cheapest_said(found: pa.Table, limits: Mapping[str, float]) -> str:
         f"{metrics.metric(name).label} {quantity(name, first[f'{name}_worst'])} at the pessimistic end ({first[f'{name}_made_by']})"
         for name in limits
     ]
-    memory = (
-        ""
-        if first["memory_peak_bytes_made_by"] == "predictor"
-        else " Its memory is the analytical model's, without an interval."
-    )
+    is_bare = first["memory_peak_bytes_made_by"] == "bound"
+    memory = " Its memory is the analytical model's, without an interval." if is_bare else ""
     return f"{first['num_devices']} x {first['hardware_id']} {price}{': ' if ends else ''}{', '.join(ends)}.{memory}"
 
 

@@ -17,6 +17,7 @@ from warehouse.metrics import BY_KEY
 NAME, TITLE, MENU = "league", "League", "who predicts best"
 STATE = ("split", "score", "snapshot")
 SCORES = {"mdape": "Median error", "mape": "Mean error", "p90_ape": "90th percentile"}
+SHORT = {"mdape": "Median", "mape": "Mean", "p90_ape": "90th"}
 GOAL_WORDS = {
     "mdape": "median error",
     "mape": "mean error",
@@ -48,7 +49,7 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             snapshot,
             c.select(NAME, "split", "Held out", [{"value": c.ANY, "label": "Anything"}, *({"value": one, "label": predicting.split_name(one)} for one in splits)],
                      state["split"], width=280),
-            c.segments(NAME, "score", "Score", list(SCORES.items()), state["score"]),
+            c.segments(NAME, "score", "Error", list(SHORT.items()), state["score"]),
         ),
         c.loading(content(lake, {**state, "snapshot": snapshot}), "league-content"),
         snapshot=snapshot,
@@ -81,7 +82,7 @@ def content(lake: Lake, state: Mapping[str, Any]) -> list[c.Component]:
             about += f" The first {MOST_BOARDS} of {len(boards)}; the table has all."
         parts += [
             dmc.Text(summary(rows, score), className="rl-lead"),
-            c.card(SCORES[score], c.graph("league", charts.league(shown, score), f"{SCORES[score]} of every contender", min_width=340), about=about,
+            c.card(SCORES[score], c.graph("league", charts.league(shown, score), f"{SCORES[score]} of every contender", min_width=620), about=about,
                    tools=c.exports("league", snapshot), name="league"),
             coverage_card(rows, snapshot),
             table_card(rows, snapshot),
@@ -151,7 +152,7 @@ def coverage_card(rows: Sequence[Row], snapshot: str | None) -> c.Component:
         if row["contender"] == OURS
     ]
     return c.card(
-        "What the 90 % intervals held", c.graph("league-coverage", charts.coverage(mine), "Coverage by board", min_width=340),
+        "What the 90 % intervals held", c.graph("league-coverage", charts.coverage(mine), "Coverage by board", min_width=620),
         about="Measured on held-out rows; the line is what was promised. The page Predict shows every held-out part.", tools=c.exports("league", snapshot),
     )  # fmt: skip
 
@@ -207,7 +208,7 @@ def forecasts_card(lake: Lake, snapshot: str | None) -> c.Component:
         c.text_column("interval", "90 % interval"), c.text_column("actual", "Measured"), c.number_column("error", "Error (%)"), c.text_column("note"),
     ]  # fmt: skip
     chart = (
-        c.graph("forecasts", charts.forecasts(scored), "Forecasts over measurements", min_width=340) if scored else None
+        c.graph("forecasts", charts.forecasts(scored), "Forecasts over measurements", min_width=620) if scored else None
     )
     return c.card(
         "Forecasts",

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from models.analytical import evaluate
 from models.analytical.devices import HardwareRows, device_rows
-from models.learned import fits
+from models.learned import fits, subjects
 from models.learned.contenders import Ours
 from models.learned.fitted import Answers
 from models.learned.inputs import Array, Mask, labels, number, optional
@@ -53,6 +53,8 @@ RUN_SHAPES = (
     "cache_state",
 )
 """Configuration columns of microbenchmarks; in rows of whole runs the LLM's shape has some of these names."""
+SERVED = {"ttft_s": "served_ttft", "tpot_s": "served_tpot", "e2el_s": "served_request"}
+"""Metric of a served load -> the target whose inputs hold its bound and estimate: a load has no analytical row of its own."""
 RATES = {
     "output_tokens_per_s": "output_tokens_per_s",
     "total_tokens_per_s": "total_tokens_per_s",
@@ -107,8 +109,8 @@ class Column:
     is_unseen: Mask
 
     def over(self, other: Column) -> Column:
-        """Its answers where a predictor made them, those of another elsewhere."""
-        is_own = self.by != NOBODY
+        """Its answers where a predictor made them or the other has none, those of the other elsewhere."""
+        is_own = (self.by != NOBODY) | ~np.isfinite(other.value)
         pick = {
             name: np.where(is_own, getattr(self, name), getattr(other, name))
             for name in ("value", "lower", "upper", "base", "bound", "estimate", "made_by", "is_supported", "is_unseen")
@@ -298,12 +300,14 @@ def answer(configs: pa.Table, known: Known, *, only: Iterable[str] | None = None
     """
     rows = questions(configs, known)
     wanted = None if only is None else set(only)
-    names = dict.fromkeys([*BOUNDS, *(one.metric for one in known.predictors.values() if one.metric in metrics.BY_KEY)])
+    served = SERVED if labels(rows, "phase").mask("serve").any() else {}
+    predicted = [one.metric for one in known.predictors.values() if one.metric in metrics.BY_KEY]
+    names = dict.fromkeys([*BOUNDS, *served, *predicted])
     columns = {name: _column(name, configs, rows, known) for name in names if wanted is None or name in wanted}
     for name in RATES if wanted is None else wanted & RATES.keys():
-        columns[name] = _rate(
-            name, rows, columns.get("latency_s") or _column("latency_s", configs, rows, known), columns.get(name)
-        )
+        for time in ("latency_s", "e2el_s") if served else ("latency_s",):
+            seconds = columns.get(time) or _column(time, configs, rows, known)
+            columns[name] = _rate(name, rows, seconds, columns.get(name))
     return Answered(rows, columns, known)
 
 
@@ -486,6 +490,13 @@ def _column(metric: str, configs: pa.Table, rows: pa.Table, known: Known) -> Col
         for name, values in zip(("value", "lower", "upper"), ends, strict=True):
             found[name][at] = values
         made_by[at[np.isfinite(ends[0])]] = MADE_BY.index("kernels")
+    if metric in SERVED and (made_by == NOBODY).any():
+        inputs = subjects.find(SERVED[metric]).inputs(rows)
+        bound, estimate = (
+            np.where(np.isfinite(own), own, other)
+            for own, other in ((bound, inputs.bound), (estimate, inputs.estimate))
+        )
+        _fill(found, made_by, "estimate", (estimate, blank, blank))
     if is_time:
         ends = (estimate, optional(rows, "estimate_lower_s"), optional(rows, "estimate_upper_s"))
         _fill(found, made_by, "estimate", ends)
@@ -534,10 +545,7 @@ def composer(known: Known) -> Composer | None:
 
 def _rate(metric: str, rows: pa.Table, latency: Column, own: Column | None) -> Column:
     """An amount over the time of every row; rows that a predictor of the rate itself answers keep its answer."""
-    at_bound = RATES[metric]
-    amount = (
-        optional(rows, "bytes_moved") if at_bound is None else optional(rows, at_bound) * optional(rows, "roofline_s")
-    )
+    amount = _in_flight(metric, rows) if latency.metric == "e2el_s" else _of_one(metric, rows)
     names = {
         "value": "value",
         "lower": "upper",
@@ -553,6 +561,22 @@ def _rate(metric: str, rows: pa.Table, latency: Column, own: Column | None) -> C
     found = Column(metric, **rates, made_by=made_by, by=by, predictors=latency.predictors,
                    is_supported=latency.is_supported, is_unseen=latency.is_unseen)  # fmt: skip
     return found if own is None else own.over(found)
+
+
+def _of_one(metric: str, rows: pa.Table) -> Array:
+    """What one execution moves or makes; shape (n,)."""
+    at_bound = RATES[metric]
+    if at_bound is None:
+        return optional(rows, "bytes_moved")
+    return optional(rows, at_bound) * optional(rows, "roofline_s")
+
+
+def _in_flight(metric: str, rows: pa.Table) -> Array:
+    """Tokens of all requests in flight: over the time of a request they are the rate (Little's law); shape (n,)."""
+    tokens = {"output_tokens_per_s": ("output_tokens",), "total_tokens_per_s": ("input_tokens", "output_tokens")}
+    if metric not in tokens:
+        return np.full(rows.num_rows, np.nan)
+    return np.asarray(optional(rows, "concurrency") * sum(optional(rows, name) for name in tokens[metric]), np.float64)
 
 
 def nullable(values: Any) -> pa.Array:

@@ -16,12 +16,12 @@ import pyarrow as pa
 from models.analytical.search import Layout, layouts
 from models.learned import answering
 from models.learned.answering import Answered, Known, configurations
-from models.learned.inputs import Array, Mask
+from models.learned.inputs import Array, Mask, labels
 from models.learned.subjects import devices
 from warehouse import catalog, metrics, schema
 from warehouse.catalog.llm import Llm
 
-MEMORY = "memory_peak_bytes"
+MEMORY, RATE = "memory_peak_bytes", "output_tokens_per_s"
 MOST_SEQUENCES = 4096
 """Largest batch that is tried."""
 STEPS = 48
@@ -55,14 +55,14 @@ def cheapest(
     if not grid:
         raise ValueError("a search for the cheapest device needs at least one device. Name some with --hardware.")
     configs = _configs(work, shape, grid)
-    answered = answering.answer(configs, _with(known, shape), only=[*limits, MEMORY, "latency_s"])
+    answered = answering.answer(configs, _with(known, shape), only=[*limits, MEMORY, "latency_s", RATE])
     price = np.array([_price(name, prices) for name, _ in grid]) * [layout.num_devices for _, layout in grid]
     verdict = judge(answered, limits)
     table = _sheet(answered, verdict, [*limits, MEMORY])
     table = table.append_column("usd_per_hour", answering.nullable(price))
     seconds = answered.columns["latency_s"].value
     table = table.append_column(
-        "usd_per_million_tokens", answering.nullable(price / 3600 * seconds / _tokens(work) * 1e6)
+        "usd_per_million_tokens", answering.nullable(price / 3600 / answered.columns[RATE].value * 1e6)
     )
     order = np.lexsort([seconds, np.nan_to_num(price, nan=np.inf), ~verdict.is_feasible])
     return table.take(pa.array(order))
@@ -155,10 +155,13 @@ def judge(answered: Answered, limits: Limits) -> Verdict:
             *(answered.rows.column(name).to_pylist() for name in ("status", "status_detail")), strict=True
         )
     ]
-    reasons: list[str | None] = list(refused)
+    is_served = labels(answered.rows, "phase").mask(
+        "serve"
+    )  # a load has no analytical row, and steps only where a sequence fits
+    reasons: list[str | None] = [None if served else detail for served, detail in zip(is_served, refused, strict=True)]
     memory = worst(answered, MEMORY)
     checks = [
-        (MEMORY, memory, capacity),
+        (MEMORY, np.where(is_served, 0.0, memory), np.where(is_served, np.inf, capacity)),
         *((name, worst(answered, name), np.full(length, most)) for name, most in limits.items()),
     ]
     for name, value, limit in checks:
@@ -277,11 +280,3 @@ def _price(hardware_id: str, given: Mapping[str, float] | None) -> float:
         return given.get(hardware_id, np.nan)
     found = catalog.price(hardware_id)
     return np.nan if found is None else float(found["usd_per_device_hour"])
-
-
-def _tokens(work: Mapping[str, Any]) -> float:
-    """Tokens that one execution makes: those generated, else one a sequence of a decode step; NaN of other phases."""
-    batch = work.get("batch_size") or 1
-    if work.get("output_tokens") is not None:
-        return float(batch * work["output_tokens"])
-    return float(batch) if work.get("phase") == "decode" else np.nan

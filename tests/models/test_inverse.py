@@ -108,7 +108,28 @@ def test_the_breakdown_leads_from_the_bound_to_the_value(known: Known) -> None:
     assert ask(Known(), config()).breakdown("latency_s", 0) is None
 
 
+def test_a_served_load_has_the_estimate_of_its_steps_and_a_rate_by_littles_law() -> None:
+    served = config(phase="serve", batch_size=None, input_tokens=512, output_tokens=128, concurrency=8)
+    answered = ask(Known(), served, config())
+    ttft, request, rate = (answered.columns[name] for name in ("ttft_s", "e2el_s", "output_tokens_per_s"))
+    assert 0 < ttft.bound[0] < ttft.value[0] < request.value[0]
+    assert rate.value[0] == pytest.approx(8 * 128 / request.value[0])
+    assert np.isnan(ttft.value[1])
+    assert rate.value[1] == pytest.approx(1 / answered.columns["latency_s"].value[1])
+
+
 # backwards
+
+
+def test_the_cheapest_server_keeps_both_promises_under_its_load() -> None:
+    work = config(phase="serve", input_tokens=512, output_tokens=128, concurrency=8)
+    work = {name: value for name, value in work.items() if name not in ("llm_id", "hardware_id", "batch_size")}
+    rows = inverse.cheapest(
+        "llama-2-7b", ["t4", "h100-sxm"], work, {"ttft_s": 0.2, "tpot_s": 0.02}, Known()
+    ).to_pylist()
+    assert rows[0]["is_feasible"]
+    assert rows[0]["usd_per_hour"] == min(row["usd_per_hour"] for row in rows if row["is_feasible"])
+    assert any("TPOT may reach" in (row["reason"] or "") for row in rows if row["hardware_id"] == "t4")
 
 
 def test_the_cheapest_device_keeps_the_limit_at_the_upper_end(known: Known) -> None:
