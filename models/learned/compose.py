@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.learned.fitted import Answers, Fitted
-from models.learned.inputs import Array, Index, Inputs, Labels, Mask, labels, number, optional
+from models.learned.inputs import UNSTATED, Array, Index, Inputs, Labels, Mask, labels, number, optional
 from models.learned.subjects import _estimates, devices, find
 from models.learned.subjects.kernels import GEMM_KINDS
 from models.learned.targets import Target
@@ -33,7 +33,7 @@ from warehouse import catalog
 from warehouse.catalog.llm import Llm
 
 GEMM, VECTOR = "gemm_time", "vector_time"
-PREFILL, DECODE, COLLECTIVE = "prefill_attention_time", "decode_attention_time", "collective_time"
+PREFILL, DECODE, COLLECTIVE = "attention_prefill_time", "attention_decode_time", "collective_time"
 ESTIMATE = "analytical estimate"
 """Name of what answers where no predictor does."""
 HOST = "host"
@@ -162,6 +162,10 @@ class _Kernels:
         ]  # fmt: skip
         table = self.ops.select(kept)
         names = labels(self.ops, "framework")
+        if key in (PREFILL, DECODE):  # as the inventory does where it is not stated
+            stated = labels(self.ops, "kv_dtype").texts()
+            kv = np.where(stated == UNSTATED, labels(self.ops, "activation_dtype").texts(), stated)
+            table = _with(table, "kv_dtype", pa.array(kv, pa.string()))
         framework = np.array([BACKENDS.get(key, {}).get(name, name) for name in names.names], dtype=object)[names.codes]
         return _with(table, "framework", pa.array(framework))
 

@@ -215,3 +215,17 @@ def test_a_device_never_seen_is_predicted_from_its_bandwidth() -> None:
     assert answers.is_unseen.all()
     again = Fitted.from_dict(fitted.to_dict()).predict(target.inputs(unseen))
     assert again.value == pytest.approx(answers.value), "an artifact answers what was fitted"
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_every_kernel_of_an_engine_is_one_that_its_target_can_read(phase: str) -> None:
+    _, ops = asked(
+        question(
+            llm_id="llama-2-7b", hardware_id="h100-sxm", phase=phase, context_tokens=1024, num_devices=2, tensor_parallel=2,
+            weight_dtype="fp16", activation_dtype="fp16", attention="flash", execution="engine", framework="vllm",
+        )
+    )  # fmt: skip
+    kernels = compose.launched(ops)
+    assert {compose.GEMM, compose.VECTOR, compose.COLLECTIVE} < set(kernels)
+    for key, rows in kernels.items():
+        assert find(key).inputs(rows).is_complete.all(), key
