@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -131,15 +132,17 @@ class Predictor:
             with zipfile.ZipFile(path) as file:
                 members = {name: file.read(name).decode() for name in file.namelist()}
             card, model = json.loads(members[CARD]), json.loads(members[MODEL])
-        except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (zipfile.BadZipFile, zlib.error, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"'{path.name}' is no predictor ({error}). {again}") from None
+        if not isinstance(card, dict):
+            raise ValueError(f"'{path.name}' is no predictor ({CARD} holds no object). {again}")
         if card.get("format") != FORMAT:
             raise ValueError(
                 f"'{path.name}' is a predictor of format {card.get('format')}; this version reads format {FORMAT}. {again}"
             )
-        if card["target"] not in subjects.TARGETS:
+        if card.get("target") not in subjects.TARGETS:
             raise ValueError(
-                f"'{path.name}' predicts '{card['target']}', which this version does not know. "
+                f"'{path.name}' predicts '{card.get('target')}', which this version does not know. "
                 f"Known: {', '.join(subjects.TARGETS)}. {again}"
             )
         card.pop("format")

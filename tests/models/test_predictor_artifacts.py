@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -195,6 +196,22 @@ def test_what_is_no_predictor_is_refused_by_name(trained: Trained, tmp_path: Pat
         _rewritten(trained.predictor.save(path), name, value)
         with pytest.raises(ValueError, match=said):
             Predictor.load(path).predict(planted(num_llms=1))
+
+
+def test_a_file_with_one_damaged_byte_is_refused_in_a_sentence_or_reads_the_same(
+    trained: Trained, tmp_path: Path
+) -> None:
+    path = trained.predictor.save(tmp_path)
+    whole, card = path.read_bytes(), Predictor.load(path).card
+    said: list[str] = []
+    for place in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            assert Predictor.load(path).card == card
+        except ValueError as error:
+            said.append(str(error))
+    assert len(said) > 40
+    assert all(re.search(r"is no predictor .*rooflake train", one) for one in said)
 
 
 def _rewritten(path: Path, name: str, value: Any) -> None:
