@@ -56,7 +56,7 @@ def scores(
     rows = tidy_rows(board, store, report)
     found = evaluate.evaluate(
         target, rows, [board.split], size_limit=board.size_limit, few=board.few, report=report,
-        contenders=lambda target, split: [*contenders.all_of(target, split), *extra],
+        contenders=lambda target, split: [*contenders.all_of(target, split, board.few), *extra],
     )  # fmt: skip
     for leak in found.leaks:
         report(f"{board.key}: {leak}")

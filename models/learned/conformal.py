@@ -141,8 +141,8 @@ def _blocks(inputs: Inputs, dimension: str, labels: Labels) -> list[Any]:
     if dimension == splits.BEYOND:
         size = inputs.ranges[:, 0]
         return [size > np.nanquantile(size, splits.BEYOND_QUANTILE)]
-    number_of = min(len(labels.names), MAX_GROUPS)
-    return [labels.among(labels.names[start::number_of]) for start in range(number_of)] if number_of > 1 else []
+    number_of = min(len(labels.stated), MAX_GROUPS)
+    return [labels.among(labels.stated[start::number_of]) for start in range(number_of)] if number_of > 1 else []
 
 
 def _inner(inputs: Inputs, dimension: str) -> str:

@@ -31,21 +31,24 @@ class Contender(Protocol):
 
 
 class Ours:
-    """The target's own method, with the interval of the dimension that is asked about."""
+    """The target's own method, with the interval of the dimension that is asked about; and with those of rows like those seen and of
+    larger ones where a split scores such rows: after a calibration with `few` rows, and on sizes just beyond those learnt from."""
 
     name = "rooflake"
-    is_baseline = False
 
-    def __init__(self, target: Target, split: str) -> None:
+    def __init__(self, target: Target, split: str, few: int = 0) -> None:
         self._target = target
-        self._dimension = splits.dimension(split)
+        scored = {splits.dimension(split)} | (
+            {splits.RANDOM, splits.BEYOND} if few or split == splits.BEYOND else set()
+        )
+        self._dimensions = tuple(sorted(scored))
         self._fitted: Fitted | None = None
 
     def fit(self, rows: pa.Table, target: Array) -> None:
         inputs = self._target.inputs(rows)
         recipe = self._target.recipe(len(inputs))
         weights = balance(inputs, self._target.balance)
-        self._fitted = Fitted.on(recipe, inputs, np.log(target), (self._dimension,), weights)
+        self._fitted = Fitted.on(recipe, inputs, np.log(target), self._dimensions, weights)
 
     def predict(self, rows: pa.Table) -> Answers:
         if self._fitted is None:
@@ -57,7 +60,6 @@ class Roofline:
     """The pure roofline bound."""
 
     name = "roofline bound"
-    is_baseline = True
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -73,7 +75,6 @@ class Estimate:
     """The analytical estimate, whose constants come from public tables."""
 
     name = "analytical estimate"
-    is_baseline = True
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -98,7 +99,6 @@ class Forest:
     """
 
     name = "random forest of bhavana-iitbbs"
-    is_baseline = True
 
     def fit(self, rows: pa.Table, target: Array) -> None:
         from sklearn.ensemble import RandomForestRegressor
@@ -135,7 +135,6 @@ class Nearest:
     """The measured value of the nearest row, scaled by the ratio of the bounds: nearest in standardised features, same keys first."""
 
     name = "nearest neighbour"
-    is_baseline = True
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -161,9 +160,9 @@ class Nearest:
         return np.nan_to_num(features, nan=-1.0, posinf=-1.0, neginf=-1.0)
 
 
-def all_of(target: Target, split: str) -> list[Contender]:
-    """Ours first, then the four baselines."""
-    return [Ours(target, split), Roofline(target), Estimate(target), Forest(), Nearest(target)]
+def all_of(target: Target, split: str, few: int = 0) -> list[Contender]:
+    """Ours first, then the four baselines, for a split of which `few` rows of each held-out part are learnt from."""
+    return [Ours(target, split, few), Roofline(target), Estimate(target), Forest(), Nearest(target)]
 
 
 BASELINES = (Roofline.name, Estimate.name, Forest.name, Nearest.name)

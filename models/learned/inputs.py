@@ -32,6 +32,11 @@ class Labels:
     def __len__(self) -> int:
         return len(self.codes)
 
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """The names without that of NULL: rows that do not say whose they are are no group."""
+        return tuple(name for name in self.names if name != UNSTATED)
+
     def take(self, index: Index) -> Labels:
         """The labels of some rows; names that none of them has are dropped."""
         used, codes = _compact(self.codes[index], len(self.names))

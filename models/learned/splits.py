@@ -46,9 +46,9 @@ def folds(inputs: Inputs, split: str, *, size_limit: float | None = None, few: i
     """Every fold of a split over n rows, empty where the rows have no two groups to tell apart.
 
     A row whose content is held out is left out of `inside` too, whichever group it belongs to: another LLM with the same layer
-    would hand over the answer. `size_limit` sets where `beyond_size` cuts, else BEYOND_QUANTILE does. `few` rows of each held-out
-    part, drawn by content, are learnt from as a calibration would: they are inside, and the others are scored. Raises ValueError
-    for an unknown split.
+    would hand over the answer. Rows that do not say which group is theirs are learnt from and never held out for it. `size_limit`
+    sets where `beyond_size` cuts, else BEYOND_QUANTILE does. `few` rows of each held-out part, drawn by content, are learnt from as
+    a calibration would: they are inside, and the others are scored. Raises ValueError for an unknown split.
     """
     found = []
     for name, held_out in _masks(inputs, split, size_limit):
@@ -59,7 +59,7 @@ def folds(inputs: Inputs, split: str, *, size_limit: float | None = None, few: i
         if few:
             drawn = outside[np.argsort(inputs.content[outside], kind="stable")][:few]
             inside[drawn] = True
-            outside = np.flatnonzero(held_out & ~inside)
+            outside = np.flatnonzero(held_out & ~np.isin(inputs.content, inputs.content[drawn]))
         if inside.any() and len(outside):
             found.append(Fold(split, name, np.flatnonzero(inside), outside))
     return found
@@ -76,9 +76,9 @@ def _masks(inputs: Inputs, split: str, size_limit: float | None) -> list[tuple[s
     if split not in LEAVE_OUT:
         raise ValueError(f"'{split}' is no split. Known: {', '.join(SPLITS)}. Add it in models/learned/splits.py.")
     labels = inputs.groups.get(LEAVE_OUT[split])
-    if labels is None or len(labels.names) < 2:
+    names = [] if labels is None else sorted(labels.stated)
+    if labels is None or len(names) < 2:
         return []
-    names = sorted(labels.names)
     blocks = [names[start::MAX_FOLDS] for start in range(min(MAX_FOLDS, len(names)))]
     return [
         (", ".join(block) if len(block) < 4 else f"{block[0]} and {len(block) - 1} more", labels.among(block))

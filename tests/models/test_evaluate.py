@@ -133,8 +133,8 @@ def test_every_contender_is_scored_on_the_same_rows_and_sees_no_answer() -> None
     assert {row["fold"] for row in scores} == {"all", "llm-0", "llm-1", "llm-2"}
     assert {row["num_rows"] for row in scores if row["fold"] == "all"} == {rows.num_rows}
     assert len({row["contender"] for row in scores}) == 6
-    errors = evaluate.row_errors(found, "rooflake", "leave_model_out")
-    assert sorted(errors["rows"]) == list(range(rows.num_rows))
+    ours = [one.rows for one in found.held if one.contender == "rooflake"]
+    assert sorted(np.concatenate(ours)) == list(range(rows.num_rows))
 
 
 # ---- leaks
@@ -179,6 +179,14 @@ def test_coverage_is_near_nominal_for_llms_like_those_seen() -> None:
     assert conformal.NOMINAL - 0.08 < np.mean([row["coverage"] for row in held]) < 0.99
     # 1.645 standard deviations to either side of the truth is the narrowest interval there is
     assert math.exp(2 * 1.4 * 0.1) < held[0]["interval_width_median"] < math.exp(2 * 4 * 0.1)
+
+
+def test_rows_of_an_llm_that_calibrates_have_an_interval() -> None:
+    rows, _, _ = tidied(planted(num_llms=4))
+    found = evaluate.evaluate(
+        LATENCY, rows, ["leave_model_out"], few=6, contenders=lambda target, split: [contenders.Ours(target, split, 6)]
+    )
+    assert all(np.isfinite(one.upper).all() for one in found.held)
 
 
 # ---- support

@@ -13,7 +13,7 @@ import pytest
 from models.learned import bases, conformal, leaves, model, residuals, splits, tidy
 from models.learned.contenders import balance
 from models.learned.fitted import Fitted
-from models.learned.inputs import Array, Inputs, Labels, digest, joined
+from models.learned.inputs import UNSTATED, Array, Inputs, Labels, digest, joined
 from models.learned.model import Variant
 from models.learned.targets import Target
 
@@ -94,6 +94,9 @@ def test_leaves_are_the_trees_of_lightgbm_to_the_last_digit_absent_values_too() 
     fitted = residuals.fit_trees(gappy, np.sin(inputs.features[:, 0]) + np.isnan(features[:, 1]), "all")
     features[::5, 2] = np.nan  # absent where it never was when fitted
     assert (fitted.leaves.values(features) == fitted.booster.predict(features, num_threads=1)).all()
+    many = dataclasses.replace(gappy, features=features).take(np.tile(np.arange(3000), 2))
+    few = many.take(np.arange(100))
+    assert (fitted.values(many)[:100] == fitted.values(few)).all()
 
 
 def test_a_tree_of_too_many_leaves_is_refused() -> None:
@@ -143,6 +146,28 @@ def test_few_shot_moves_exactly_so_many_rows_inside() -> None:
         assert len(whole[fold.name].outside) - len(fold.outside) == 16
         assert len(fold.inside) - len(whole[fold.name].inside) == 16
         assert not set(fold.inside) & set(fold.outside)
+
+
+def test_a_question_that_calibrates_is_not_scored_by_its_repeat() -> None:
+    inputs = planted()
+    twice = inputs.take(np.repeat(np.arange(len(inputs)), 2))
+    for fold in splits.folds(twice, "leave_device_out", few=15):
+        assert not np.isin(twice.content[fold.outside], twice.content[fold.inside]).any()
+
+
+def test_rows_that_do_not_say_whose_they_are_are_held_out_with_nobody() -> None:
+    inputs = planted()
+    texts = inputs.groups["llm"].texts()
+    texts[:200] = UNSTATED
+    some = dataclasses.replace(inputs, groups=inputs.groups | {"llm": Labels.of(texts)})
+    found = splits.folds(some, "leave_model_out")
+    assert sorted(fold.name for fold in found) == [f"d{one}" for one in range(6)]
+    for fold in found:
+        assert not set(range(200)) - set(fold.inside)
+    errors, _ = conformal.left_out_errors((Variant("estimate"),), some, law(some), "llm", None)
+    assert np.flatnonzero(np.isnan(errors)).tolist() == list(range(200))
+    nearly_all = dataclasses.replace(some, groups={"llm": Labels.of([UNSTATED] * 599 + ["d0"])})
+    assert splits.folds(nearly_all, "leave_model_out") == []
 
 
 def test_scarce_groups_weigh_more_each_and_less_together() -> None:
