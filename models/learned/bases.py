@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from models.learned.inputs import Array, Inputs
 
 Kind = Literal["bound", "estimate", "power", "linear", "sum", "nested", "inverse"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 POOLED = "*"
 """Key of the constants used where no other fits."""
 

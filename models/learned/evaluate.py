@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,12 +176,6 @@ def leaks(target: Target, inputs: Inputs, actual: Array) -> list[str]:
             if abs(float(np.corrcoef(feature[known], values[known])[0, 1])) > 1 - 1e-9:
                 found.append(f"Feature {name} is {what} in other words: it was derived from what is to be predicted.")
     return found
-
-
-def row_errors(evaluation: Evaluation, contender: str, split: str) -> Mapping[str, Array]:
-    """Of one contender on one split: `rows` (index into the tidy rows), `actual`, `value`, each (n,), for slices and plots."""
-    several = [one for one in evaluation.held if (one.contender, one.split) == (contender, split)]
-    return {name: np.concatenate([getattr(one, name) for one in several]) for name in ("rows", "actual", "value")}
 
 
 def _shown(one: Held) -> str:

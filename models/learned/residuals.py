@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from models.learned import leaves
 from models.learned.inputs import Array, Index, Inputs, Labels
 
 Kind = Literal["none", "trees", "gaussian"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 Features = Literal["all", "work"]
 """Which features a correction sees: all, or those of the work alone and nothing about the device."""
 
@@ -88,9 +87,13 @@ class Trees:
         return leaves.of(self.booster)
 
     def values(self, inputs: Inputs) -> Array:
-        if self.names == inputs.feature_names:
-            return self.leaves.values(inputs.features)
-        return self.leaves.values(inputs.features[:, [inputs.feature_names.index(name) for name in self.names]])
+        features = inputs.features
+        if self.names != inputs.feature_names:
+            features = features[:, [inputs.feature_names.index(name) for name in self.names]]
+        if len(features) <= leaves.CHUNK:  # the tables take longer to make than LightGBM takes for so few rows
+            found: Array = self.booster.predict(features, num_threads=1)
+            return found
+        return self.leaves.values(features)
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "trees", "names": list(self.names), "text": self.text}
