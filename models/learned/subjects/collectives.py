@@ -93,7 +93,7 @@ def _size_class(size: Array) -> Labels:
     """Which of FOLDS a size is held out with: neighbouring half octaves go apart."""
     half_octaves = np.rint(2 * np.log2(np.maximum(np.nan_to_num(size, nan=1.0), 1.0)))
     names = tuple(f"sizes {place + 1} of {FOLDS}" for place in range(FOLDS))
-    return Labels((half_octaves % FOLDS).astype(np.int64), names)
+    return Labels((half_octaves % FOLDS).astype(np.int64), names).take(np.arange(len(size)))
 
 
 def _whole(values: Array) -> Labels:
