@@ -40,9 +40,10 @@ class Intervals:
     widths: Mapping[str, float]
     hardness: residuals.Residual | None
 
-    def half_widths(self, inputs: Inputs, unseen: Mapping[str, Mask]) -> Array:
+    def half_widths(self, inputs: Inputs, unseen: Mapping[str, Mask], few: Mapping[str, Mask]) -> Array:
         """Half-width of every row, shape (n,): of `random` where every group was seen, else the widest of the calibrated dimensions
-        in which it is `unseen` (masks by dimension). NaN where nothing was ever measured about such rows."""
+        in which it is `unseen` (masks by dimension); no narrower than those of its groups with `few` rows. NaN where nothing was ever
+        measured about such rows."""
         width = np.full(len(inputs), self.widths.get(splits.RANDOM, np.nan))
         if self.hardness is not None:
             width = width * np.exp(self.hardness.values(inputs))
@@ -51,6 +52,9 @@ class Intervals:
         for dimension, mask in unseen.items():
             if dimension in self.widths:
                 width[mask] = np.fmax(width[mask], self.widths[dimension])
+        for dimension, mask in few.items():
+            if math.isfinite(self.widths.get(dimension, math.inf)):
+                width[mask] = np.maximum(width[mask], self.widths[dimension])  # NaN stays
         width[~np.isfinite(width)] = np.nan
         return width
 

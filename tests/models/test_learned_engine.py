@@ -218,6 +218,22 @@ def test_support_names_the_quantity_the_group_and_the_category() -> None:
     assert np.isfinite(answers.value[0])
 
 
+def test_a_group_of_few_rows_has_the_interval_of_one_never_seen() -> None:
+    inputs = planted(size=480, groups=6)
+    device = inputs.groups["device"]
+    part = inputs.take(np.flatnonzero(~device.mask("d5") | (np.cumsum(device.mask("d5")) <= 10)))
+    shift = part.groups["device"].lookup({f"d{one}": 0.3 * (one % 2) for one in range(6)})
+    fitted = Fitted.on((Variant("estimate"),), part, law(part) + shift, ("device", "random"))
+    scarce = part.groups["device"].mask("d5")
+    answers = fitted.predict(part)
+    width = np.log(answers.upper / answers.value)
+    assert width[scarce] == pytest.approx(fitted.intervals.widths["device"])
+    assert (answers.is_unseen == scarce).all()
+    assert "device 'd5' has few training rows" in " ".join(fitted.support.reasons(part, int(np.flatnonzero(scarce)[0])))
+    even = Fitted.on((Variant("estimate"),), inputs, law(inputs), ("device", "random"))
+    assert not even.predict(inputs).is_unseen.any()
+
+
 def test_a_fitted_model_is_the_same_to_the_last_digit_after_a_round_trip() -> None:
     inputs = planted(size=700, groups=2)
     target = law(inputs) + 0.1 * np.sin(3 * inputs.features[:, 2])
