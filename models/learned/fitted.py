@@ -19,7 +19,7 @@ class Answers:
 
     is_supported: every category was seen, and no quantity is out of range; a group never seen (device, LLM family ...) widens the
     interval and stays supported where an error on unseen groups was measured. interval: `same` for the interval of rows like
-    those seen, `unseen` for that of a group never seen or scarcely, or a size beyond range.
+    those seen, `unseen` for that of a group never seen or a size beyond range.
     """
 
     value: Array
@@ -67,8 +67,8 @@ class Fitted:
         if is_complete.any():
             complete = inputs if is_complete.all() else inputs.take(is_complete)
             log_base[is_complete], log_value[is_complete] = self.fitted.logs(complete)
-        unseen, few = self.support.unseen(inputs), self.support.few(inputs)
-        width = self.intervals.half_widths(inputs, unseen, few)
+        unseen = self.support.unseen(inputs)
+        width = self.intervals.half_widths(inputs, unseen)
         is_strange = _any(self.support.strange(inputs), len(inputs))
         is_known = is_complete & ~is_strange & np.isfinite(width)
         width = np.where(is_known, width, np.nan)
@@ -80,7 +80,7 @@ class Fitted:
             np.exp(log_base),
             inputs.bound,
             np.asarray(is_known & ~_any(self.support.beyond(inputs), len(inputs)), np.bool_),
-            _any(unseen, len(inputs)) | _any(few, len(inputs)),
+            _any(unseen, len(inputs)),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 
 from models.learned import splits
-from models.learned.inputs import Inputs, Labels, Mask
+from models.learned.inputs import Inputs, Mask
 
 BEYOND = 1.25
 """Factor by which a quantity may leave the training range and still count as inside."""
-SEEN_ROWS = 200
-"""A group is scarce below this many rows where it also has less than half of what the median group of its dimension has. With 10, 40
-and 64 rows of a new stack or architecture the interval of rows like those seen held 60, 76 and 77 % of what it should hold 90 of, with
-256 it held 90 (boards bench-stack-10 and -40, tables-gemm-generation-64 and -256)."""
 SHOWN = {
     "num_parameters": "parameters",
     "batch_size": "sequences a batch",
@@ -28,12 +24,10 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class Support:
-    """Categories that a row must share, labels seen by dimension, which of them are scarce, and least and most of the quantities."""
+    """Categories that a row must share, labels seen by dimension, and least and most of the quantities."""
 
     categories: Mapping[str, tuple[str, ...]]
     groups: Mapping[str, tuple[str, ...]]
-    scarce: Mapping[str, tuple[str, ...]]
-    """Of the dimensions that an interval is calibrated for, but shapes: each of those has few rows."""
     ranges: Mapping[str, tuple[float, float]]
 
     @classmethod
@@ -47,7 +41,6 @@ class Support:
         return cls(
             {name: labels.names for name, labels in inputs.categories.items()},
             {name: labels.names for name, labels in inputs.groups.items() if name != "shape" or name in dimensions},
-            {name: _scarce(inputs.groups[name]) for name in dimensions if name in inputs.groups and name != "shape"},
             ranges,
         )
 
@@ -60,10 +53,6 @@ class Support:
         found = {name: ~inputs.groups[name].among(known) for name, known in self.groups.items()}
         found[splits.BEYOND] = np.any([*self.beyond(inputs).values(), np.zeros(len(inputs), np.bool_)], axis=0)
         return found
-
-    def few(self, inputs: Inputs) -> dict[str, Mask]:
-        """Of every dimension the rows in a group that is scarce: known too little for the interval of rows like those seen."""
-        return {name: inputs.groups[name].among(known) for name, known in self.scarce.items()}
 
     def beyond(self, inputs: Inputs) -> dict[str, Mask]:
         """Of every quantity the rows out of the training range by more than BEYOND; shape (n,) each."""
@@ -89,11 +78,6 @@ class Support:
             for name, known in self.groups.items()
             if not one.groups[name].among(known)[0]
         ]
-        found += [
-            f"{name} '{one.groups[name].names[0]}' has few training rows: the interval is that of an unseen {name}."
-            for name, mask in self.few(one).items()
-            if mask[0]
-        ]
         for name, mask in self.beyond(one).items():
             if mask[0]:
                 least, most = self.ranges[name]
@@ -106,7 +90,6 @@ class Support:
         return {
             "categories": {name: list(values) for name, values in self.categories.items()},
             "groups": {name: list(values) for name, values in self.groups.items()},
-            "scarce": {name: list(values) for name, values in self.scarce.items()},
             "ranges": {name: list(values) for name, values in self.ranges.items()},
         }
 
@@ -116,15 +99,8 @@ class Support:
         return cls(
             {name: tuple(values) for name, values in data["categories"].items()},
             {name: tuple(values) for name, values in data["groups"].items()},
-            {name: tuple(values) for name, values in data["scarce"].items()},
             {name: (least, most) for name, (least, most) in data["ranges"].items()},
         )
-
-
-def _scarce(labels: Labels) -> tuple[str, ...]:
-    sizes = np.bincount(labels.codes, minlength=len(labels.names))
-    least = min(float(np.median(sizes)) / 2, SEEN_ROWS)
-    return tuple(name for name, size in zip(labels.names, sizes, strict=True) if size < least)
 
 
 def _several(known: tuple[str, ...], most: int = 8) -> str:

@@ -218,20 +218,22 @@ def test_support_names_the_quantity_the_group_and_the_category() -> None:
     assert np.isfinite(answers.value[0])
 
 
-def test_a_group_of_few_rows_has_the_interval_of_one_never_seen() -> None:
+def test_a_group_of_few_rows_has_an_interval_of_its_own_errors() -> None:
     inputs = planted(size=480, groups=6)
     device = inputs.groups["device"]
     part = inputs.take(np.flatnonzero(~device.mask("d5") | (np.cumsum(device.mask("d5")) <= 10)))
-    shift = part.groups["device"].lookup({f"d{one}": 0.3 * (one % 2) for one in range(6)})
-    fitted = Fitted.on((Variant("estimate"),), part, law(part) + shift, ("device", "random"))
     scarce = part.groups["device"].mask("d5")
-    answers = fitted.predict(part)
+    wrong = np.where(scarce, 0.3, 0.05) * np.sin(np.arange(len(part)) * 2.3)
+    recipe, target = (Variant("estimate"),), np.log(part.estimate) + wrong
+    fitted = Fitted.on(recipe, part, target, ("device", "random"))
+    answers = Fitted.from_dict(json.loads(json.dumps(fitted.to_dict()))).predict(part)
     width = np.log(answers.upper / answers.value)
-    assert width[scarce] == pytest.approx(fitted.intervals.widths["device"])
-    assert (answers.is_unseen == scarce).all()
-    assert "device 'd5' has few training rows" in " ".join(fitted.support.reasons(part, int(np.flatnonzero(scarce)[0])))
-    even = Fitted.on((Variant("estimate"),), inputs, law(inputs), ("device", "random"))
-    assert not even.predict(inputs).is_unseen.any()
+    assert width[scarce] == pytest.approx(np.abs(wrong[scarce]).max())
+    assert width[~scarce] == pytest.approx(fitted.intervals.widths["random"])
+    assert fitted.intervals.widths["random"] < 0.06
+    assert not answers.is_unseen.any()
+    whole = Fitted.on(recipe, inputs, np.log(inputs.estimate), ("device", "random"))
+    assert whole.intervals.scarce == {"device": {}}
 
 
 def test_a_fitted_model_is_the_same_to_the_last_digit_after_a_round_trip() -> None:
