@@ -36,8 +36,9 @@ EVALUATION = "evaluation"
 def train(store: Store, report: Report, targets: Sequence[str] | None = None) -> LoadReport:
     """Train every target that has rows, or some; save the artifacts, load their scores, promote those that are not worse.
 
-    Too few rows are a line, not an error; targets without any are named together at the end. Rows that were learnt from already are not learnt from again. An artifact
-    is whole before any row names it, so that a killed training leaves nothing half done. Returns what the load did.
+    Too few rows are a line, not an error; targets without any are named together at the end. Rows that were learnt from already are
+    not learnt from again. An artifact is whole before any row names it, so that a killed training leaves nothing half done. Returns
+    what the load did.
     """
     store.home.predictors.mkdir(parents=True, exist_ok=True)
     snapshot, answering = store.snapshot_id(), promoted(store, report)
