@@ -101,9 +101,8 @@ def problem(target: Target, rows: pa.Table) -> Problem:
     rows = rows.sort_by([(name, "ascending") for name in ("run_id", "row_index") if name in rows.column_names])
     kept, notes = tidy.tidy(target, rows)
     inputs, actual = target.inputs(kept), number(kept, target.column)
-    groups = _first_groups(target, inputs)
+    kind, groups = _first_groups(target, inputs)
     if len(inputs) < target.min_rows or len(groups) < target.min_groups:
-        kind = splits.dimension(_first_split(target))
         raise ValueError(
             f"Too little to learn it from: {len(inputs)} different rows of {len(groups)} "
             f"{kind} groups ({', '.join(groups[:8]) or 'none'}) out of {rows.num_rows} rows; it needs {target.min_rows} of "
@@ -349,13 +348,13 @@ def _prediction_rows(scored: Problem, evaluation: evaluate.Evaluation, ids: Mapp
     return pa.concat_tables(parts) if parts else kind.empty_table()
 
 
-def _first_split(target: Target) -> str:
-    return next((name for name in target.splits if name in splits.LEAVE_OUT), target.splits[0])
-
-
-def _first_groups(target: Target, inputs: Inputs) -> tuple[str, ...]:
-    found = inputs.groups.get(splits.dimension(_first_split(target)))
-    return () if found is None or not len(inputs) else found.names
+def _first_groups(target: Target, inputs: Inputs) -> tuple[str, tuple[str, ...]]:
+    """What the first leave-out split holds out that has as many groups as the target asks for, and those groups; else the first."""
+    kinds = [splits.dimension(name) for name in target.splits if name in splits.LEAVE_OUT]
+    found = {kind: inputs.groups[kind].stated for kind in kinds if kind in inputs.groups}
+    enough = (kind for kind, groups in found.items() if len(groups) >= target.min_groups)
+    first = next(enough, next(iter(found)))
+    return first, found[first]
 
 
 def _content(rows: pa.Table) -> Any:

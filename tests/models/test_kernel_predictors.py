@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from models.analytical import estimate
+from models.learned import training
 from models.learned.subjects import _estimates, devices, find
 
 
@@ -90,3 +92,16 @@ def test_alignment_padding_and_waves_are_those_of_the_shape() -> None:
     assert (value["alignment_m"], value["alignment_n"], value["alignment_k"]) == (4.0, 8.0, 2.0)
     assert value["waves_128x128"] == pytest.approx(np.log(2 / 108))
     assert value["k_per_resident_tile"] == pytest.approx(np.log(30 * 2 / 108))
+
+
+def test_tables_that_name_no_llm_are_learnt_from_where_they_hold_two_devices() -> None:
+    sizes = np.array([64.0, 256.0, 1024.0, 4096.0, 8192.0])
+    target = find("gemm_time")
+    rows = products(m=np.tile(sizes, 2), n=[4096] * 10, k=[4096] * 10, hardware_id=["a100-sxm-80gb", "h100-sxm"] * 5)
+    rows = rows.append_column("measured_time_s", pa.array(target.inputs(rows).bound * np.linspace(1.2, 2.0, 10)))
+    rows = rows.append_column("run_id", pa.array([f"run-{row}" for row in range(10)]))
+    asked = training.problem(target, rows)
+    assert "leave_model_out" not in training.scored_splits(asked)
+    assert "leave_device_out" in training.scored_splits(asked)
+    with pytest.raises(ValueError, match=r"of 0 llm groups \(none\)"):
+        training.problem(replace(target, min_groups=7), rows)
