@@ -112,6 +112,8 @@ def _asked(request: flask.Request) -> tuple[list[dict[str, Any]], list[str] | No
             f"The body holds configurations (a list of objects), metrics and snapshot, not {strange or 'other things'}."
         )
     wanted, snapshot = body.get("metrics"), body.get("snapshot")
+    if wanted is not None and not (isinstance(wanted, list) and all(isinstance(one, str) for one in wanted)):
+        raise ValueError('metrics is a list of names, such as ["latency_s"].')
     return body["configurations"], wanted, None if snapshot is None else str(snapshot)
 
 
@@ -147,6 +149,9 @@ def _predicted(
         absent = [name for name in ("llm_id", "hardware_id", "phase") if config.get(name) is None]
         if absent:
             raise ValueError(f"Configuration {row} has no {', '.join(absent)}.")
+        wordless = [name for name in ("llm_id", "hardware_id", "phase") if not isinstance(config[name], str)]
+        if wordless:
+            raise ValueError(f"{', '.join(wordless)} of configuration {row} must be text.")
     strange = sorted(set(metrics or ()) - set(BY_KEY))
     if strange:
         raise ValueError(f"{', '.join(strange)}: no metric. Known: {', '.join(BY_KEY)}.")

@@ -71,6 +71,10 @@ def configurations(
         if phase == "serve":
             if stated.get("concurrency") is None and stated.get("request_rate_per_s") is None:
                 raise ValueError("serving needs a load: --concurrency N requests in flight, or --rate N a second.")
+            if stated.get("request_rate_per_s") is not None and not 0 < stated["request_rate_per_s"] < math.inf:
+                raise ValueError(f"--rate must be above 0, not {stated['request_rate_per_s']}.")
+        elif "concurrency" in stated or "request_rate_per_s" in stated:
+            raise ValueError(f"{phase} has no load: --concurrency and --rate are of --phase serve. Leave them out.")
         else:
             config["batch_size"] = batch_size
         whole = answering.filled(config, ways)
@@ -162,7 +166,8 @@ def notes(answered: Answered) -> list[str]:
     said: dict[str, list[int]] = {}
     chances = answered.chance_of_fitting()
     for row in range(shown):
-        found = [answered.rows.column("status_detail")[row].as_py() or ""]
+        is_load = answered.rows.column("phase")[row].as_py() == "serve"
+        found = [] if is_load else [answered.rows.column("status_detail")[row].as_py() or ""]
         if not math.isnan(chances[row]):
             found.append(f"Fits in memory with probability {certainty(chances[row])}.")
         for metric, column in answered.columns.items():
@@ -438,13 +443,17 @@ def cheapest_said(found: pa.Table, limits: Mapping[str, float]) -> str:
     if not first["is_feasible"]:
         return f"No device keeps every limit. The cheapest that was tried, {first['num_devices']} x {first['hardware_id']}: {first['reason']}"
     price = "at an unknown price" if first["usd_per_hour"] is None else f"for {first['usd_per_hour']:.2f} USD an hour"
-    ends = [
-        f"{metrics.metric(name).label} {quantity(name, first[f'{name}_worst'])} at the pessimistic end ({first[f'{name}_made_by']})"
-        for name in limits
-    ]
+    ends = [_kept(name, first) for name in limits]
     is_bare = first["memory_peak_bytes_made_by"] == "bound"
     memory = " Its memory is the analytical model's, without an interval." if is_bare else ""
     return f"{first['num_devices']} x {first['hardware_id']} {price}{': ' if ends else ''}{', '.join(ends)}.{memory}"
+
+
+def _kept(name: str, row: Mapping[str, Any]) -> str:
+    """How a limit is kept, and by what; an end that is the value itself is none."""
+    worst, who = quantity(name, row[f"{name}_worst"]), row[f"{name}_made_by"]
+    how = f" ({who}, without an interval)" if row[f"{name}_worst"] == row[name] else f" at the pessimistic end ({who})"
+    return f"{metrics.metric(name).label} {worst}{how}"
 
 
 def largest_said(found: pa.Table) -> str:

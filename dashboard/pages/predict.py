@@ -24,6 +24,8 @@ NAME, TITLE, MENU = "predict", "Predict", "what nobody measured"
 METRICS = ("latency_s", "memory_peak_bytes")
 PHASES = ("forward", "prefill", "decode", "generate")
 DTYPES = ("fp32", "bf16", "fp16", "fp8", "int8", "int4")
+USUAL = "usual"
+"""Value of a select that leaves the choice open: it is then taken as runs on the device usually are."""
 FORM = ("llm", "device", "phase", "batch_size", "input_tokens", "context_tokens", "output_tokens", "dtype", "attention")
 TRUST = ("metric", "split", "by")
 HELD_OUT = {
@@ -86,8 +88,8 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
             c.number_input(NAME, "input_tokens", "Input tokens", form["input_tokens"]),
             c.number_input(NAME, "context_tokens", "Context tokens", form["context_tokens"]),
             c.number_input(NAME, "output_tokens", "Output tokens", form["output_tokens"]),
-            c.select(NAME, "dtype", "Number format", list(DTYPES), form["dtype"], width=150),
-            c.select(NAME, "attention", "Attention", list(ATTENTIONS), form["attention"], width=130),
+            c.select(NAME, "dtype", "Number format", or_usual(DTYPES), form["dtype"], width=150),
+            c.select(NAME, "attention", "Attention", or_usual(ATTENTIONS), form["attention"], width=130),
         ),
         c.loading(answer(lake, form, snapshot), "predict-answer"),
         dmc.Title("How far to trust it", order=2, className="rl-section"),
@@ -148,28 +150,37 @@ def read(
     devices: Sequence[dict[str, Any]],
     snapshot: str | None,
 ) -> dict[str, Any]:
-    """The form in the URL; without one, an LLM and device the predictors have seen."""
+    """The form in the URL; without one, an LLM and device the predictors have seen, in the phase that is run most there."""
     seen = next((row for row in lake.rows("promoted_predictors", snapshot) if row["metric"] == "latency_s"), {})
     llm_ids, device_ids = [row["llm_id"] for row in llms], [row["hardware_id"] for row in devices]
     is_fresh = not any(name in params for name in FORM)
     architectures = {row["llm_id"]: row["architecture"] for row in llms}
     decoders = [key for key in seen.get("llm_ids") or [] if architectures.get(key) == "decoder"]
     llm = c.chosen(params, "llm", llm_ids, _first(decoders, llm_ids))
+    device = c.chosen(params, "device", device_ids, _first(seen.get("hardware_ids"), device_ids))
+    phase = "forward" if architectures.get(str(llm)) == "encoder" else "prefill"
+    if is_fresh and seen:
+        run_most = [row["phase"] for row in lake.rows("usual_ways", snapshot) if row["hardware_id"] == device]
+        offered = [option["value"] for option in phase_options(architectures.get(str(llm)))]
+        phase = next((one for one in run_most if one in offered), phase)
     return {
         "llm": llm,
-        "device": c.chosen(params, "device", device_ids, _first(seen.get("hardware_ids"), device_ids)),
-        "phase": c.chosen(
-            params, "phase", PHASES, "forward" if architectures.get(str(llm)) == "encoder" else "prefill"
-        ),
+        "device": device,
+        "phase": c.chosen(params, "phase", PHASES, phase),
         **{name: _whole(params, name, default) for name, default in DEFAULTS.items()},
-        "dtype": c.chosen(params, "dtype", DTYPES, "fp32" if is_fresh and seen else "bf16"),
-        "attention": c.chosen(params, "attention", ATTENTIONS, "sdpa"),
+        "dtype": c.chosen(params, "dtype", [USUAL, *DTYPES], USUAL),
+        "attention": c.chosen(params, "attention", [USUAL, *ATTENTIONS], USUAL),
     }
 
 
 def phase_options(architecture: str | None) -> list[dict[str, str]]:
     """Phases of an LLM: an encoder has a forward pass only."""
     return [{"value": one, "label": text.words(one)} for one in (PHASES[:1] if architecture == "encoder" else PHASES)]
+
+
+def or_usual(values: Sequence[str]) -> list[dict[str, str]]:
+    """Options of a select that may be left open."""
+    return [{"value": USUAL, "label": "As usual"}, *({"value": one, "label": one} for one in values)]
 
 
 def configuration(form: Mapping[str, Any], architecture: str) -> dict[str, Any]:
@@ -198,11 +209,13 @@ def configuration(form: Mapping[str, Any], architecture: str) -> dict[str, Any]:
         raise StoreError(
             f"A {phase} of this LLM needs {' and '.join(text.words(name).lower() for name in missing)}. Fill it in above."
         )
-    activation = dtype if dtype in ("fp32", "bf16", "fp16") else "fp16"
+    activation = dtype if dtype in (USUAL, "fp32", "bf16", "fp16") else "fp16"
+    open_or = {name: None if value == USUAL else value for name, value in
+               (("weight_dtype", dtype), ("activation_dtype", activation), ("kv_dtype", activation), ("attention", form["attention"]))}  # fmt: skip
     return {
         "llm_id": form["llm"], "hardware_id": form["device"], "num_devices": 1, "tensor_parallel": 1, "pipeline_parallel": 1, "data_parallel": 1,
         "expert_parallel": 1, "phase": phase, "batch_size": int(form["batch_size"]), **{name: int(form[name]) for name in needed},
-        "weight_dtype": dtype, "activation_dtype": activation, "kv_dtype": activation, "attention": form["attention"], "optimizations": [],
+        **open_or, "optimizations": [],
     }  # fmt: skip
 
 
@@ -221,7 +234,7 @@ def answer(lake: Lake, form: Mapping[str, Any], snapshot: str | None) -> list[c.
         return [c.nothing(f"There is no answer: {' '.join(answered.reasons('latency_s', 0))}")]
     observed = [
         row
-        for row in lake.rows("same_config", snapshot, config_id=config_id(config))
+        for row in lake.rows("same_config", snapshot, config_id=config_id(whole))
         if not row["is_excluded"] and row["status"] == "ok"
     ]
     parts: list[c.Component] = (

@@ -219,6 +219,8 @@ class Answered:
         """Sentences on what of a configuration the predictor of a metric has not seen, or why there is none."""
         column = self.columns[metric]
         if column.made_by[row] == NOBODY:
+            if self.rows.column("phase")[row].as_py() == "serve":
+                return [UNKNOWN_LOAD]
             detail = self.rows.column("status_detail")[row].as_py()
             return [detail or f"Nothing is known about {metric} of such a configuration."]
         said = column.said_by(row)
@@ -268,6 +270,8 @@ IDENTITY = (
     "concurrency", "request_rate_per_s", "weight_dtype", "framework", "execution",
 )  # fmt: skip
 """Columns that tell configurations apart where people read them."""
+UNKNOWN_LOAD = "No predictor here knows such a load, and the steps of one are known of decoders that fit, by their requests in flight (concurrency)."
+"""Why a served load has no answer."""
 MOST_COMPOSED = 200
 """Configurations of one question whose kernels are added up; of more, those that no predictor knows take the estimate."""
 MOST_EXPLAINED = 200
@@ -326,11 +330,21 @@ def configurations(configs: Sequence[Mapping[str, Any]]) -> pa.Table:
         wrong = [value for value in values if value is not None and column.values and value not in column.values]
         if wrong:
             raise ValueError(f"'{wrong[0]}' is no {name}. Known: {', '.join(column.values or ())}.")
+        broken = [value for value in values if isinstance(value, float) and not _fits(value, column.type)]
+        if broken:
+            raise ValueError(
+                f"{name} must be a {'whole' if pa.types.is_integer(column.type) else 'finite'} number, not {broken[0]}."
+            )
         try:
             columns[name] = pa.array(values, column.type)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise ValueError(f"{name} must be {column.type}: {error}") from None
     return pa.table(columns)
+
+
+def _fits(value: float, kind: pa.DataType) -> bool:
+    """Whether a number means what a column holds: Arrow would cut 1.5 to 1 in silence."""
+    return value.is_integer() if pa.types.is_integer(kind) else bool(np.isfinite(value))
 
 
 def canonical(config: Mapping[str, Any], known: Known) -> dict[str, Any]:

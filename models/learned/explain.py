@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from models.learned import model, residuals
 from models.learned.fitted import Fitted
-from models.learned.inputs import Array, Inputs, Labels, labels
+from models.learned.inputs import UNSTATED, Array, Inputs, Labels, labels
 from models.learned.subjects import devices
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -175,6 +175,8 @@ def incomplete(rows: pa.Table, inputs: Inputs) -> str:
     device = labels(rows, "hardware_id").texts()[0]
     element = labels(rows, "activation_dtype").texts()[0]
     numbers = [name for name in NEEDED if np.isnan(devices.device(rows, name)[0])]
+    if element == UNSTATED and not numbers:
+        return "No value: the number formats are not stated, and no run like it says which are usual. State them."
     if np.isnan(devices.peak(rows, labels(rows, "activation_dtype"))[0]):
         numbers.append(f"peak_{element}_flops_per_s")
     lacks = f"{device} lacks {', '.join(numbers)} in the hardware catalogue. " if numbers else ""

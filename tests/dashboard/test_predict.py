@@ -48,6 +48,8 @@ def asked(lake: Lake, **params: str) -> list[Any]:
     return predict.answer(lake, form, None)
 
 
+ASKED = {"llm_id": "gpt2", "hardware_id": "t4", "phase": "prefill", "input_tokens": 8}
+
 # the page Predict
 
 
@@ -62,6 +64,19 @@ def test_an_answer_has_its_interval_and_says_of_what(planted_lake: Lake) -> None
 
 def test_what_the_form_leaves_open_is_taken_as_usual_and_said(planted_lake: Lake) -> None:
     assert "framework vllm, execution engine" in said(asked(planted_lake))
+
+
+def test_number_formats_and_attention_may_be_left_open(planted_lake: Lake) -> None:
+    shown = said(asked(planted_lake, dtype="usual", attention="usual"))
+    assert "weight format fp16" in shown
+    assert "with 90 % confidence between" in shown
+    assert "/run?run_id=planted-" in shown
+
+
+def test_a_page_without_a_link_asks_what_predictors_have_seen(planted_lake: Lake) -> None:
+    form = predict.read(planted_lake, {}, planted_lake.rows("llm_list"), planted_lake.rows("device_list"), None)
+    assert (form["phase"], form["dtype"], form["attention"]) == ("decode", "usual", "usual")
+    assert "with 90 % confidence between" in said(predict.answer(planted_lake, form, None))
 
 
 def test_an_llm_never_seen_is_named_in_a_box(planted_lake: Lake) -> None:
@@ -256,6 +271,13 @@ def test_what_cannot_be_asked_is_a_sentence(client: Any, address: str, status: i
         {"configurations": []},
         {"configurations": [{"phase": 3}]},
         {"configurations": [{}], "more": 1},
+        {"configurations": [ASKED | {"llm_id": 5}]},
+        {"configurations": [ASKED | {"hardware_id": ["t4"]}]},
+        {"configurations": [ASKED | {"input_tokens": 1.5}]},
+        {"configurations": [ASKED | {"input_tokens": 10**20}]},
+        {"configurations": [ASKED], "metrics": 5},
+        {"configurations": [ASKED], "metrics": "latency_s"},
+        {"configurations": [ASKED], "metrics": [["latency_s"]]},
     ],
 )
 def test_a_body_that_makes_no_sense_is_a_sentence(client: Any, body: Any) -> None:

@@ -92,6 +92,9 @@ def test_explain_leads_from_the_bound_to_the_value(home: Path) -> None:
         (["gpt2", "--phase", "serve", "--output-tokens", "8"], "serving needs a load: --concurrency N"),
         (["gpt2", "--phase", "generate"], "generate of gpt2 (decoder) needs the decoder's tokens: --output-tokens N."),
         (["bert-base", "--phase", "decode"], "an encoder has no decode: it has forward."),
+        (["gpt2", "--phase", "serve", "--output-tokens", "8", "--rate", "0"], "--rate must be above 0, not 0.0."),
+        (["gpt2", "--phase", "serve", "--output-tokens", "8", "--rate", "nan"], "--rate must be above 0, not nan."),
+        (["gpt2", "--concurrency", "3"], "prefill has no load: --concurrency and --rate are of --phase serve."),
         (["gpt2", "--llm", "gpt2"], "name one model"),
         (["gpt2", "--dtype", "fp99"], "'fp99' names no dtypes."),
         (["gpt2", "--hardware", "t4", "--weight", "1"], None),
@@ -152,6 +155,30 @@ def test_the_cheapest_device_keeps_its_promise(home: Path) -> None:
     assert first["is_feasible"]
     assert first["latency_s_worst"] <= 0.006
     assert "at the pessimistic end (predictor)" in ask(home, *words).stderr
+
+
+def test_backwards_number_formats_are_as_usual_where_none_is_stated(home: Path) -> None:
+    words = ("cheapest", "opt-1.3b", "--hardware", "t4", "--phase", "decode", "--batch", 8, "--latency-ms", 6)
+    answer = ask(home, *words)
+    assert "weight_dtype fp16, activation_dtype fp16, kv_dtype fp16" in answer.stderr
+    assert rows(home, *words) == rows(home, *words, "--dtype", "fp16")
+
+
+def test_a_limit_kept_without_an_interval_is_said_so(home: Path) -> None:
+    answer = ask(
+        home,
+        "cheapest",
+        "llama-2-7b",
+        "--hardware",
+        "h100-sxm",
+        "--phase",
+        "serve",
+        "--concurrency",
+        4,
+        "--slo-ttft-ms",
+        9000,
+    )
+    assert "(estimate, without an interval)" in answer.stderr
 
 
 def test_nothing_that_keeps_a_promise_is_said_so(home: Path) -> None:
