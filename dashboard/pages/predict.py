@@ -251,7 +251,7 @@ def answer(lake: Lake, form: Mapping[str, Any], snapshot: str | None) -> list[c.
 
 def assumed(config: Mapping[str, Any], whole: Mapping[str, Any]) -> c.Component:
     """What the form leaves open and was taken as it is usually run."""
-    added = {name: value for name, value in whole.items() if config.get(name) is None}
+    added = {name: value for name, value in whole.items() if config.get(name) is None and value is not None}
     if not added:
         return None
     said = ", ".join(f"{text.words(name).lower()} {value}" for name, value in added.items())

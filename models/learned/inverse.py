@@ -92,12 +92,19 @@ class Objective:
 
     `work`: configuration columns without the LLM. The call gives the pessimistic end of the interval (the value where there is none),
     infinity for an architecture that cannot run so, does not fit or whose config.json makes no sense: a search goes on. `predict`
-    gives everything, for many at once.
+    gives everything, for many at once. Raises ValueError for work that is none, whatever the architecture.
     """
 
     work: Mapping[str, Any]
     known: Known = field(default_factory=Known)
     metric: str = "latency_s"
+
+    def __post_init__(self) -> None:
+        configurations([dict(self.work)])
+        if self.work.get("phase") not in answering.PHASES:
+            raise ValueError(f"'{self.work.get('phase')}' is not a phase. Known: {', '.join(answering.PHASES)}.")
+        if self.metric not in metrics.BY_KEY:
+            raise ValueError(f"'{self.metric}' is no metric. Known: {', '.join(metrics.BY_KEY)}.")
 
     def __call__(self, config: Mapping[str, Any]) -> float:
         """The number to minimise."""

@@ -69,6 +69,7 @@ def test_what_the_form_leaves_open_is_taken_as_usual_and_said(planted_lake: Lake
 def test_number_formats_and_attention_may_be_left_open(planted_lake: Lake) -> None:
     shown = said(asked(planted_lake, dtype="usual", attention="usual"))
     assert "weight format fp16" in shown
+    assert " None" not in shown.partition("execution engine")[0]
     assert "with 90 % confidence between" in shown
     assert "/run?run_id=planted-" in shown
 

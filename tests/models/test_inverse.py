@@ -221,3 +221,18 @@ def test_a_random_search_finds_a_fast_architecture_of_enough_parameters(known: K
         tried.append((objective(config), config))
     best = min(tried, key=lambda one: one[0])
     assert best[0] < np.median([seconds for seconds, _ in tried])
+
+
+@pytest.mark.parametrize(
+    ("work", "metric", "sentence"),
+    [
+        ({"phase": "dcode"}, "latency_s", "'dcode' is no phase. Known: forward"),
+        ({"phase": "decode", "batch": 8}, "latency_s", "batch: no column of a configuration."),
+        ({"phase": "decode"}, "ttft", "'ttft' is no metric."),
+    ],
+)
+def test_an_objective_of_work_that_is_none_is_refused_at_once(
+    work: dict[str, object], metric: str, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        inverse.Objective(work, metric=metric)
