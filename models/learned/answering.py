@@ -6,7 +6,7 @@ Columnar: thousands of configurations at once, reasons as sentences for those th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from models.learned import fits, subjects
 from models.learned.contenders import Ours
 from models.learned.fitted import Answers
 from models.learned.inputs import Array, Mask, labels, number, optional
-from models.learned.predictor import Predictor
+from models.learned.predictor import OtherFeaturesError, Predictor
 from models.learned.subjects import devices
 from warehouse import catalog, metrics, schema
 from warehouse.catalog.llm import Llm
@@ -107,6 +107,8 @@ class Column:
     predictors: tuple[str, ...]
     is_supported: Mask
     is_unseen: Mask
+    refused: tuple[str, ...] = ()
+    """Why a predictor that was promoted cannot answer: it learnt from other features."""
 
     def over(self, other: Column) -> Column:
         """Its answers where a predictor made them or the other has none, those of the other elsewhere."""
@@ -116,7 +118,8 @@ class Column:
             for name in ("value", "lower", "upper", "base", "bound", "estimate", "made_by", "is_supported", "is_unseen")
         }
         by = np.where(is_own, self.by, np.where(other.by == NOBODY, NOBODY, other.by + len(self.predictors)))
-        return Column(self.metric, **pick, by=by.astype(np.int8), predictors=(*self.predictors, *other.predictors))
+        return Column(self.metric, **pick, by=by.astype(np.int8), predictors=(*self.predictors, *other.predictors),
+                      refused=(*self.refused, *other.refused))  # fmt: skip
 
     @property
     def interval(self) -> list[str | None]:
@@ -228,6 +231,8 @@ class Answered:
             return self.known.predictors[said].reasons(self.rows, row)
         label = LABELS[MADE_BY[column.made_by[row]]]
         if not column.predictors:
+            if column.refused:
+                return [*column.refused, f"So this is {label}."]
             return [f"No predictor of {metric} is trained: this is {label}."]
         found = [reason for key in column.predictors for reason in self.known.predictors[key].reasons(self.rows, row)]
         return [*dict.fromkeys(found), f"So this is {label}."]
@@ -360,16 +365,19 @@ def canonical(config: Mapping[str, Any], known: Known) -> dict[str, Any]:
 
 def filled(config: Mapping[str, Any], ways: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A configuration with what it leaves open of FILLED as it is usually run: by that one of `ways` (query `usual_ways`, the most
-    frequent first) of its phase, software and execution which shares its device, then most of what else it states. As it is without."""
+    frequent first) of its software and execution which shares its device, then its phase, then most of what else it states. A way of
+    another phase and another device says nothing. As it is without."""
     stated = [name for name in FILLED if config.get(name) is not None]
     way = max(
         (
             way
             for way in ways
-            if all(way[name] == config[name] for name in ("phase", *_DECIDING) if config.get(name) is not None)
+            if all(way[name] == config[name] for name in _DECIDING if config.get(name) is not None)
+            and (way["hardware_id"] == config.get("hardware_id") or way["phase"] == config.get("phase", way["phase"]))
         ),
         key=lambda way: (
             way["hardware_id"] == config.get("hardware_id"),
+            way["phase"] == config.get("phase"),
             sum(way[name] == config[name] for name in stated),
         ),
         default=None,
@@ -487,9 +495,18 @@ def _column(metric: str, configs: pa.Table, rows: pa.Table, known: Known) -> Col
     made_by, by = np.full(length, NOBODY, np.int8), np.full(length, NOBODY, np.int8)
     is_supported, is_unseen = np.zeros(length, np.bool_), np.zeros(length, np.bool_)
     rank = np.zeros(length)
-    answering = [(key, one) for key, one in known.predictors.items() if one.metric == metric]
-    for position, (_, predictor) in enumerate(answering):
-        answers = predictor.predict(rows)
+    answering: list[str] = []
+    refused: list[str] = []
+    for key, predictor in known.predictors.items():
+        if predictor.metric != metric:
+            continue
+        try:
+            answers = predictor.predict(rows)
+        except OtherFeaturesError as error:
+            refused.append(str(error))
+            continue
+        position = len(answering)
+        answering.append(key)
         trust = _trust(answers)
         is_better = trust > rank
         rank = np.maximum(rank, trust)
@@ -515,9 +532,8 @@ def _column(metric: str, configs: pa.Table, rows: pa.Table, known: Known) -> Col
         ends = (estimate, optional(rows, "estimate_lower_s"), optional(rows, "estimate_upper_s"))
         _fill(found, made_by, "estimate", ends)
     _fill(found, made_by, "bound", (bound, blank, blank))
-    keys = tuple(key for key, _ in answering)
-    return Column(metric, **found, bound=bound, estimate=estimate, made_by=made_by, by=by, predictors=keys,
-                  is_supported=is_supported, is_unseen=is_unseen)  # fmt: skip
+    return Column(metric, **found, bound=bound, estimate=estimate, made_by=made_by, by=by, predictors=tuple(answering),
+                  is_supported=is_supported, is_unseen=is_unseen, refused=tuple(refused))  # fmt: skip
 
 
 def _trust(answers: Answers) -> Array:
@@ -569,11 +585,12 @@ def _rate(metric: str, rows: pa.Table, latency: Column, own: Column | None) -> C
         "estimate": "estimate",
     }
     with np.errstate(divide="ignore", invalid="ignore"):
-        rates = {name: np.asarray(amount / getattr(latency, of), np.float64) for name, of in names.items()}
+        rates: dict[str, Any] = {
+            name: np.asarray(amount / getattr(latency, of), np.float64) for name, of in names.items()
+        }
     is_known = np.isfinite(rates["value"])
     made_by, by = (np.where(is_known, codes, NOBODY).astype(np.int8) for codes in (latency.made_by, latency.by))
-    found = Column(metric, **rates, made_by=made_by, by=by, predictors=latency.predictors,
-                   is_supported=latency.is_supported, is_unseen=latency.is_unseen)  # fmt: skip
+    found = replace(latency, metric=metric, **rates, made_by=made_by, by=by)
     return found if own is None else own.over(found)
 
 

@@ -69,6 +69,8 @@ class Fitted:
             log_base[is_complete], log_value[is_complete] = self.fitted.logs(complete)
         unseen = self.support.unseen(inputs)
         width = self.intervals.half_widths(inputs, unseen)
+        is_parted = self.support.parted(inputs) & ("llm" in self.intervals.widths)
+        width[is_parted] = np.fmax(width[is_parted], self.intervals.widths.get("llm", np.nan))
         is_strange = _any(self.support.strange(inputs), len(inputs))
         is_known = is_complete & ~is_strange & np.isfinite(width)
         width = np.where(is_known, width, np.nan)
@@ -80,7 +82,7 @@ class Fitted:
             np.exp(log_base),
             inputs.bound,
             np.asarray(is_known & ~_any(self.support.beyond(inputs), len(inputs)), np.bool_),
-            _any(unseen, len(inputs)),
+            _any(unseen, len(inputs)) | is_parted,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,13 +20,17 @@ from models.learned.inputs import Inputs
 from models.learned.subjects import devices
 from models.learned.targets import Target
 
-FORMAT = 2
+FORMAT = 3
 """Version of the artifact; another one is refused."""
 MAX_BYTES = 2_000_000
 """Most bytes of an artifact."""
 CARD, MODEL = "card.json", "model.json"
 _WHEN = (1980, 1, 1, 0, 0, 0)
 """Date of every member, so that the same predictor is the same file."""
+
+
+class OtherFeaturesError(ValueError):
+    """An artifact that learnt from other features than this version makes of rows."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Predictor:
         inputs = self.subject.inputs(devices.with_devices(rows))
         if list(inputs.feature_names) != self.card["features"] or list(inputs.term_names) != self.card["terms"]:
             ours, known = {*self.card["features"], *self.card["terms"]}, {*inputs.feature_names, *inputs.term_names}
-            raise ValueError(
+            raise OtherFeaturesError(
                 f"'{self.file_name}' learnt from other features of {self.target}: "
                 f"{', '.join(sorted(ours ^ known)) or 'the same in another order'}. Train it again with `rooflake train`."
             )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from models.learned import splits
-from models.learned.inputs import Inputs, Mask
+from models.learned.inputs import Inputs, Labels, Mask, joined
 
 BEYOND = 1.25
 """Factor by which a quantity may leave the training range and still count as inside."""
@@ -29,6 +29,8 @@ class Support:
     categories: Mapping[str, tuple[str, ...]]
     groups: Mapping[str, tuple[str, ...]]
     ranges: Mapping[str, tuple[float, float]]
+    together: tuple[str, ...]
+    """LLMs with the stacks they were seen on, as `stack/llm`; empty where rows have no such groups."""
 
     @classmethod
     def of(cls, inputs: Inputs, dimensions: Sequence[str]) -> Support:
@@ -42,6 +44,7 @@ class Support:
             {name: labels.names for name, labels in inputs.categories.items()},
             {name: labels.names for name, labels in inputs.groups.items() if name != "shape" or name in dimensions},
             ranges,
+            tuple(sorted(_together(inputs).names)) if inputs.groups.keys() >= _PAIR else (),
         )
 
     def strange(self, inputs: Inputs) -> dict[str, Mask]:
@@ -53,6 +56,13 @@ class Support:
         found = {name: ~inputs.groups[name].among(known) for name, known in self.groups.items()}
         found[splits.BEYOND] = np.any([*self.beyond(inputs).values(), np.zeros(len(inputs), np.bool_)], axis=0)
         return found
+
+    def parted(self, inputs: Inputs) -> Mask:
+        """Rows whose LLM and stack were both seen, but never together: as strange as an LLM never seen; shape (n,)."""
+        if not self.together:
+            return np.zeros(len(inputs), np.bool_)
+        is_seen = [inputs.groups[name].among(self.groups[name]) for name in _PAIR]
+        return np.asarray(np.all(is_seen, axis=0) & ~_together(inputs).among(self.together), np.bool_)
 
     def beyond(self, inputs: Inputs) -> dict[str, Mask]:
         """Of every quantity the rows out of the training range by more than BEYOND; shape (n,) each."""
@@ -78,6 +88,11 @@ class Support:
             for name, known in self.groups.items()
             if not one.groups[name].among(known)[0]
         ]
+        if self.parted(one)[0]:
+            found.append(
+                f"llm '{one.groups['llm'].names[0]}' was never seen on '{one.groups['stack'].names[0]}': the interval is that of an "
+                "unseen llm."
+            )
         for name, mask in self.beyond(one).items():
             if mask[0]:
                 least, most = self.ranges[name]
@@ -91,6 +106,7 @@ class Support:
             "categories": {name: list(values) for name, values in self.categories.items()},
             "groups": {name: list(values) for name, values in self.groups.items()},
             "ranges": {name: list(values) for name, values in self.ranges.items()},
+            "together": list(self.together),
         }
 
     @classmethod
@@ -100,7 +116,15 @@ class Support:
             {name: tuple(values) for name, values in data["categories"].items()},
             {name: tuple(values) for name, values in data["groups"].items()},
             {name: (least, most) for name, (least, most) in data["ranges"].items()},
+            tuple(data["together"]),
         )
+
+
+_PAIR = {"stack", "llm"}
+
+
+def _together(inputs: Inputs) -> Labels:
+    return joined(inputs.groups["stack"], inputs.groups["llm"])
 
 
 def _several(known: tuple[str, ...], most: int = 8) -> str:

@@ -24,7 +24,8 @@ def measured_rows():
     return [
         run(f"{llm}-{batch}-{context}", llm_id=llm, hardware_id="test-cpu", attention="sdpa", **fp32, batch_size=batch,
             context_tokens=context, latency_s=4 * parameters / 16e9 + 1e-3 * batch * (1 + context / 1024),
-            memory_peak_bytes=4 * parameters + 1e8 + 1e5 * batch * context)
+            memory_peak_bytes=4 * parameters + 1e8 + 1e5 * batch * context,
+            metric_definitions={"memory_peak_bytes": "torch_max_allocated"})
         for llm, parameters in PARAMETERS.items() for batch in (1, 2, 4) for context in (64, 256)
     ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from etl import predictions
 from etl.cli import app
 from models.learned import answering
+from models.learned.predictor import Predictor
 from warehouse.store import open_store
 
 
@@ -210,6 +212,17 @@ def test_a_predictor_without_its_file_is_a_line_and_the_estimate_answers(tmp_pat
     assert "analytical estimate" in answer.stdout
 
 
+def test_a_predictor_that_learnt_from_other_features_is_a_line_and_the_estimate_answers(tmp_path: Path) -> None:
+    home = planted.build(tmp_path / "home")
+    path = home / "predictors" / "planted-latency.zip"
+    stale = Predictor.load(path)
+    dataclasses.replace(stale, card={**stale.card, "features": ["log_beauty"]}).save(path)
+    answer = ask(home, "gpt2", "--hardware", "t4", *DECODE)
+    assert answer.exit_code == 0, answer.exception
+    assert "learnt from other features of latency" in " ".join((answer.stderr + answer.stdout).split())
+    assert "analytical estimate" in answer.stdout
+
+
 def test_what_is_left_open_is_filled_by_the_nearest_usual_way() -> None:
     way = {"hardware_id": "t4", "phase": "decode", "framework": "vllm", "execution": "engine", "cache_implementation": None,
            "attention": "paged", "weight_dtype": "fp16", "activation_dtype": "fp16", "kv_dtype": "fp16"}  # fmt: skip
@@ -217,6 +230,9 @@ def test_what_is_left_open_is_filled_by_the_nearest_usual_way() -> None:
     asked = {"llm_id": "gpt2", "hardware_id": "t4", "phase": "decode"}
     assert answering.filled(asked, ways)["framework"] == "vllm"
     assert answering.filled(asked | {"hardware_id": "l4"}, ways)["framework"] == "sglang"
+    assert answering.filled(asked | {"phase": "prefill"}, ways)["execution"] == "engine", (
+        "as its device runs another phase"
+    )
     assert answering.filled(asked | {"framework": "tgi"}, ways) == asked | {"framework": "tgi"}
     assert answering.filled(asked | {"weight_dtype": "int4"}, ways)["execution"] == "engine"
     assert "cache_implementation" not in answering.filled(asked, ways)

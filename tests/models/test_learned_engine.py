@@ -322,3 +322,21 @@ def test_two_campaigns_on_one_device_are_told_apart() -> None:
     assert any("reach 0.21" in note and "0.79" in note and "two campaigns" in note for note in notes)
     _, notes = tidied(long, np.full(1200, 1e-3 / 0.79), source_id=names)
     assert not any("campaigns" in note for note in notes)
+
+
+def test_an_llm_on_a_stack_it_was_never_seen_on_gets_the_interval_of_an_unseen_llm() -> None:
+    inputs = planted(groups=3)
+    llm, stack = Labels.of([f"llm-{one % 2}" for one in range(600)]), Labels.of([f"s{one % 3}" for one in range(600)])
+    inputs = dataclasses.replace(inputs, groups={"llm": llm, "stack": stack, "device": inputs.groups["device"]})
+    is_pair = llm.mask("llm-0") & stack.mask("s2")
+    rng = np.random.default_rng(1)
+    target = law(inputs) + np.where(llm.mask("llm-0"), 0.3, 0.0) + 0.01 * rng.standard_normal(600)
+    inside = np.flatnonzero(~is_pair)
+    fitted = Fitted.on((Variant("power"),), inputs.take(inside), target[inside], ("random", "llm"))
+    known, new = fitted.predict(inputs.take(inside)), fitted.predict(inputs.take(is_pair))
+    assert not known.is_unseen.any()
+    assert new.is_unseen.all()
+    assert np.log(new.upper / new.value).min() == pytest.approx(fitted.intervals.widths["llm"])
+    assert "llm 'llm-0' was never seen on 's2'" in " ".join(fitted.support.reasons(inputs.take(is_pair), 0))
+    again = Fitted.from_dict(json.loads(json.dumps(fitted.to_dict())))
+    assert again.predict(inputs.take(is_pair)).is_unseen.all()

@@ -189,7 +189,7 @@ def test_what_is_no_predictor_is_refused_by_name(trained: Trained, tmp_path: Pat
     with pytest.raises(ValueError, match=r"'x\.zip' is no predictor .*rooflake train"):
         Predictor.load(path)
     for name, value, said in (
-        ("format", 1, r"'x\.zip' is a predictor of format 1; this version reads format 2.*rooflake train"),
+        ("format", 1, r"'x\.zip' is a predictor of format 1; this version reads format 3.*rooflake train"),
         ("target", "beauty", r"'x\.zip' predicts 'beauty', which this version does not know. Known: .*latency"),
         ("card", {**trained.predictor.card, "features": ["log_beauty"]}, r"learnt from other features of latency: .*log_beauty.*rooflake train"),
     ):  # fmt: skip

@@ -60,9 +60,16 @@ def latency(rows: pa.Table) -> Inputs:
         feature_names=(*names, *devices.FEATURES),
         device_features=frozenset(devices.FEATURES),
         ranges=np.column_stack(
-            [number(rows, "num_parameters"), batch, attended(rows, phase), optional(rows, "num_devices"), bound]
+            [
+                number(rows, "num_parameters"),
+                batch,
+                attended(rows, phase),
+                optional(rows, "num_devices"),
+                np.nan_to_num(optional(rows, "pipeline_parallel"), nan=1.0),  # an absent degree means 1
+                bound,
+            ]
         ),
-        range_names=("num_parameters", "batch_size", "tokens", "num_devices", "roofline_s"),
+        range_names=("num_parameters", "batch_size", "tokens", "num_devices", "pipeline_parallel", "roofline_s"),
         categories={
             "phase": phase,
             "architecture": labels(rows, "architecture"),
