@@ -28,7 +28,7 @@ WITH printed AS (
             ELSE width
         END AS devices
     FROM printed
-    WHERE is_disaggregated = $disaggregated
+    WHERE is_disaggregated = $disaggregated::BOOLEAN
 ), apart AS (
     SELECT
         *,
