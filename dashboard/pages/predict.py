@@ -70,7 +70,10 @@ def layout(lake: Lake, params: c.Params) -> c.Component:
     asked = predicting.target_of(params.get("metric"), predictors)
     trust = {
         "metric": c.chosen(
-            {**params, "metric": asked or ""}, "metric", [one["value"] for one in targets], targets[0]["value"]
+            {**params, "metric": asked or ""},
+            "metric",
+            keys := [one["value"] for one in targets],
+            _first(["latency"], keys),
         ),
         "split": c.chosen(params, "split", list(predicting.SPLIT_NAMES), "leave_model_out"),
         "by": c.chosen(params, "by", list(BY_NAMES), "llm"),
@@ -157,7 +160,10 @@ def read(
     architectures = {row["llm_id"]: row["architecture"] for row in llms}
     decoders = [key for key in seen.get("llm_ids") or [] if architectures.get(key) == "decoder"]
     llm = c.chosen(params, "llm", llm_ids, _first(decoders, llm_ids))
-    device = c.chosen(params, "device", device_ids, _first(seen.get("hardware_ids"), device_ids))
+    run_on = [row["hardware_id"] for row in lake.rows("usual_ways", snapshot)]  # the most frequent way first
+    devices_seen = seen.get("hardware_ids") or []
+    most_run = sorted(devices_seen, key=lambda one: run_on.index(one) if one in run_on else len(run_on))
+    device = c.chosen(params, "device", device_ids, _first(most_run, device_ids))
     phase = "forward" if architectures.get(str(llm)) == "encoder" else "prefill"
     if is_fresh and seen:
         run_most = [row["phase"] for row in lake.rows("usual_ways", snapshot) if row["hardware_id"] == device]

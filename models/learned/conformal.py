@@ -31,6 +31,8 @@ SEEN_ROWS = 200
 held 90 (boards bench-stack-10 and -40, tables-gemm-generation-64 and -256)."""
 HARDNESS_ROWS = 500
 """From this many rows the half-width of `random` follows the row."""
+STACK, OWN_ROWS = "stack", 20
+"""The group that has a width of its own below HARDNESS_ROWS, and from how many rows of it: nine are the fewest that can tell 90 %."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,16 @@ class Intervals:
     widths: Mapping[str, float]
     hardness: residuals.Residual | None
     scarce: Mapping[str, Mapping[str, float]]
+    own: Mapping[str, float]
+    """By stack the width of `random` where one width is for all rows and the stack has OWN_ROWS: rows of another are wrong in other ways."""
 
     def half_widths(self, inputs: Inputs, unseen: Mapping[str, Mask]) -> Array:
         """Half-width of every row, shape (n,): of `random` where every group was seen, else the widest of the calibrated dimensions
         in which it is `unseen` (masks by dimension). NaN where nothing was ever measured about such rows."""
         width = np.full(len(inputs), self.widths.get(splits.RANDOM, np.nan))
+        if self.own:
+            of_stack = inputs.groups[STACK].lookup(self.own)
+            width = np.where(np.isfinite(of_stack), of_stack, width)
         for dimension, own in self.scarce.items():
             width = np.maximum(width, inputs.groups[dimension].lookup(own, 0.0))
         if self.hardness is not None:
@@ -68,6 +75,7 @@ class Intervals:
             "widths": _finite(self.widths),
             "hardness": None if self.hardness is None else self.hardness.to_dict(),
             "scarce": {dimension: _finite(own) for dimension, own in self.scarce.items()},
+            "own": dict(self.own),
         }
 
     @classmethod
@@ -77,6 +85,7 @@ class Intervals:
             _infinite(data["widths"]),
             None if data["hardness"] is None else residuals.from_dict(data["hardness"]),
             {dimension: _infinite(own) for dimension, own in data["scarce"].items()},
+            data["own"],
         )
 
 
@@ -100,6 +109,7 @@ def fit(
     widths: dict[str, float] = {}
     hardness = None
     scarce: dict[str, dict[str, float]] = {}
+    own: dict[str, float] = {}
     for dimension in dimensions:
         chosen = np.arange(len(inputs)) if dimension == splits.RANDOM else few
         part, share = inputs.take(chosen), None if weights is None else weights[chosen]
@@ -121,9 +131,17 @@ def fit(
                 for name in dimensions
                 if name in inputs.groups and name != "shape"
             }
+            if hardness is None and STACK in whole.groups:
+                stacks = whole.groups[STACK]
+                masks = {name: stacks.mask(name) for name in stacks.names}
+                own = {
+                    name: quantile(apart[mask], stacks.codes[mask])
+                    for name, mask in masks.items()
+                    if mask.sum() >= OWN_ROWS
+                }
         by_row = dimension in (splits.RANDOM, splits.BEYOND)
         widths[dimension] = quantile(size, np.zeros(len(size), np.int64) if by_row else groups.codes)
-    return Intervals(widths, hardness, scarce)
+    return Intervals(widths, hardness, scarce, own)
 
 
 def _own(labels: Labels, held: Labels, errors: Array) -> dict[str, float]:

@@ -20,7 +20,7 @@ from models.learned.subjects import devices
 from models.learned.targets import Target
 from warehouse import schema
 
-VERSION = 3
+VERSION = 4
 """Raise it when the method changes: it is part of predictor_id."""
 LAKE = "lake"
 """Population of a predictor that learnt from all rows of a lakehouse."""

@@ -340,3 +340,16 @@ def test_an_llm_on_a_stack_it_was_never_seen_on_gets_the_interval_of_an_unseen_l
     assert "llm 'llm-0' was never seen on 's2'" in " ".join(fitted.support.reasons(inputs.take(is_pair), 0))
     again = Fitted.from_dict(json.loads(json.dumps(fitted.to_dict())))
     assert again.predict(inputs.take(is_pair)).is_unseen.all()
+
+
+def test_few_rows_of_a_noisy_stack_do_not_widen_the_interval_of_a_quiet_one() -> None:
+    inputs = planted(size=200, groups=1)
+    stack = Labels.of(["noisy" if one % 5 == 0 else "quiet" for one in range(200)])
+    inputs = dataclasses.replace(inputs, groups={"llm": inputs.groups["llm"], "stack": stack})
+    noise = np.where(stack.mask("noisy"), 1.0, 0.02) * np.random.default_rng(3).standard_normal(200)
+    fitted = Fitted.on((Variant("bound"),), inputs, np.log(inputs.bound) + noise, ("random",))
+    width = np.log(fitted.predict(inputs).upper / fitted.predict(inputs).value)
+    assert width[stack.mask("quiet")].max() < 0.1
+    assert width[stack.mask("noisy")].min() > 0.8
+    again = Fitted.from_dict(json.loads(json.dumps(fitted.to_dict()))).predict(inputs)
+    assert np.array_equal(again.upper, fitted.predict(inputs).upper)
