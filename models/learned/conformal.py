@@ -25,10 +25,11 @@ MAX_GROUPS = 8
 MAX_ROWS = 10_000
 """Rows that the refits without a group are fitted on: an error on unseen groups needs no more rows than tell it. Beyond it the
 errors of `random` are those of one held-out part, by a model of all other rows: they fall with every row."""
-SEEN_ROWS = 200
+SEEN_ROWS = 1000
 """A group of rows is scarce below this many, where it also has less than half of what the median group of its dimension has. With 10,
 40 and 64 rows of a new stack or architecture the interval of all rows held 60, 76 and 77 % of what it should hold 90 of, with 256 it
-held 90 (boards bench-stack-10 and -40, tables-gemm-generation-64 and -256)."""
+held 76 of products and 55 of decode attention (boards bench-stack-10 and -40, tables-gemm-generation-64 and -256,
+tables-decode-generation-256)."""
 HARDNESS_ROWS = 500
 """From this many rows the half-width of `random` follows the row."""
 STACK, OWN_ROWS = "stack", 20
