@@ -177,6 +177,11 @@ ADDED_TO_CONFIGURATION = (
 """Configuration columns that came later: hashed into `config_id` only where they have a value, so that the ids of rows
 written before them stay."""
 
+OF_MICROBENCH = (
+    "kernel", "m", "n", "k", "num_heads", "num_kv_heads", "head_dim", "size_bytes", "host_memory", "cache_state",
+)  # fmt: skip
+"""Configuration columns that no LLM's run has: those of a microbenchmark."""
+
 QUIET_LOAD_RATIO = 0.1
 """Largest `other_load_ratio` of a quiet machine. A latency measured under more is not the device's alone: its row says so,
 and predictors do not learn from it."""

@@ -14,25 +14,12 @@ from dashboard import measured_figures as charts
 from dashboard.data import Lake
 from dashboard.pages import findings, layers, machine, predict
 from warehouse.metrics import BY_KEY, METRICS
-from warehouse.schema import CONFIGURATION_NAMES
+from warehouse.schema import CONFIGURATION_NAMES, OF_MICROBENCH
 from warehouse.store import StoreError
 
 NAME, TITLE, MENU = "run", "Run", "one row, all of it"
 CONTEXT = ("task", "execution", "cache_implementation", "framework", "framework_version", "served_model_name", "num_samples", "num_requests", "num_failed_requests",
            "duration_s", "is_output_fixed", "is_prefix_unique", "prefix_cache_hit_ratio", "concurrency_mean", "concurrency_max", "steady_from_s", "steady_s", "is_saturated", "slo_ttft_s", "slo_tpot_s", "slo_e2el_s", "model_revision", "tokenizer_hash", "profiler_overhead_ratio", "hooks_overhead_ratio", "other_load_ratio", "throttled_ratio", "is_host_bound", "is_fitting", "bound")  # fmt: skip
-MICROBENCH = (
-    "kernel",
-    "m",
-    "n",
-    "k",
-    "num_heads",
-    "num_kv_heads",
-    "head_dim",
-    "size_bytes",
-    "host_memory",
-    "cache_state",
-)
-"""Configuration columns that no LLM's run has."""
 FEW_SAMPLES = 9
 """Repeats too few for a histogram."""
 TIERS = ("imported summary", "imported raw", "own single run", "own repeats with full environment", "replicated")
@@ -267,7 +254,7 @@ def _interval(row: dict[str, Any]) -> str | None:
 def configuration_card(run: dict[str, Any]) -> c.Component:
     names = [*CONFIGURATION_NAMES, *CONTEXT]
     known = [(text.words(name), text.column_quantity(name, run[name])) for name in names if run[name] is not None]
-    apart = CONFIGURATION_NAMES if run["phase"] == "microbench" else MICROBENCH
+    apart = CONFIGURATION_NAMES if run["phase"] == "microbench" else OF_MICROBENCH
     unknown = [text.words(name).lower() for name in CONFIGURATION_NAMES if run[name] is None and name not in apart]
     note = f"Not stated or not applicable: {', '.join(unknown)}." if unknown else None
     return c.card("Configuration", c.facts(known), dmc.Text(note, size="sm", c="dimmed", mt="sm") if note else None,

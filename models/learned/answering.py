@@ -40,19 +40,6 @@ BOUNDS = {
 """Metric -> column of the analytical totals that stands for it."""
 MEMORY = ("memory_reserved_bytes", "memory_peak_bytes")
 """Metrics that a device's memory must hold."""
-RUN_SHAPES = (
-    "kernel",
-    "m",
-    "n",
-    "k",
-    "num_heads",
-    "num_kv_heads",
-    "head_dim",
-    "size_bytes",
-    "host_memory",
-    "cache_state",
-)
-"""Configuration columns of microbenchmarks; in rows of whole runs the LLM's shape has some of these names."""
 SERVED = {"ttft_s": "served_ttft", "tpot_s": "served_tpot", "e2el_s": "served_request"}
 """Metric of a served load -> the target whose inputs hold its bound and estimate: a load has no analytical row of its own."""
 RATES = {
@@ -66,7 +53,7 @@ WAYS = ("framework", "framework_version", "execution", "cache_implementation")
 
 PHASES = ("forward", "prefill", "decode", "generate", "serve", "pretrain_step", "finetune_step")
 """Phases that are answered."""
-CONFIGURATION = tuple(name for name in (*schema.CONFIGURATION_NAMES, *WAYS) if name not in RUN_SHAPES)
+CONFIGURATION = tuple(name for name in (*schema.CONFIGURATION_NAMES, *WAYS) if name not in schema.OF_MICROBENCH)
 """Columns of a question that make its configuration."""
 PROFILE = "estimate_execution"
 """Column of questions: the execution profile that the estimate assumes; `execution` is what was asked, NULL where nothing was."""
@@ -401,11 +388,11 @@ def questions(configs: pa.Table, known: Known) -> pa.Table:
         name: configs.column(name) if name in configs.column_names else pa.nulls(configs.num_rows, pa.string())
         for name in WAYS
     }
-    rows = totals.drop_columns([name for name in (*WAYS, *RUN_SHAPES) if name in totals.column_names])
+    rows = totals.drop_columns([name for name in (*WAYS, *schema.OF_MICROBENCH) if name in totals.column_names])
     for name, values in {**asked, PROFILE: totals.column("execution")}.items():
         rows = rows.append_column(name, values)
     for name in absent:
-        if name not in RUN_SHAPES:
+        if name not in schema.OF_MICROBENCH:
             rows = rows.append_column(name, pa.nulls(configs.num_rows, schema.RUNS.column(name).type))
     rows = rows.set_column(
         rows.column_names.index("optimizations"), "optimizations", _texts(rows.column("optimizations"))

@@ -10,7 +10,7 @@ median (`power`) or the pooled fit (`linear`) of those that share its next level
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -74,15 +74,25 @@ class Linear:
 def fit_linear(inputs: Inputs, log_target: Array, weights: Array | None = None) -> Linear:
     """Coefficients of all rows together, which lean on the priors, and of every key with ROWS_PER_TERM rows a term, which lean on
     those of all."""
-    target = np.exp(log_target)
-    found = {POOLED: _non_negative(inputs.terms, target, np.array(inputs.priors), weights)}
+    return _by_key_leaning_on_all(_non_negative, inputs, np.exp(log_target), weights)
+
+
+def _by_key_leaning_on_all(
+    solve: Callable[[Array, Array, Array, Array | None], tuple[float, ...]],
+    inputs: Inputs,
+    target: Array,
+    weights: Array | None,
+) -> Linear:
+    """Coefficients by `solve(terms, target, prior, weights)`: of all rows from the priors, and of every key with ROWS_PER_TERM rows a
+    term from those of all."""
+    found = {POOLED: solve(inputs.terms, target, np.array(inputs.priors), weights)}
     shared = np.array(found[POOLED])
     enough = ROWS_PER_TERM * inputs.terms.shape[1]
     for level in inputs.keys:
         for code, key in enumerate(level.names):
             rows = np.flatnonzero(level.codes == code)
             if enough <= len(rows) < len(inputs) and key not in found:
-                found[key] = _non_negative(inputs.terms[rows], target[rows], shared, _at(weights, rows))
+                found[key] = solve(inputs.terms[rows], target[rows], shared, _at(weights, rows))
     return Linear(found)
 
 
@@ -154,15 +164,7 @@ one."""
 def fit_sum(inputs: Inputs, log_target: Array, weights: Array | None = None) -> Linear:
     """Coefficients that minimise errors of the log, robustly. Those of all rows lean on the priors, which must be positive, and those
     of a key with ROWS_PER_TERM rows a term on those of all."""
-    found = {POOLED: _in_logs(inputs.terms, log_target, np.array(inputs.priors), weights)}
-    shared = np.array(found[POOLED])
-    enough = ROWS_PER_TERM * inputs.terms.shape[1]
-    for level in inputs.keys:
-        for code, key in enumerate(level.names):
-            rows = np.flatnonzero(level.codes == code)
-            if enough <= len(rows) < len(inputs) and key not in found:
-                found[key] = _in_logs(inputs.terms[rows], log_target[rows], shared, _at(weights, rows))
-    return Linear(found)
+    return _by_key_leaning_on_all(_in_logs, inputs, log_target, weights)
 
 
 def _in_logs(terms: Array, log_target: Array, prior: Array, weights: Array | None) -> tuple[float, ...]:
