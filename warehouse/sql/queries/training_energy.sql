@@ -3,12 +3,6 @@
 -- Grain: one measured or published run; analytical columns (no prefix) are NULL where no analytical row of ruleset `default` is loaded.
 --   Of several engine revisions the newest row counts.
 -- Parameters: $phases, a list of phases; $source, a prefix of source ids, NULL for all.
-WITH analytical AS (
-    SELECT DISTINCT ON (config_id) *
-    FROM runs
-    WHERE source_kind = 'analytical' AND ruleset = 'default' AND status = 'ok'
-    ORDER BY config_id, engine_revision DESC NULLS LAST, collected_at DESC, run_id
-)
 SELECT
     measured.run_id, measured.config_id, measured.source_id, measured.source_kind, measured.collector, measured.llm_id, measured.hardware_id,
     measured.num_devices, measured.tensor_parallel, measured.pipeline_parallel, measured.phase, measured.task, measured.batch_size,
@@ -21,7 +15,7 @@ SELECT
     analytical.energy_per_output_token_j,
     llms.family, llms.architecture, llms.num_parameters, llms.num_layers, llms.num_encoder_layers, llms.hidden_size
 FROM runs AS measured
-LEFT JOIN analytical USING (config_id)
+LEFT JOIN twins AS analytical USING (config_id)
 LEFT JOIN llms ON llms.llm_id = measured.llm_id
 WHERE measured.source_kind IN ('measured', 'published')
     AND measured.status = 'ok'

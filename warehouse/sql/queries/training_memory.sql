@@ -5,12 +5,6 @@
 --   Of several engine revisions the newest row counts.
 --   is_allocator_counted: the tool counts torch's memory too.
 -- Parameters: $phases, a list of phases; $source, a prefix of source ids, NULL for all.
-WITH analytical AS (
-    SELECT DISTINCT ON (config_id) *
-    FROM runs
-    WHERE source_kind = 'analytical' AND ruleset = 'default' AND status = 'ok'
-    ORDER BY config_id, engine_revision DESC NULLS LAST, collected_at DESC, run_id
-)
 SELECT
     measured.run_id, measured.config_id, measured.source_id, measured.source_kind, measured.collector, measured.llm_id, measured.served_model_name,
     measured.hardware_id, measured.num_devices, measured.tensor_parallel, measured.pipeline_parallel, measured.data_parallel,
@@ -28,7 +22,7 @@ SELECT
     llms.architecture, llms.family, llms.num_parameters, llms.num_layers, llms.num_encoder_layers, llms.hidden_size, llms.num_heads,
     llms.num_kv_heads, llms.head_dim, llms.intermediate_size, llms.vocab_size
 FROM runs AS measured
-LEFT JOIN analytical USING (config_id)
+LEFT JOIN twins AS analytical USING (config_id)
 LEFT JOIN llms ON llms.llm_id = measured.llm_id
 WHERE measured.source_kind IN ('measured', 'published')
     AND measured.status = 'ok'

@@ -5,12 +5,6 @@
 --   Of several engine revisions the newest row counts.
 -- Parameters: $phases, a list of phases, NULL for all but serving and microbenchmarks; $source, a prefix of source ids, NULL for all;
 --   $hardware_id, NULL for every device.
-WITH analytical AS (
-    SELECT DISTINCT ON (config_id) *
-    FROM runs
-    WHERE source_kind = 'analytical' AND ruleset = 'default' AND status = 'ok'
-    ORDER BY config_id, engine_revision DESC NULLS LAST, collected_at DESC, run_id
-)
 SELECT
     measured.run_id, measured.config_id, measured.source_id, measured.source_kind, measured.collector,
     measured.llm_id, measured.hardware_id, measured.num_devices, measured.tensor_parallel, measured.pipeline_parallel,
@@ -35,7 +29,7 @@ SELECT
     llms.hidden_size, llms.num_heads, llms.num_kv_heads, llms.head_dim, llms.intermediate_size, llms.vocab_size,
     llms.llm_id IS NOT NULL AS has_llm, analytical.config_id IS NOT NULL AS has_twin
 FROM runs AS measured
-LEFT JOIN analytical USING (config_id)
+LEFT JOIN twins AS analytical USING (config_id)
 LEFT JOIN llms ON llms.llm_id = measured.llm_id
 WHERE measured.source_kind IN ('measured', 'published')
     AND measured.status = 'ok'
